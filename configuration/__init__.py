@@ -1,0 +1,1 @@
+"""Presets (directories for `from_pretrained`) and training recipes (YAML). Data only."""

@@ -1,0 +1,283 @@
+"""Relevance of patches to a question, and the hop that gathers evidence with it.
+
+B questions, I images (B >= I), L question tokens, Q queries a question (1 or L), N patches, D width, H heads, d = D/H.
+
+Keys and values are computed once per image and then handed to its questions: `patches` has I rows and `image_index`
+[B] says whose they are, until a hop updates them and every question has its own.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .configuration_qca import QCAConfig
+
+
+def masked_softmax(scores: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Softmax over the last dimension in float32. A row with nothing to choose from is zero, never NaN.
+
+    Args:
+        scores: `[..., N]`.
+        mask: boolean, broadcastable to `scores`; `False` entries get exactly zero.
+    """
+    scores = scores.float()
+    if mask is None:
+        return scores.softmax(dim=-1)
+    scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return scores.softmax(dim=-1) * mask
+
+
+def masked_mean(states: torch.Tensor, mask: torch.Tensor | None, dim: int) -> torch.Tensor:
+    """Mean of `states` along `dim` over the entries of `mask`, which has the dimensions of `states` up to `dim`."""
+    if mask is None:
+        return states.mean(dim=dim)
+    weights = mask.to(states.dtype).reshape(mask.shape + (1,) * (states.dim() - mask.dim()))
+    return (states * weights).sum(dim=dim) / weights.sum(dim=dim).clamp(min=1)
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention `[B, H, Q, d] x [B, H, N, d] -> [B, Q, H, d]` with an additive mask; also returns its weights."""
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+def split_heads(states: torch.Tensor, num_heads: int) -> torch.Tensor:
+    """`[B, S, D] -> [B, H, S, d]`"""
+    return states.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+class DotProductScorer(nn.Module):
+    r"""Scaled dot product \\(s_h = (W_q q)_h \cdot (W_k v)_h / \sqrt d\\) (Vaswani et al. 2017, eq. 1)."""
+
+    def __init__(self, query_size: int, patch_size: int, hidden_size: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.scaling = (hidden_size // num_heads) ** -0.5
+        self.q_proj = nn.Linear(query_size, hidden_size)
+        self.k_proj = nn.Linear(patch_size, hidden_size)
+
+    def queries(self, query: torch.Tensor) -> torch.Tensor:
+        return split_heads(self.q_proj(query), self.num_heads)  # [B, Q, D] -> [B, H, Q, d]
+
+    def keys(self, patches: torch.Tensor) -> torch.Tensor:
+        return split_heads(self.k_proj(patches), self.num_heads)  # [I, N, D] -> [I, H, N, d]
+
+    def forward(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """Scores `[B, H, Q, N]` of patches, from `queries` and `keys` (one row a question)."""
+        return torch.matmul(queries * self.scaling, keys.transpose(-1, -2))
+
+
+class BilinearScorer(DotProductScorer):
+    r"""Bilinear form \\(s_h = q^\top W_h v / \sqrt D\\) (Luong et al. 2015, "general"), one full matrix a head.
+
+    The weights start at the scale of the other projections, so that the softmax starts soft.
+    """
+
+    def __init__(self, query_size: int, patch_size: int, hidden_size: int, num_heads: int):
+        nn.Module.__init__(self)
+        self.num_heads = num_heads
+        self.scaling = patch_size**-0.5
+        self.q_proj = nn.Linear(query_size, num_heads * patch_size, bias=False)
+
+    def keys(self, patches: torch.Tensor) -> torch.Tensor:
+        return patches[:, None]  # [I, N, D] -> [I, 1, N, D]: the heads share the patch and differ in W
+
+
+class AdditiveScorer(DotProductScorer):
+    r"""Additive \\(s_h = w_h \cdot \tanh((W_q q)_h + (W_k v)_h)\\) (Bahdanau et al. 2015, A.1.2)."""
+
+    def __init__(self, query_size: int, patch_size: int, hidden_size: int, num_heads: int):
+        super().__init__(query_size, patch_size, hidden_size, num_heads)
+        self.score_weight = nn.Parameter(torch.empty(num_heads, hidden_size // num_heads))
+
+    def forward(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        hidden = torch.tanh(queries[:, :, :, None] + keys[:, :, None])  # [B, H, Q, N, d]
+        return torch.einsum("bhqnd,hd->bhqn", hidden, self.score_weight)
+
+
+SCORERS = {"dot_product": DotProductScorer, "additive": AdditiveScorer, "bilinear": BilinearScorer}
+
+
+class QueryConditionedAttention(nn.Module):
+    """Relevance of the patches to a query, and the evidence they hold for it."""
+
+    def __init__(self, config: QCAConfig):
+        super().__init__()
+        size = config.hidden_size
+        self.config = config
+        self.num_heads = config.num_attention_heads
+        self.is_causal = False
+        self.attention_dropout = config.attention_dropout
+        self.scorer = SCORERS[config.relevance_scorer](size, size, size, self.num_heads)
+        self.v_proj = nn.Linear(size, size)
+        self.o_proj = nn.Linear(size, size)
+
+    def forward(
+        self,
+        query: torch.Tensor,
+        patches: torch.Tensor,
+        image_index: torch.Tensor | None = None,
+        query_mask: torch.Tensor | None = None,
+        patch_mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Args:
+            query: `[B, Q, D]`.
+            patches: `[I, N, D]`, or `[B, N, D]` without `image_index`.
+            image_index: `[B]` row of `patches` each question is about.
+            query_mask: `[B, Q]` boolean, `False` on padding.
+            patch_mask: `[B, N]` boolean, `False` on patches that may not be read. A question without any patch gets
+                zero evidence and zero relevance.
+
+        Returns:
+            Evidence `[B, Q, D]` before the output projection's heads are mixed, projected, and relevance `[B, H, N]`
+            in float32, before dropout, the mean over the queries of `query_mask`.
+        """
+        queries, keys = self.scorer.queries(query), self.scorer.keys(patches)
+        values = split_heads(self.v_proj(patches), self.num_heads)  # [I, H, N, d]
+        if image_index is not None:
+            keys, values = keys[image_index], values[image_index]  # [I, ...] -> [B, ...]
+        key_mask = None if patch_mask is None else patch_mask[:, None, None]  # [B, 1, 1, N]
+        relevance = masked_softmax(self.scorer(queries, keys), key_mask)  # [B, H, Q, N]
+        if self.config.relevance_scorer == "dot_product" and self.config._attn_implementation != "eager":
+            evidence = self._attention_interface(queries, keys, values, key_mask)
+        else:
+            weights = nn.functional.dropout(relevance, self.attention_dropout, self.training).to(values.dtype)
+            evidence = torch.matmul(weights, values).transpose(1, 2)  # [B, Q, H, d]
+        return self.o_proj(evidence.flatten(2)), masked_mean(relevance.transpose(1, 2), query_mask, dim=1)
+
+    def _attention_interface(
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, key_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        additive_mask = None
+        if key_mask is not None:
+            additive_mask = torch.zeros_like(key_mask, dtype=queries.dtype)
+            additive_mask = additive_mask.masked_fill(~key_mask, torch.finfo(queries.dtype).min)
+        dropout = self.attention_dropout if self.training else 0.0
+        evidence, _ = attention(
+            self, queries, keys, values, additive_mask, dropout=dropout, scaling=self.scorer.scaling
+        )
+        if key_mask is not None:
+            evidence = evidence * key_mask.any(-1, keepdim=True)  # [B, 1, 1, 1]
+        return evidence
+
+
+class PatchUpdate(nn.Module):
+    """What a hop leaves on the patches, so that the next hop reads them in the light of the evidence.
+
+    `broadcast` adds one vector to every patch. `gated` adds each head's evidence to each patch in proportion to the
+    head's relevance there, so that patches become query-aware one by one.
+    """
+
+    def __init__(self, config: QCAConfig):
+        super().__init__()
+        self.gated = config.patch_update == "gated"
+        self.num_heads = config.num_attention_heads
+        self.norm = nn.LayerNorm(config.hidden_size)
+        if self.gated:
+            self.projection = nn.Linear(config.hidden_size, self.num_heads * config.hidden_size)
+
+    def forward(self, patches: torch.Tensor, evidence: torch.Tensor, relevance: torch.Tensor) -> torch.Tensor:
+        """`patches` `[B, N, D]`, `evidence` `[B, D]` and `relevance` `[B, H, N]` -> `[B, N, D]`"""
+        if not self.gated:
+            return self.norm(patches + evidence[:, None])
+        updates = self.projection(evidence).unflatten(-1, (self.num_heads, -1))  # [B, H, D]
+        peak = relevance.amax(dim=-1, keepdim=True).clamp(min=torch.finfo(relevance.dtype).tiny)
+        gates = (relevance / peak).to(updates.dtype)  # [B, H, N], 1 at the head's most relevant patch
+        return self.norm(patches + torch.einsum("bhn,bhd->bnd", gates, updates))
+
+
+class AttentionHop(GradientCheckpointingLayer):
+    """One step of looking: read the patches, update the query, and let the patches know (Yang et al. 2016, eq. 15-22).
+
+    Pre-norm residual updates. The last hop has nobody after it and leaves the patches alone.
+    """
+
+    def __init__(self, config: QCAConfig, updates_patches: bool):
+        super().__init__()
+        size = config.hidden_size
+        self.query_norm = nn.LayerNorm(size)
+        self.patch_norm = nn.LayerNorm(size)
+        self.attention = QueryConditionedAttention(config)
+        self.update_norm = nn.LayerNorm(size)
+        self.update = nn.Sequential(nn.Linear(size, 2 * size), nn.GELU(), nn.Linear(2 * size, size))
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.patch_update = PatchUpdate(config) if updates_patches else None
+
+    def forward(
+        self,
+        query: torch.Tensor,
+        patches: torch.Tensor,
+        image_index: torch.Tensor | None = None,
+        query_mask: torch.Tensor | None = None,
+        patch_mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Arguments as in [`QueryConditionedAttention`]; returns the query `[B, Q, D]`, the patches (`[B, N, D]` once
+        updated), the evidence `[B, D]` and the relevance `[B, H, N]`."""
+        evidence, relevance = self.attention(
+            self.query_norm(query), self.patch_norm(patches), image_index, query_mask, patch_mask
+        )
+        query = query + self.dropout(evidence)
+        query = query + self.dropout(self.update(self.update_norm(query)))
+        evidence = masked_mean(evidence, query_mask, dim=1)
+        if self.patch_update is not None:
+            patches = patches if image_index is None else patches[image_index]
+            patches = self.patch_update(patches, evidence, relevance)
+        return query, patches, evidence, relevance
+
+
+class AttentionHops(nn.Module):
+    """The stack of hops (Yang et al. 2016): each looks again with what the last one found."""
+
+    def __init__(self, config: QCAConfig):
+        super().__init__()
+        self.num_heads = config.num_attention_heads
+        updates = config.patch_update != "none"
+        depth = config.num_attention_layers
+        self.layers = nn.ModuleList([AttentionHop(config, updates and i < depth - 1) for i in range(depth)])
+
+    def forward(
+        self,
+        query: torch.Tensor,
+        patches: torch.Tensor,
+        image_index: torch.Tensor | None = None,
+        query_mask: torch.Tensor | None = None,
+        patch_mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """
+        Returns:
+            The last query `[B, D]`, the evidence `[B, D]` (of the last hop; the patches' mean where there is no hop)
+            and the relevance of every hop `[B, T, H, N]`.
+        """
+        if not self.layers:
+            evidence = masked_mean(patches if image_index is None else patches[image_index], patch_mask, dim=1)
+            relevance = patches.new_zeros(query.shape[0], 0, self.num_heads, patches.shape[1])
+            return masked_mean(query, query_mask, dim=1), evidence, relevance
+        maps = []
+        for layer in self.layers:
+            query, patches, evidence, relevance = layer(query, patches, image_index, query_mask, patch_mask)
+            image_index = image_index if layer.patch_update is None else None
+            maps.append(relevance)
+        return masked_mean(query, query_mask, dim=1), evidence, torch.stack(maps, dim=1)
+
+
+__all__ = ["AdditiveScorer", "AttentionHops", "BilinearScorer", "DotProductScorer", "QueryConditionedAttention"]

@@ -1,0 +1,210 @@
+"""Configuration of the query-conditioned attention (QCA) models: two encoders and the few numbers that are ours."""
+
+from typing import ClassVar, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+
+CONDITIONABLE_VISION_ENCODERS = (
+    "vit",
+    "deit",
+    "dinov2",
+    "dinov2_with_registers",
+    "clip_vision_model",
+    "siglip_vision_model",
+)
+
+# Saving copies the code; these say which class of it serves which Auto class and pipeline.
+AUTO_MAP = {
+    "AutoConfig": "configuration_qca.QCAConfig",
+    "AutoModel": "modeling_qca.QCAModel",
+    "AutoModelForVisualQuestionAnswering": "modeling_qca.QCAForVisualQuestionAnswering",
+    "AutoProcessor": "processing_qca.QCAProcessor",
+}
+CUSTOM_PIPELINES = {
+    "visual-question-answering": {
+        "impl": "pipeline_qca.QCAVisualQuestionAnsweringPipeline",
+        "pt": ["AutoModelForVisualQuestionAnswering"],
+        "type": "multimodal",
+    }
+}
+
+
+@strict
+class QCAConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`QCAModel`] and [`QCAForVisualQuestionAnswering`].
+
+    Args:
+        vision_config (`PreTrainedConfig` or `dict`, *optional*, defaults to a ViT):
+            Any vision encoder whose tokens are a prefix (CLS, registers) followed by a grid of patches.
+        text_config (`PreTrainedConfig` or `dict`, *optional*, defaults to a BERT):
+            Any text encoder that returns one state per token.
+        hidden_size (`int`, *optional*, defaults to the vision encoder's width):
+            Width of the query, of the hops and of the answer head.
+        question_pooling (`str`, *optional*, defaults to `"cls"`):
+            How question states become one query: the first token, the mean of the tokens, or the last token.
+        query_tokens (`str`, *optional*, defaults to `"pooled"`):
+            What reads the patches in a hop: the pooled question, or each question token by itself.
+        relevance_scorer (`str`, *optional*, defaults to `"dot_product"`):
+            Score of a patch given a query: scaled dot product (Vaswani et al. 2017), additive (Bahdanau et al. 2015)
+            or bilinear (Luong et al. 2015).
+        num_attention_layers (`int`, *optional*, defaults to 2):
+            Number of hops. `0` leaves a plain model that averages the patches.
+        num_attention_heads (`int`, *optional*, defaults to 8):
+            Heads of each hop.
+        patch_update (`str`, *optional*, defaults to `"none"`):
+            How a hop changes the patches the next hop reads: not at all, by adding the evidence to every patch, or by
+            adding it to each patch in proportion to its relevance.
+        vision_conditioning_layers (`list[int]`, `int` or `str`, *optional*):
+            Vision layers that read the question: a list of indices, the last `k`, or `"early"` (first half), `"late"`
+            (second half), `"sparse"` (every second layer, the last one included) or `"all"`.
+        vision_conditioning (`str`, *optional*, defaults to `"patches_read_question"`):
+            Gated cross-attention from patches to question tokens, its reverse (one vector added to every patch), or
+            QA-ViT's form that reuses the layer's own projections (Ganz et al. 2024).
+        token_budget (`int` or `list[int]`, *optional*):
+            Number of patches kept from layer `token_budget_layer` on. `[min, max]` keeps the fewest patches whose
+            relevance adds up to `token_budget_mass`, within these bounds.
+        token_budget_layer (`int`, *optional*, defaults to 3):
+            Number of vision layers that see every patch.
+        token_budget_mass (`float`, *optional*, defaults to 0.9):
+            Relevance mass an adaptive budget keeps, in (0, 1].
+        token_budget_scorer (`str`, *optional*, defaults to `"learned"`):
+            What the budget ranks patches by: learned relevance to the question, chance, or attention of the CLS token.
+        relevance_loss_weight (`float`, *optional*, defaults to 1.0):
+            Weight of the attention-supervision loss where `relevance_labels` are given.
+        attention_dropout (`float`, *optional*, defaults to 0.0):
+            Dropout of relevance on its way to the evidence. The maps returned are taken before it.
+        classifier_dropout (`float`, *optional*, defaults to 0.1):
+            Dropout of the hops' updates and of the answer head.
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of the weights that do not come from an encoder's checkpoint.
+
+    Raises:
+        ValueError: where two fields contradict each other; the message names them.
+    """
+
+    model_type = "qca"
+    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
+        "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="vit"),
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert"),
+    }
+
+    vision_config: PreTrainedConfig | dict | None = None
+    text_config: PreTrainedConfig | dict | None = None
+    hidden_size: int | None = None
+    question_pooling: Literal["cls", "mean", "last"] = "cls"
+    query_tokens: Literal["pooled", "all"] = "pooled"
+    relevance_scorer: Literal["dot_product", "additive", "bilinear"] = "dot_product"
+    num_attention_layers: int = 2
+    num_attention_heads: int = 8
+    patch_update: Literal["none", "broadcast", "gated"] = "none"
+    vision_conditioning_layers: list[int] | int | Literal["early", "late", "sparse", "all"] | None = None
+    vision_conditioning: Literal["patches_read_question", "question_reads_patches", "shared_projections"] = (
+        "patches_read_question"
+    )
+    token_budget: int | list[int] | None = None
+    token_budget_layer: int = 3
+    token_budget_mass: float = 0.9
+    token_budget_scorer: Literal["learned", "random", "cls_attention"] = "learned"
+    relevance_loss_weight: float | int = 1.0
+    attention_dropout: float | int = 0.0
+    classifier_dropout: float | int = 0.1
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs):
+        kwargs.setdefault("auto_map", dict(AUTO_MAP))
+        kwargs.setdefault("custom_pipelines", dict(CUSTOM_PIPELINES))
+        super().__post_init__(**kwargs)
+        if self.hidden_size is None:
+            self.hidden_size = self.vision_config.hidden_size
+
+    @classmethod
+    def from_vision_text_configs(
+        cls, vision_config: PreTrainedConfig, text_config: PreTrainedConfig, **kwargs
+    ) -> "QCAConfig":
+        """Compose the configs of two encoders; `kwargs` are the fields of [`QCAConfig`]."""
+        return cls(vision_config=vision_config.to_dict(), text_config=text_config.to_dict(), **kwargs)
+
+    @property
+    def conditioned_layers(self) -> list[int]:
+        """Indices of the vision layers that read the question, ascending."""
+        layers, depth = self.vision_conditioning_layers, self.vision_config.num_hidden_layers
+        if layers is None:
+            return []
+        if isinstance(layers, list):
+            return sorted(set(layers))
+        if isinstance(layers, int):
+            return list(range(depth - layers, depth))
+        named = {
+            "early": range(depth // 2),
+            "late": range(depth // 2, depth),
+            "sparse": range(1 - depth % 2, depth, 2),
+            "all": range(depth),
+        }
+        return list(named[layers])
+
+    @property
+    def first_question_layer(self) -> int | None:
+        """Number of vision layers shared by all questions about an image; `None` if the question enters none."""
+        budget_layer = [] if self.token_budget is None else [self.token_budget_layer]
+        return min(self.conditioned_layers[:1] + budget_layer, default=None)
+
+    @property
+    def image_grid(self) -> tuple[int, int]:
+        """(rows, columns) of patches of an image of the vision encoder's own size."""
+        image_size, patch_size = self.vision_config.image_size, self.patch_size
+        height, width = image_size if isinstance(image_size, (list, tuple)) else (image_size, image_size)
+        return height // patch_size[0], width // patch_size[1]
+
+    @property
+    def patch_size(self) -> tuple[int, int]:
+        """(height, width) of a patch in pixels."""
+        size = self.vision_config.patch_size
+        return tuple(size) if isinstance(size, (list, tuple)) else (size, size)
+
+    def validate_architecture(self):
+        """Part of `@strict` validation: the fields must fit each other and the encoders."""
+        if self.hidden_size is not None and self.hidden_size % max(self.num_attention_heads, 1):
+            raise ValueError(
+                f"`hidden_size` ({self.hidden_size}) is not a multiple of `num_attention_heads` "
+                f"({self.num_attention_heads})."
+            )
+        for name, minimum in (("num_attention_layers", 0), ("num_attention_heads", 1), ("hidden_size", 1)):
+            value = getattr(self, name)
+            if value is not None and value < minimum:
+                raise ValueError(f"`{name}` must be at least {minimum}, got {value}.")
+        for name in ("attention_dropout", "classifier_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be in [0, 1), got {getattr(self, name)}.")
+        if self.relevance_loss_weight < 0:
+            raise ValueError(f"`relevance_loss_weight` must not be negative, got {self.relevance_loss_weight}.")
+        if self.first_question_layer is not None:
+            self._validate_question_in_vision_encoder()
+
+    def _validate_question_in_vision_encoder(self):
+        model_type, depth = self.vision_config.model_type, self.vision_config.num_hidden_layers
+        if model_type not in CONDITIONABLE_VISION_ENCODERS:
+            raise ValueError(
+                f"`vision_conditioning_layers` and `token_budget` work inside the vision encoders "
+                f"{', '.join(CONDITIONABLE_VISION_ENCODERS)}; a `{model_type}` encoder takes neither."
+            )
+        outside = [layer for layer in self.conditioned_layers if not 0 <= layer < depth]
+        if outside:
+            raise ValueError(f"`vision_conditioning_layers` {outside} outside the encoder's {depth} layers.")
+        if self.token_budget is None:
+            return
+        if not 0 <= self.token_budget_layer < depth:
+            raise ValueError(f"`token_budget_layer` must be in [0, {depth}), got {self.token_budget_layer}.")
+        if not 0 < self.token_budget_mass <= 1:
+            raise ValueError(f"`token_budget_mass` must be in (0, 1], got {self.token_budget_mass}.")
+        bounds = self.token_budget if isinstance(self.token_budget, list) else [self.token_budget] * 2
+        if len(bounds) != 2 or not 1 <= bounds[0] <= bounds[1]:
+            raise ValueError(f"`token_budget` must be a positive count or [min, max], got {self.token_budget}.")
+        if self.token_budget_scorer == "cls_attention" and model_type == "siglip_vision_model":
+            raise ValueError("`token_budget_scorer='cls_attention'` needs a CLS token; siglip_vision_model has none.")
+
+
+__all__ = ["QCAConfig"]

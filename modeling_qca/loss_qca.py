@@ -1,0 +1,81 @@
+"""Losses: the answer, and where the model looked.
+
+B questions, T hops, N patches, C answers.
+"""
+
+import torch
+from torch import nn
+
+
+def answer_loss(logits: torch.Tensor, labels: torch.Tensor, problem_type: str | None) -> torch.Tensor:
+    """
+    Cross-entropy for one right answer, binary cross-entropy for soft VQA scores.
+
+    Args:
+        logits: `[B, C]`.
+        labels: `[B]` answer indices, -100 for a question whose answer is outside the vocabulary (it does not count),
+            or `[B, C]` scores in [0, 1].
+        problem_type: `single_label_classification` or `multi_label_classification`; `None` goes by the labels' dtype.
+
+    Returns:
+        Scalar, mean over questions. The binary cross-entropy is summed over answers, as in ViLT (Kim et al. 2021).
+
+    Raises:
+        ValueError: where the labels do not fit the problem type or the number of answers.
+    """
+    if problem_type is None:
+        problem_type = "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+    if problem_type == "multi_label_classification":
+        if labels.shape != logits.shape:
+            raise ValueError(
+                f"multi_label_classification needs `labels` of shape {tuple(logits.shape)}, got {tuple(labels.shape)}."
+            )
+        scores = nn.functional.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none")
+        return scores.sum(-1).mean()
+    if problem_type != "single_label_classification":
+        raise ValueError(f"`problem_type` {problem_type!r} has no loss here; use a single- or multi-label one.")
+    if labels.shape != logits.shape[:1]:
+        raise ValueError(
+            f"single_label_classification needs `labels` of shape {tuple(logits.shape[:1])}, got {tuple(labels.shape)}."
+        )
+    known = (labels != -100).sum().clamp(min=1)
+    return nn.functional.cross_entropy(logits.float(), labels, ignore_index=-100, reduction="sum") / known
+
+
+def relevance_loss(
+    relevance: torch.Tensor, relevance_labels: torch.Tensor, patch_mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    r"""
+    Attention supervision \\(D_{KL}(t \| r)\\), the mean over the maps that have a target.
+
+    Args:
+        relevance: `[B, T, N]` probabilities (head mean).
+        relevance_labels: `[B, N]` for the last hop or `[B, T, N]`, non-negative and of any scale; an all-zero map
+            supervises nothing.
+        patch_mask: `[B, N]` patches the relevance was allowed to use; targets are renormalised over them.
+
+    Returns:
+        Scalar in nats; 0 where no map has a target.
+
+    Raises:
+        ValueError: where the shapes do not fit.
+    """
+    if relevance_labels.dim() == 2:
+        relevance_labels, relevance = relevance_labels[:, None], relevance[:, -1:]  # [B, 1, N]
+    if relevance_labels.shape != relevance.shape:
+        raise ValueError(
+            f"`relevance_labels` {tuple(relevance_labels.shape)} must be [questions, patches] or "
+            f"[questions, hops, patches] = {tuple(relevance.shape)}."
+        )
+    target = relevance_labels.to(relevance.dtype)
+    if patch_mask is not None:
+        target = target * patch_mask[:, None].to(target.dtype)
+    mass = target.sum(-1, keepdim=True)
+    target = target / mass.clamp(min=torch.finfo(target.dtype).tiny)
+    log_relevance = relevance.clamp(min=torch.finfo(relevance.dtype).tiny).log()
+    divergence = (torch.special.xlogy(target, target) - target * log_relevance).sum(-1)  # [B, T]
+    supervised = mass.squeeze(-1) > 0
+    return (divergence * supervised).sum() / supervised.sum().clamp(min=1)
+
+
+__all__ = ["answer_loss", "relevance_loss"]

@@ -1,0 +1,387 @@
+"""Query-conditioned visual attention (QCA): the question decides what the vision model looks at.
+
+B questions, I images (B >= I), L question tokens, N patches, D width, H heads, T hops, C answers.
+
+What is unusual here: a batch has fewer images than questions. An image is encoded once, and `image_index` says which
+image each question is about.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput, can_return_tuple
+
+from .attention_qca import AdditiveScorer, AttentionHops, masked_mean
+from .configuration_qca import QCAConfig
+from .loss_qca import answer_loss, relevance_loss
+from .vision_qca import GatedConditioning, QCAImageFeatures, QuestionAwareVisionEncoder
+
+
+@dataclass
+class QCAModelOutput(ModelOutput):
+    """
+    Args:
+        query (`torch.FloatTensor` of shape `(questions, hidden_size)`): the question after the last hop.
+        evidence (`torch.FloatTensor` of shape `(questions, hidden_size)`): what the last hop gathered.
+        relevance (`torch.FloatTensor` of shape `(questions, hops, heads, patches)`):
+            Probabilities over the patches of the full grid, float32, before dropout; zero where the token budget
+            dropped a patch.
+        grid (`tuple[int, int]`): (rows, columns) of the patches.
+        budget_relevance (`torch.FloatTensor` of shape `(questions, patches)`, *optional*):
+            What the token budget ranked the patches by.
+        patch_mask (`torch.BoolTensor` of shape `(questions, patches)`, *optional*): patches the token budget kept.
+        vision_hidden_states, vision_attentions, text_hidden_states, text_attentions (*optional*):
+            Of the encoders' layers, with `output_hidden_states=True` and `output_attentions=True`. Vision layers that
+            depend on the question have one row a question, those before them one row an image.
+    """
+
+    query: torch.FloatTensor | None = None
+    evidence: torch.FloatTensor | None = None
+    relevance: torch.FloatTensor | None = None
+    grid: tuple[int, int] | None = None
+    budget_relevance: torch.FloatTensor | None = None
+    patch_mask: torch.BoolTensor | None = None
+    vision_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    vision_attentions: tuple[torch.FloatTensor, ...] | None = None
+    text_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    text_attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class QCAForVisualQuestionAnsweringOutput(ModelOutput):
+    """
+    Args:
+        loss (`torch.FloatTensor`, *optional*): `answer_loss + relevance_loss_weight * relevance_loss`.
+        logits (`torch.FloatTensor` of shape `(questions, answers)`): scores before softmax or sigmoid.
+        answer_loss, relevance_loss (`torch.FloatTensor`, *optional*): the parts of the loss.
+
+    The other fields are those of [`QCAModelOutput`].
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    answer_loss: torch.FloatTensor | None = None
+    relevance_loss: torch.FloatTensor | None = None
+    relevance: torch.FloatTensor | None = None
+    grid: tuple[int, int] | None = None
+    budget_relevance: torch.FloatTensor | None = None
+    patch_mask: torch.BoolTensor | None = None
+    vision_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    vision_attentions: tuple[torch.FloatTensor, ...] | None = None
+    text_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    text_attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+class QueryEmbedder(nn.Module):
+    """Question states into the hops' space: one pooled query, and the tokens by themselves."""
+
+    def __init__(self, config: QCAConfig):
+        super().__init__()
+        self.pooling = config.question_pooling
+        self.projection = nn.Linear(config.text_config.hidden_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size)
+        self.activation = nn.GELU()
+
+    def forward(self, states: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """`states` `[B, L, Dt]` and boolean `mask` `[B, L]` (padding on either side) -> `[B, D]` and `[B, L, D]`"""
+        return self._project(self._pool(states, mask)), self._project(states)
+
+    def _project(self, states: torch.Tensor) -> torch.Tensor:
+        return self.activation(self.norm(self.projection(states)))
+
+    def _pool(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        if self.pooling == "mean":
+            return masked_mean(states, mask, dim=1)
+        positions = torch.arange(mask.shape[1], device=mask.device) * mask
+        if self.pooling == "cls":
+            position = mask.to(torch.int8).argmax(dim=1)  # the first token that is not padding
+        else:
+            position = positions.argmax(dim=1)
+        return states.gather(1, position[:, None, None].expand(-1, 1, states.shape[-1])).squeeze(1)
+
+
+class QCAPreTrainedModel(PreTrainedModel):
+    config: QCAConfig
+    config_class = QCAConfig
+    base_model_prefix = "qca"
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False
+    _no_split_modules = ["AttentionHop", "GatedConditioning", "QueryEmbedder", "TokenBudget"]  # noqa: RUF012
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if isinstance(module, GatedConditioning):
+            init.zeros_(module.gate)
+        elif isinstance(module, AdditiveScorer):
+            init.normal_(module.score_weight, mean=0.0, std=module.score_weight.shape[-1] ** -0.5)
+
+    @classmethod
+    def from_vision_text_pretrained(cls, vision_model: str, text_model: str, **kwargs: Any) -> "QCAPreTrainedModel":
+        """
+        Compose two pretrained encoders; hops and head start from `initializer_range`.
+
+        Args:
+            vision_model, text_model: Hub ids or folders. Of a two-tower checkpoint (CLIP, SigLIP) the named tower is
+                taken.
+            kwargs: fields of [`QCAConfig`], such as `num_attention_layers=2` or `id2label={0: "no", 1: "yes"}`;
+                `attn_implementation` and `dtype` apply to the whole model.
+
+        Raises:
+            ValueError: where the encoders and fields do not fit together.
+        """
+        loading = {name: kwargs.pop(name) for name in ("attn_implementation", "dtype") if name in kwargs}
+        vision_config = _tower_config(vision_model, "vision_config")
+        text_config = _tower_config(text_model, "text_config")
+        config = QCAConfig.from_vision_text_configs(vision_config, text_config, **kwargs)
+        for sub_config in (config.vision_config, config.text_config):
+            sub_config.dtype = None  # one dtype for the whole model, whatever the encoders were stored in
+        model = cls._from_config(config, **loading)
+        vision = AutoModel.from_pretrained(vision_model, config=vision_config, dtype=model.dtype)
+        text = AutoModel.from_pretrained(text_model, config=text_config, dtype=model.dtype)
+        model.base_model.vision_encoder.backbone.load_state_dict(vision.state_dict())
+        model.base_model.text_encoder.load_state_dict(text.state_dict())
+        return model
+
+
+class QCAModel(QCAPreTrainedModel):
+    """A vision encoder, a text encoder and the hops between them, without an answer head."""
+
+    def __init__(self, config: QCAConfig):
+        super().__init__(config)
+        self.vision_encoder = QuestionAwareVisionEncoder(config)
+        self.text_encoder = AutoModel.from_config(config.text_config)
+        if self.text_encoder.config.is_encoder_decoder:
+            raise ValueError(
+                f"The text encoder ({config.text_config.model_type}) is an encoder-decoder; pass an encoder's config."
+            )
+        self.query_embedder = QueryEmbedder(config)
+        self.patch_projection = nn.Linear(config.vision_config.hidden_size, config.hidden_size)
+        self.hops = AttentionHops(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.text_encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.text_encoder.set_input_embeddings(value)
+
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> QCAImageFeatures:
+        """
+        What images contribute before any question is asked; feed it to `forward(image_features=..., image_grid=...)`.
+
+        Args:
+            pixel_values: `[I, 3, h, w]`.
+
+        Returns:
+            [`QCAImageFeatures`]: `last_hidden_state` `[I, prefix + N, vision width]` after the last layer that no
+            question changes, and the `grid`.
+        """
+        return self.vision_encoder.encode_images(pixel_values, **kwargs)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        image_features: torch.FloatTensor | None = None,
+        image_grid: tuple[int, int] | None = None,
+        image_index: torch.LongTensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> QCAModelOutput:
+        r"""
+        Args:
+            input_ids, attention_mask, token_type_ids: `[B, L]`.
+            pixel_values: `[I, 3, h, w]`, or else
+            image_features: `[I, prefix + N, vision width]` of [`get_image_features`], and
+            image_grid: their `(rows, columns)`, where they are not those of the config's image size.
+            image_index: `[B]` row of the image each question is about; may be left out where there are as many
+                images as questions.
+
+        Raises:
+            ValueError: where images and questions do not fit together.
+        """
+        requested = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        requested = {name: value for name, value in requested.items() if value is not None}
+        if (pixel_values is None) == (image_features is None):
+            raise ValueError("Pass the images as exactly one of `pixel_values` and `image_features`.")
+        if pixel_values is not None:
+            features = self.get_image_features(pixel_values, **requested)
+        else:
+            features = self._features(image_features, image_grid)
+        image_index = self._image_index(image_index, features.last_hidden_state.shape[0], input_ids)
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        token_types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        text = self.text_encoder(
+            input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **token_types, **requested
+        )
+        question_mask = attention_mask.bool()
+        question, question_tokens = self.query_embedder(text.last_hidden_state, question_mask)
+        vision = self.vision_encoder(features, image_index, question, question_tokens, question_mask, **requested)
+        patches = self.patch_projection(vision.patches)
+        patch_index = image_index if self.config.first_question_layer is None else None
+        pooled = self.config.query_tokens == "pooled"
+        query, evidence, relevance = self.hops(
+            question[:, None] if pooled else question_tokens,
+            patches,
+            patch_index,
+            None if pooled else question_mask,
+            vision.patch_mask,
+        )
+        relevance, patch_mask = self._on_full_grid(relevance, vision, features.grid)
+        return QCAModelOutput(
+            query=query,
+            evidence=evidence,
+            relevance=relevance,
+            grid=features.grid,
+            budget_relevance=vision.budget_relevance,
+            patch_mask=patch_mask,
+            vision_hidden_states=vision.hidden_states,
+            vision_attentions=vision.attentions,
+            text_hidden_states=text.hidden_states,
+            text_attentions=text.attentions,
+        )
+
+    def _features(self, image_features: torch.Tensor, image_grid: tuple[int, int] | None) -> QCAImageFeatures:
+        rows, columns = self.config.image_grid if image_grid is None else image_grid
+        if image_features.dim() != 3 or image_features.shape[1] < rows * columns:
+            raise ValueError(
+                f"`image_features` {tuple(image_features.shape)} hold no {rows} x {columns} grid of patches; pass the "
+                "`last_hidden_state` of `get_image_features` and its `grid` as `image_grid`."
+            )
+        return QCAImageFeatures(last_hidden_state=image_features, grid=(rows, columns))
+
+    @staticmethod
+    def _image_index(image_index: torch.Tensor | None, images: int, input_ids: torch.Tensor) -> torch.Tensor:
+        questions = input_ids.shape[0]
+        if image_index is None:
+            if images != questions:
+                raise ValueError(
+                    f"{questions} questions but {images} images: pass `image_index`, the image of each question."
+                )
+            return torch.arange(questions, device=input_ids.device)
+        if image_index.shape != (questions,):
+            raise ValueError(f"`image_index` must hold one image for each of {questions} questions.")
+        if not torch.compiler.is_compiling() and image_index.device.type != "meta":
+            outside = (image_index < 0) | (image_index >= images)
+            if outside.any():
+                question = int(outside.nonzero()[0])
+                raise ValueError(
+                    f"`image_index` of question {question} is {int(image_index[question])}, but there are {images} "
+                    "images (0 is the first)."
+                )
+        return image_index
+
+    @staticmethod
+    def _on_full_grid(relevance: torch.Tensor, vision: ModelOutput, grid: tuple[int, int]):
+        if vision.positions is None:
+            return relevance, vision.patch_mask
+        shape = (*relevance.shape[:3], grid[0] * grid[1])
+        positions = vision.positions[:, None, None].expand(relevance.shape)
+        present = vision.patch_mask if vision.patch_mask is not None else torch.ones_like(vision.positions).bool()
+        patch_mask = present.new_zeros(shape[0], shape[-1]).scatter(1, vision.positions, present)
+        return relevance.new_zeros(shape).scatter(-1, positions, relevance), patch_mask
+
+
+class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
+    """[`QCAModel`] with a classifier over the answers of `config.id2label`."""
+
+    def __init__(self, config: QCAConfig):
+        super().__init__(config)
+        size = config.hidden_size
+        self.qca = QCAModel(config)
+        self.fusion = nn.Sequential(
+            nn.Linear(2 * size, size), nn.LayerNorm(size), nn.GELU(), nn.Dropout(config.classifier_dropout)
+        )
+        self.classifier = nn.Sequential(
+            nn.Linear(size, size), nn.GELU(), nn.Dropout(config.classifier_dropout), nn.Linear(size, config.num_labels)
+        )
+        self.post_init()
+
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> QCAImageFeatures:
+        """See [`QCAModel.get_image_features`]."""
+        return self.qca.get_image_features(pixel_values, **kwargs)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        image_features: torch.FloatTensor | None = None,
+        image_grid: tuple[int, int] | None = None,
+        image_index: torch.LongTensor | None = None,
+        labels: torch.Tensor | None = None,
+        relevance_labels: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> QCAForVisualQuestionAnsweringOutput:
+        r"""
+        Args, besides those of [`QCAModel.forward`]:
+            labels: `[B]` answer indices (-100: not in the vocabulary) or `[B, C]` soft scores, see `problem_type`.
+            relevance_labels: `[B, N]` where the last hop should look, or `[B, T, N]` with a map for every hop; rows
+                without a map are zero. The union of the maps also supervises a learned token budget.
+        """
+        outputs = self.qca(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            pixel_values=pixel_values,
+            image_features=image_features,
+            image_grid=image_grid,
+            image_index=image_index,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        logits = self.classifier(self.fusion(torch.cat([outputs.evidence, outputs.query], dim=-1)))
+        parts = self._losses(logits, outputs, labels, relevance_labels)
+        shared = {name: value for name, value in outputs.items() if name not in ("query", "evidence")}
+        return QCAForVisualQuestionAnsweringOutput(logits=logits, **parts, **shared)
+
+    def _losses(
+        self,
+        logits: torch.Tensor,
+        outputs: QCAModelOutput,
+        labels: torch.Tensor | None,
+        relevance_labels: torch.Tensor | None,
+    ) -> dict[str, torch.Tensor]:
+        parts = {}
+        if labels is not None:
+            parts["answer_loss"] = answer_loss(logits, labels, self.config.problem_type)
+        if relevance_labels is not None:
+            looked = relevance_loss(outputs.relevance.mean(dim=2), relevance_labels, outputs.patch_mask)
+            if outputs.budget_relevance is not None and self.config.token_budget_scorer == "learned":
+                union = relevance_labels if relevance_labels.dim() == 2 else relevance_labels.sum(dim=1)
+                looked = looked + relevance_loss(outputs.budget_relevance[:, None], union)
+            parts["relevance_loss"] = looked
+        if labels is not None:
+            parts["loss"] = parts["answer_loss"]
+            if relevance_labels is not None:
+                parts["loss"] = parts["loss"] + self.config.relevance_loss_weight * parts["relevance_loss"]
+        return parts
+
+
+def _tower_config(name_or_path: str, tower: str) -> PreTrainedConfig:
+    config = AutoConfig.from_pretrained(name_or_path)
+    return getattr(config, tower) if tower in config.sub_configs else config
+
+
+__all__ = ["QCAForVisualQuestionAnswering", "QCAModel", "QCAPreTrainedModel", "QueryEmbedder"]
