@@ -2,7 +2,6 @@
 
 import os
 
-
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -14,10 +13,9 @@ os.environ |= {
     "CUDA_VISIBLE_DEVICES": "",
 }
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from transformers.utils import logging  # noqa: E402
-
+import pytest
+import torch
+from transformers.utils import logging
 
 torch.set_num_threads(1)
 logging.disable_progress_bar()

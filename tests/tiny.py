@@ -21,11 +21,11 @@ from transformers import (
 
 from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor
 
-
-WORDS = (
+TEXT = (
     "what where which is are the a of left right above below colour color object shape red green blue cube ball ring "
     "big small many how to in on there bigger one two three yes no ?"
-).split()
+)
+WORDS = TEXT.split()
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 ANSWERS = {0: "red", 1: "green", 2: "blue", 3: "yes", 4: "no"}
 IMAGE_SIZE, PATCH_SIZE = 32, 8
@@ -68,8 +68,9 @@ def tiny_config(vision: str = "vit", **fields: Any) -> QCAConfig:
 def tiny_model(vision: str = "vit", seed: int = 0, **fields: Any) -> QCAForVisualQuestionAnswering:
     """A model in evaluation mode whose random weights are large enough for its outputs to depend on its inputs."""
     torch.manual_seed(seed)
-    fields.setdefault("initializer_range", 0.2)
-    return QCAForVisualQuestionAnswering(tiny_config(vision, **fields)).eval()
+    config = tiny_config(vision, **{"initializer_range": 0.2} | fields)
+    config.vision_config.initializer_range = config.text_config.initializer_range = 0.2
+    return QCAForVisualQuestionAnswering(config).eval()
 
 
 def tiny_tokenizer(**fields: Any) -> PreTrainedTokenizerFast:
