@@ -146,8 +146,8 @@ class QueryConditionedAttention(nn.Module):
                 zero evidence and zero relevance.
 
         Returns:
-            Evidence `[B, Q, D]` before the output projection's heads are mixed, projected, and relevance `[B, H, N]`
-            in float32, before dropout, the mean over the queries of `query_mask`.
+            Evidence `[B, Q, D]`, and relevance `[B, H, N]` in float32, before dropout, the mean over the queries of
+            `query_mask`.
         """
         queries, keys = self.scorer.queries(query), self.scorer.keys(patches)
         values = split_heads(self.v_proj(patches), self.num_heads)  # [I, H, N, d]
@@ -160,7 +160,10 @@ class QueryConditionedAttention(nn.Module):
         else:
             weights = nn.functional.dropout(relevance, self.attention_dropout, self.training).to(values.dtype)
             evidence = torch.matmul(weights, values).transpose(1, 2)  # [B, Q, H, d]
-        return self.o_proj(evidence.flatten(2)), masked_mean(relevance.transpose(1, 2), query_mask, dim=1)
+        evidence = self.o_proj(evidence.flatten(2))
+        if patch_mask is not None:
+            evidence = evidence * patch_mask.any(dim=-1)[:, None, None]
+        return evidence, masked_mean(relevance.transpose(1, 2), query_mask, dim=1)
 
     def _attention_interface(
         self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, key_mask: torch.Tensor | None
@@ -170,14 +173,14 @@ class QueryConditionedAttention(nn.Module):
         )
         additive_mask = None
         if key_mask is not None:
+            # A row that masks everything is left open and zeroed later: its minimum could overflow to NaN in float16.
+            closed = ~key_mask & key_mask.any(dim=-1, keepdim=True)
             additive_mask = torch.zeros_like(key_mask, dtype=queries.dtype)
-            additive_mask = additive_mask.masked_fill(~key_mask, torch.finfo(queries.dtype).min)
+            additive_mask = additive_mask.masked_fill(closed, torch.finfo(queries.dtype).min)
         dropout = self.attention_dropout if self.training else 0.0
         evidence, _ = attention(
             self, queries, keys, values, additive_mask, dropout=dropout, scaling=self.scorer.scaling
         )
-        if key_mask is not None:
-            evidence = evidence * key_mask.any(-1, keepdim=True)  # [B, 1, 1, 1]
         return evidence
 
 

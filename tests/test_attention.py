@@ -1,0 +1,302 @@
+"""Relevance scorers, evidence, patch updates and hops against loops written from their formulas."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import tiny_batch, tiny_config, tiny_model
+from torch import nn
+
+from modeling_qca.attention_qca import (
+    SCORERS,
+    AttentionHop,
+    AttentionHops,
+    PatchUpdate,
+    QueryConditionedAttention,
+    masked_mean,
+    masked_softmax,
+)
+
+SCORER_NAMES = sorted(SCORERS)
+
+
+def numpy_of(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().numpy().astype(np.float64)
+
+
+def linear(layer: nn.Linear, vector: np.ndarray) -> np.ndarray:
+    bias = 0.0 if layer.bias is None else numpy_of(layer.bias)
+    return numpy_of(layer.weight) @ vector + bias
+
+
+def head(vector: np.ndarray, index: int, heads: int) -> np.ndarray:
+    size = len(vector) // heads
+    return vector[index * size : (index + 1) * size]
+
+
+def score(scorer: nn.Module, name: str, query: np.ndarray, patch: np.ndarray, h: int) -> float:
+    """One head's score of one patch, as its paper writes it."""
+    heads = scorer.num_heads
+    if name == "bilinear":
+        matrix = numpy_of(scorer.q_proj.weight)[h * len(patch) : (h + 1) * len(patch)].T  # W_h [query, patch]
+        return float(query @ matrix @ patch) / math.sqrt(len(patch))
+    q, k = head(linear(scorer.q_proj, query), h, heads), head(linear(scorer.k_proj, patch), h, heads)
+    if name == "additive":
+        return float(numpy_of(scorer.score_weight)[h] @ np.tanh(q + k))
+    return float(q @ k) / math.sqrt(len(q))
+
+
+def softmax(scores: list[float], mask: list[bool]) -> np.ndarray:
+    present = [s for s, kept in zip(scores, mask, strict=True) if kept]
+    if not present:
+        return np.zeros(len(scores))
+    exponentials = [math.exp(s - max(present)) if kept else 0.0 for s, kept in zip(scores, mask, strict=True)]
+    return np.array(exponentials) / sum(exponentials)
+
+
+def attention_by_loop(
+    attention: QueryConditionedAttention, name: str, query: torch.Tensor, patches: torch.Tensor, mask: torch.Tensor
+) -> tuple[np.ndarray, np.ndarray]:
+    """Evidence `[B, Q, D]` and relevance `[B, H, Q, N]`, one query and one head at a time."""
+    heads, (questions, queries, size), count = attention.num_heads, query.shape, patches.shape[1]
+    query_states, patch_states = numpy_of(query), numpy_of(patches)
+    evidence, relevance = np.zeros((questions, queries, size)), np.zeros((questions, heads, queries, count))
+    for b in range(questions):
+        for q in range(queries):
+            gathered = np.zeros(size)
+            for h in range(heads):
+                scores = [score(attention.scorer, name, query_states[b, q], patch, h) for patch in patch_states[b]]
+                relevance[b, h, q] = softmax(scores, mask[b].tolist())
+                for n in range(count):
+                    value = head(linear(attention.v_proj, patch_states[b, n]), h, heads)
+                    head(gathered, h, heads)[:] += relevance[b, h, q, n] * value
+            evidence[b, q] = linear(attention.o_proj, gathered) if mask[b].any() else 0.0
+    return evidence, relevance
+
+
+def build(module: type[nn.Module], *arguments: object, implementation: str = "sdpa", **fields: object) -> nn.Module:
+    config = tiny_config(hidden_size=16, **fields)
+    config._attn_implementation = implementation
+    built = module(config, *arguments).eval()
+    for parameter in built.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    return built
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("name", SCORER_NAMES)
+@settings(max_examples=8, deadline=None)
+@given(
+    heads=st.sampled_from([1, 2, 4]),
+    queries=st.integers(1, 3),
+    patches=st.integers(1, 6),
+    data=st.data(),
+)
+def test_attention_is_the_loop_of_its_formula(name, implementation, heads, queries, patches, data):
+    attention = build(
+        QueryConditionedAttention, implementation=implementation, relevance_scorer=name, num_attention_heads=heads
+    )
+    query, states = torch.randn(2, queries, 16), torch.randn(2, patches, 16)
+    mask = torch.tensor(
+        data.draw(st.lists(st.lists(st.booleans(), min_size=patches, max_size=patches), min_size=2, max_size=2))
+    )
+    evidence, relevance = attention(query, states, patch_mask=mask)
+    expected_evidence, expected_relevance = attention_by_loop(attention, name, query, states, mask)
+    np.testing.assert_allclose(relevance.detach(), expected_relevance.mean(2), atol=1e-5)
+    np.testing.assert_allclose(evidence.detach(), expected_evidence, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SCORER_NAMES)
+def test_the_map_of_several_queries_is_the_mean_over_those_that_are_not_padding(name):
+    attention = build(QueryConditionedAttention, relevance_scorer=name)
+    query, patches = torch.randn(2, 3, 16), torch.randn(2, 5, 16)
+    query_mask = torch.tensor([[True, True, False], [False, True, False]])
+    _, relevance = attention(query, patches, query_mask=query_mask)
+    _, each = attention_by_loop(attention, name, query, patches, torch.ones(2, 5, dtype=torch.bool))
+    np.testing.assert_allclose(relevance[0].detach(), (each[0, :, 0] + each[0, :, 1]) / 2, atol=1e-5)
+    np.testing.assert_allclose(relevance[1].detach(), each[1, :, 1], atol=1e-5)
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("name", SCORER_NAMES)
+def test_a_fully_masked_row_gives_zeros_and_finite_gradients(name, implementation):
+    attention = build(QueryConditionedAttention, implementation=implementation, relevance_scorer=name)
+    query = torch.randn(2, 2, 16, requires_grad=True)
+    mask = torch.tensor([[False] * 4, [True] * 4])
+    evidence, relevance = attention(query, torch.randn(2, 4, 16), patch_mask=mask)
+    assert torch.equal(relevance[0], torch.zeros(4, 4))
+    assert torch.equal(evidence[0], torch.zeros(2, 16))
+    assert relevance[1].sum(-1).allclose(torch.ones(4))
+    (evidence.sum() + relevance.square().sum()).backward()
+    assert query.grad.isfinite().all()
+    assert torch.equal(query.grad[0], torch.zeros(2, 16))
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_a_fully_masked_row_of_large_scores_is_no_nan_in_half_precision(implementation):
+    attention = build(QueryConditionedAttention, implementation=implementation).half()
+    query, patches = 30 * torch.randn(1, 2, 16).half(), 30 * torch.randn(1, 4, 16).half()
+    evidence, relevance = attention(query, patches, patch_mask=torch.zeros(1, 4, dtype=torch.bool))
+    assert not evidence.any()
+    assert not relevance.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_masked_softmax_is_exact_zero_off_the_mask_whatever_the_scores(dtype):
+    scores = torch.tensor([[6e4, -6e4, 0.0], [1.0, 2.0, 3.0]]).to(dtype)
+    mask = torch.tensor([[False, True, True], [False, False, False]])
+    assert torch.equal(masked_softmax(scores, mask), torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]))
+
+
+def test_masked_mean_ignores_what_is_masked():
+    states = torch.tensor([[[1.0], [3.0], [1e30]], [[5.0], [7.0], [9.0]]])
+    mask = torch.tensor([[True, True, False], [False, False, False]])
+    assert masked_mean(states, mask, dim=1).tolist() == [[2.0], [0.0]]
+    assert masked_mean(states[1:], None, dim=1).tolist() == [[7.0]]
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("name", SCORER_NAMES)
+def test_in_training_maps_are_taken_before_dropout_and_evidence_after_it(name, implementation):
+    attention = build(
+        QueryConditionedAttention, implementation=implementation, relevance_scorer=name, attention_dropout=0.5
+    )
+    query, patches = torch.randn(4, 1, 16), torch.randn(4, 12, 16)
+    evidence, relevance = attention(query, patches)
+    training_evidence, training_relevance = attention.train()(query, patches)
+    assert torch.equal(training_relevance, relevance)
+    assert relevance.sum(-1).allclose(torch.ones(4, 4), atol=1e-6)
+    assert not training_evidence.allclose(evidence, atol=1e-2)
+
+
+def test_dropped_relevance_is_right_on_average():
+    attention = build(QueryConditionedAttention, attention_dropout=0.3, implementation="eager")
+    query, patches = torch.randn(1, 1, 16), torch.randn(1, 6, 16)
+    evidence, _ = attention(query, patches)
+    samples, _ = attention.train()(query.expand(20_000, -1, -1), patches.expand(20_000, -1, -1))
+    assert samples.mean(0).allclose(evidence[0], atol=5 * (samples.std(0) / math.sqrt(20_000)).max().item())
+
+
+@pytest.mark.parametrize(("name", "scale"), [("bilinear", 0.02 * math.sqrt(384)), ("dot_product", 0.02**2 * 384)])
+def test_scores_of_normalised_states_start_small(name, scale):
+    """Var(q W v / sqrt(D)) = D r^2 for weights of standard deviation r; N(0, 1) weights would give sqrt(D) = 20."""
+    model = tiny_model(relevance_scorer=name, hidden_size=384, num_attention_heads=2, initializer_range=0.02)
+    scorer = model.qca.hops.layers[0].attention.scorer
+    query, patches = torch.randn(16, 1, 384), torch.randn(16, 64, 384)
+    scores = scorer(scorer.queries(query), scorer.keys(patches))
+    assert scores.std().item() == pytest.approx(scale, rel=0.15)
+    entropy = torch.special.entr(scores.softmax(-1)).sum(-1)
+    assert entropy.min() > 0.9 * math.log(64), "the softmax starts soft"
+
+
+def test_bilinear_heads_have_matrices_of_their_own():
+    attention = build(QueryConditionedAttention, relevance_scorer="bilinear", num_attention_heads=2)
+    _, relevance = attention(torch.randn(1, 1, 16), torch.randn(1, 6, 16))
+    assert not relevance[0, 0].allclose(relevance[0, 1], atol=1e-3)
+
+
+@pytest.mark.parametrize("fields", [{}, {"query_tokens": "all", "patch_update": "gated"}], ids=["pooled", "all"])
+@pytest.mark.parametrize("name", SCORER_NAMES)
+def test_eager_and_sdpa_agree(name, fields):
+    batch = tiny_batch()
+    eager, sdpa = (tiny_model(relevance_scorer=name, **fields) for _ in range(2))
+    eager.set_attn_implementation("eager")
+    assert eager.config._attn_implementation == "eager"
+    assert sdpa.config._attn_implementation == "sdpa"
+    first, second = eager(**batch), sdpa(**batch)
+    assert first.logits.allclose(second.logits, atol=1e-5)
+    assert first.relevance.allclose(second.relevance, atol=1e-6)
+
+
+@pytest.mark.slow  # compiles a kernel
+def test_flex_attention_agrees_where_torch_has_it_on_the_cpu():
+    model, batch = tiny_model(), tiny_batch()
+    expected = model(**batch)
+    model.set_attn_implementation("flex_attention")
+    with torch.no_grad():
+        outputs = model(**batch)
+    assert outputs.logits.allclose(expected.logits, atol=1e-5)
+    assert outputs.relevance.allclose(expected.relevance, atol=1e-6)
+
+
+def test_a_gated_update_adds_each_heads_evidence_in_proportion_to_its_relevance():
+    update = build(PatchUpdate, patch_update="gated", num_attention_heads=2)
+    patches, evidence = torch.randn(2, 3, 16), torch.randn(2, 16)
+    relevance = torch.tensor([[[0.2, 0.8, 0.0], [0.5, 0.25, 0.25]], [[0.0] * 3, [1.0, 0.0, 0.0]]])
+    updated = update(patches, evidence, relevance)
+    for b in range(2):
+        messages = linear(update.projection, numpy_of(evidence[b])).reshape(2, 16)
+        for n in range(3):
+            state = numpy_of(patches[b, n])
+            for h in range(2):
+                peak = max(relevance[b, h].tolist())
+                state = state + (relevance[b, h, n].item() / peak if peak else 0.0) * messages[h]
+            normed = (state - state.mean()) / math.sqrt(state.var() + update.norm.eps)
+            expected = normed * numpy_of(update.norm.weight) + numpy_of(update.norm.bias)
+            np.testing.assert_allclose(updated[b, n].detach(), expected, atol=1e-4)
+
+
+def test_a_broadcast_update_adds_the_same_vector_to_every_patch():
+    update = build(PatchUpdate, patch_update="broadcast")
+    patches, evidence = torch.randn(2, 3, 16), torch.randn(2, 16)
+    updated = update(patches, evidence, torch.rand(2, 4, 3))
+    for n in range(3):
+        assert updated[:, n].allclose(update.norm(patches[:, n] + evidence), atol=1e-6)
+
+
+def test_a_hop_is_a_pre_norm_residual_update_of_the_query():
+    hop = build(AttentionHop, True, patch_update="broadcast", classifier_dropout=0.0)
+    query, patches = torch.randn(2, 1, 16), torch.randn(2, 5, 16)
+    new_query, new_patches, evidence, relevance = hop(query, patches)
+    mask = torch.ones(2, 5, dtype=torch.bool)
+    expected, _ = attention_by_loop(hop.attention, "dot_product", hop.query_norm(query), hop.patch_norm(patches), mask)
+    np.testing.assert_allclose(evidence.detach(), expected[:, 0], atol=1e-4)
+    looked = query + evidence[:, None]
+    widen, narrow = hop.update[0], hop.update[2]
+    expected_query = looked + narrow(nn.functional.gelu(widen(hop.update_norm(looked))))
+    assert new_query.allclose(expected_query, atol=1e-5)
+    assert new_patches.allclose(hop.patch_update(patches, evidence, relevance))
+
+
+@pytest.mark.parametrize("patch_update", ["none", "broadcast", "gated"])
+@pytest.mark.parametrize("query_tokens", [1, 4])
+def test_hops_hand_query_and_patches_on(patch_update, query_tokens):
+    hops = build(AttentionHops, patch_update=patch_update, num_attention_layers=3)
+    query, patches = torch.randn(3, query_tokens, 16), torch.randn(2, 5, 16)
+    image_index = torch.tensor([0, 1, 1])
+    query_mask = torch.arange(query_tokens) < torch.tensor([[1], [2], [4]])
+    last, evidence, relevance = hops(query, patches, image_index, query_mask)
+    states, maps = patches[image_index], []
+    for layer in hops.layers:
+        query, states, found, looked = layer(query, states, query_mask=query_mask)
+        maps.append(looked)
+    assert last.allclose(masked_mean(query, query_mask, dim=1), atol=1e-5)
+    assert evidence.allclose(found, atol=1e-5)
+    assert relevance.allclose(torch.stack(maps, 1), atol=1e-5)
+    changed = patch_update != "none"
+    assert [layer.patch_update is not None for layer in hops.layers] == [changed, changed, False]
+    assert changed != torch.equal(states, patches[image_index])
+
+
+def test_without_hops_the_evidence_is_the_mean_of_the_patches():
+    hops = build(AttentionHops, num_attention_layers=0)
+    patches, mask = torch.randn(2, 3, 16), torch.tensor([[True, True, False], [True, True, True], [False] * 3])
+    query, evidence, relevance = hops(torch.randn(3, 1, 16), patches, torch.tensor([0, 1, 1]), patch_mask=mask)
+    assert query.shape == (3, 16)
+    assert evidence.allclose(torch.stack([patches[0, :2].mean(0), patches[1].mean(0), torch.zeros(16)]))
+    assert relevance.shape == (3, 0, 4, 3)
+
+
+def test_all_tokens_look_for_themselves_and_padding_does_not_count():
+    model, batch = tiny_model(query_tokens="all", num_attention_layers=1), tiny_batch(questions=1, images=1)
+    features = model.get_image_features(batch["pixel_values"])
+    text = model.qca.text_encoder(input_ids=batch["input_ids"][:, :5], attention_mask=batch["attention_mask"][:, :5])
+    tokens = model.qca.query_embedder(text.last_hidden_state, torch.ones(1, 5, dtype=torch.bool))[1]
+    patches = model.qca.patch_projection(features.last_hidden_state[:, 1:])
+    hop = model.qca.hops.layers[0]
+    each = [hop(tokens[:, i : i + 1], patches)[3] for i in range(5)]
+    batch["attention_mask"][:, 5:] = 0
+    assert model(**batch).relevance[:, 0].allclose(torch.stack(each).mean(0), atol=1e-5)
