@@ -4,9 +4,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForVisualQuestionAnswer
 
 from .configuration_qca import QCAConfig
 from .modeling_qca import QCAForVisualQuestionAnswering, QCAModel, QCAPreTrainedModel
+from .pipeline_qca import QCAVisualQuestionAnsweringPipeline
 from .processing_qca import QCAProcessor
 from .version import __version__
-
 
 AutoConfig.register("qca", QCAConfig)
 AutoModel.register(QCAConfig, QCAModel)
@@ -24,5 +24,6 @@ __all__ = [
     "QCAModel",
     "QCAPreTrainedModel",
     "QCAProcessor",
+    "QCAVisualQuestionAnsweringPipeline",
     "__version__",
 ]

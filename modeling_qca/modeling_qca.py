@@ -18,6 +18,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 from .attention_qca import AdditiveScorer, AttentionHops, masked_mean
 from .configuration_qca import QCAConfig
 from .loss_qca import answer_loss, relevance_loss
+from .pipeline_qca import QCAVisualQuestionAnsweringPipeline  # noqa: F401  imported so that saving copies it
 from .vision_qca import GatedConditioning, QCAImageFeatures, QuestionAwareVisionEncoder
 
 

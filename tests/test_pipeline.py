@@ -1,0 +1,216 @@
+"""The visual-question-answering pipeline, from the installed package and from a checkpoint's own code."""
+
+import json
+import subprocess
+import sys
+import textwrap
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tiny import WORDS, save_tiny_model, tiny_image, tiny_model, tiny_processor
+from transformers import pipeline
+
+from modeling_qca import QCAVisualQuestionAnsweringPipeline
+
+QUESTIONS = ["what is the colour of the ball", "is there a big red cube", "how many"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    save_tiny_model(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ask(checkpoint: Path) -> QCAVisualQuestionAnsweringPipeline:
+    return pipeline(model=str(checkpoint), pipeline_class=QCAVisualQuestionAnsweringPipeline)
+
+
+def scores(answers: list[dict]) -> dict[str, float]:
+    return {answer["answer"]: answer["score"] for answer in answers}
+
+
+def assert_same(answers, expected):
+    if isinstance(expected, dict):
+        assert answers["answer"] == expected["answer"]
+        assert answers["score"] == pytest.approx(expected["score"], abs=1e-5)
+    else:
+        assert len(answers) == len(expected)
+        for one, other in zip(answers, expected, strict=True):
+            assert_same(one, other)
+
+
+def test_answers_are_the_models_own_ranked_probabilities(ask):
+    image = tiny_image()
+    with torch.no_grad():
+        logits = ask.model(**tiny_processor()(images=image, text=QUESTIONS[0])).logits[0]
+    expected = {ask.model.config.id2label[i]: float(p) for i, p in enumerate(logits.double().softmax(-1))}
+    answers = ask(image, QUESTIONS[0], top_k=99)
+    assert scores(answers) == pytest.approx(expected, abs=1e-5)
+    ranked = [answer["score"] for answer in answers]
+    assert ranked == sorted(ranked, reverse=True)
+    assert_same(ask(image, QUESTIONS[0], top_k=2), answers[:2])
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("served")
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_path_url_bytes_and_image_give_the_same_answer(ask, server):
+    folder, address = server
+    image = tiny_image(size=(50, 30))
+    image.save(folder / "wide.png")
+    expected = ask(image, QUESTIONS[0])
+    sources = [
+        folder / "wide.png",
+        str(folder / "wide.png"),
+        f"{address}/wide.png",
+        (folder / "wide.png").read_bytes(),
+    ]
+    for source in sources:
+        assert_same(ask(source, QUESTIONS[0]), expected)
+    assert_same(ask({"image": sources[0], "question": QUESTIONS[0]}), expected)
+    assert_same(ask(sources, QUESTIONS[0]), [expected] * 4)
+
+
+def test_many_questions_about_one_image_encode_it_once(ask, monkeypatch):
+    encoded = []
+    encode = ask.model.qca.vision_encoder.encode_images
+    monkeypatch.setattr(
+        ask.model.qca.vision_encoder,
+        "encode_images",
+        lambda pixel_values, **kwargs: (encoded.append(len(pixel_values)), encode(pixel_values, **kwargs))[1],
+    )
+    backbone_runs = []
+    hook = ask.model.qca.vision_encoder.backbone.layers[0].register_forward_hook(
+        lambda module, inputs, output: backbone_runs.append(inputs[0].shape[0])
+    )
+    questions = [f"what {word}" for word in WORDS[:16]]
+    answers = ask(tiny_image(), questions)
+    hook.remove()
+    assert len(answers) == 16
+    assert encoded == backbone_runs == [1]
+    assert_same(answers[7], ask(tiny_image(), questions[7]))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_batches_change_no_answer(ask, batch_size):
+    images = [tiny_image(seed, size=(32 + 8 * seed, 32)) for seed in range(3)]
+    asked = [QUESTIONS, QUESTIONS[1], QUESTIONS[1:]]
+    expected = [ask(image, question) for image, question in zip(images, asked, strict=True)]
+    assert_same(ask(images, asked, batch_size=batch_size), expected)
+    rows = [{"image": image, "question": question} for image, question in zip(images, asked, strict=True)]
+    assert_same(ask(rows, batch_size=batch_size), expected)
+
+
+def test_a_generator_is_read_as_its_answers_are(ask):
+    taken = []
+
+    def rows():
+        for seed in range(100):
+            taken.append(seed)
+            yield {"image": tiny_image(seed), "question": QUESTIONS[0]}
+
+    answers = ask(rows(), batch_size=2)
+    assert_same([next(answers), next(answers), next(answers)], [ask(tiny_image(i), QUESTIONS[0]) for i in range(3)])
+    assert len(taken) < 10
+
+
+def test_relevance_comes_at_the_size_of_the_upright_image(ask):
+    image = tiny_image(size=(48, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned by 90 degrees
+    turned = BytesIO()
+    image.save(turned, "jpeg", exif=exif)
+    first, second = ask([image, turned.getvalue()], QUESTIONS[0], return_relevance=True, top_k=1, batch_size=2)
+    assert first["relevance"].shape == (2, 20, 48)
+    assert second["relevance"].shape == (2, 48, 20)
+    with torch.no_grad():
+        outputs = ask.model(**tiny_processor()(images=image, text=QUESTIONS[0]))
+    expected = torch.nn.functional.interpolate(
+        outputs.relevance.mean(2).reshape(1, 2, 4, 4), size=(20, 48), mode="bilinear"
+    )
+    torch.testing.assert_close(first["relevance"], expected[0])
+    assert_same(first["answers"], ask(image, QUESTIONS[0], top_k=1))
+
+
+def test_saving_the_pipeline_is_enough_to_load_it(ask, tmp_path):
+    ask.save_pretrained(tmp_path)
+    assert {"pipeline_qca.py", "processor_config.json"} <= {p.name for p in tmp_path.iterdir()}
+    again = pipeline(model=str(tmp_path), pipeline_class=QCAVisualQuestionAnsweringPipeline)
+    assert_same(again(tiny_image(), QUESTIONS), ask(tiny_image(), QUESTIONS))
+
+
+@pytest.mark.parametrize("task", [None, "visual-question-answering"])
+def test_the_checkpoint_answers_where_the_package_is_not_installed(ask, checkpoint, tmp_path, task):
+    tiny_image().save(tmp_path / "image.png")
+    program = f"""
+        import sys
+        sys.modules["modeling_qca"] = None  # importing it raises ImportError
+        import json
+        from transformers import pipeline
+        ask = pipeline({task!r}, model={str(checkpoint)!r}, trust_remote_code=True)
+        assert type(ask).__module__.startswith("transformers_modules"), type(ask)
+        assert type(ask.model).__module__.startswith("transformers_modules"), type(ask.model)
+        print(json.dumps(ask("image.png", {QUESTIONS!r})))
+        """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert_same(json.loads(done.stdout), ask(tiny_image(), QUESTIONS))
+
+
+@pytest.mark.parametrize(
+    ("image", "question", "message"),
+    [
+        ("nowhere.jpg", "what", "'nowhere.jpg' is no image that can be read"),
+        (b"not an image", "what", "12 bytes is no image that can be read"),
+        (3, "what", "not int"),
+        (tiny_image(), " ", "Question 0 is empty"),
+        (tiny_image(), [], "comes without a question"),
+        ([tiny_image()] * 3, ["what", "where"], "3 images but 2 questions"),
+        (tiny_image(), None, "Expected an image and a question"),
+        (tiny_image(), "what " * 30, "truncation=True"),
+    ],
+)
+def test_bad_input_is_named(ask, image, question, message):
+    with pytest.raises(ValueError, match=message):
+        ask(image, question)
+
+
+def test_a_long_question_is_cut_only_on_request(ask):
+    cut = ask(tiny_image(), "what " * 30, truncation=True)
+    assert_same(cut, ask(tiny_image(), "what " * 14))  # 16 positions, two of them special tokens
+
+
+def test_top_k_and_relevance_are_refused_where_they_make_no_sense(ask):
+    with pytest.raises(ValueError, match="top_k"):
+        ask(tiny_image(), "what", top_k=0)
+    without_hops = QCAVisualQuestionAnsweringPipeline(
+        model=tiny_model(num_attention_layers=0), processor=tiny_processor()
+    )
+    assert len(without_hops(tiny_image(), "what")) == 5
+    with pytest.raises(ValueError, match="num_attention_layers=0"):
+        without_hops(tiny_image(), "what", return_relevance=True)
+
+
+def test_no_image_is_no_answer(ask):
+    assert ask([], "what") == []
