@@ -1,0 +1,95 @@
+"""WUPS, the accuracy of DAQUAR that gives credit to answers close in meaning, as an `evaluate` metric."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from math import prod
+
+import datasets
+import evaluate
+from nltk.corpus import wordnet
+
+_DESCRIPTION = """\
+WUPS (Malinowski and Fritz, NIPS 2014): set accuracy in which an answer that differs from the reference scores the
+Wu-Palmer similarity of the two words in WordNet, times 0.1 where that similarity is below the threshold.
+"""
+_CITATION = """\
+@inproceedings{malinowski2014multiworld,
+  title={A Multi-World Approach to Question Answering about Real-World Scenes based on Uncertain Input},
+  author={Malinowski, Mateusz and Fritz, Mario},
+  booktitle={NIPS},
+  year={2014}
+}
+"""
+_INPUTS = """\
+Args:
+    predictions: per question the set of predicted answers, a list of strings.
+    references: per question the set of right answers, a list of strings.
+Returns:
+    accuracy (the sets are equal), wups_0.9 and wups_0.0, each in [0, 1].
+"""
+_NO_WORDNET = """\
+WUPS needs the WordNet database, which is not on this machine. Fetch it once (10 MB) with
+    python -c "import nltk; nltk.download('wordnet')"
+or set NLTK_DATA to a directory that holds corpora/wordnet."""
+_PENALTY = 0.1
+
+
+@lru_cache(maxsize=200_000)
+def similarity(first: str, second: str) -> float:
+    """Wu-Palmer similarity in [0, 1] of two answers: the best over their noun senses, 1 for equal ones.
+
+    Answers of several words are looked up joined by `_`, as WordNet writes them. A word WordNet does not know scores 0.
+
+    Raises:
+        LookupError: WordNet is not installed; the message says how to fetch it.
+    """
+    if first == second:
+        return 1.0
+    senses = [wordnet.synsets(answer.replace(" ", "_"), pos=wordnet.NOUN) for answer in (first, second)]
+    return max((one.wup_similarity(other) or 0.0 for one in senses[0] for other in senses[1]), default=0.0)
+
+
+def set_score(predicted: Sequence[str], right: Sequence[str], threshold: float) -> float:
+    """WUPS in [0, 1] of one predicted set of answers at `threshold` (Malinowski and Fritz, NIPS 2014).
+
+    The smaller of the products, over one set, of each member's best similarity to the other set.
+    """
+
+    def membership(answer: str, others: Sequence[str]) -> float:
+        best = max((similarity(answer, other) for other in others), default=0.0)
+        return best if best >= threshold else _PENALTY * best
+
+    if not predicted or not right:
+        return float(not predicted and not right)
+    return min(
+        prod(membership(answer, right) for answer in predicted), prod(membership(answer, predicted) for answer in right)
+    )
+
+
+class WUPS(evaluate.Metric):
+    """WUPS at thresholds 0.9 and 0.0 beside set accuracy; `set_score` is the rule for one question."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        answers = datasets.List(datasets.Value("string"))
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_INPUTS,
+            features=datasets.Features({"predictions": answers, "references": answers}),
+            reference_urls=["https://arxiv.org/abs/1410.0210"],
+        )
+
+    def _compute(self, predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> dict[str, float]:
+        try:
+            wordnet.ensure_loaded()
+        except LookupError as error:
+            raise LookupError(_NO_WORDNET) from error
+        pairs = [([*map(_form, a)], [*map(_form, b)]) for a, b in zip(predictions, references, strict=True)]
+        scores = {f"wups_{level}": [set_score(*pair, level) for pair in pairs] for level in (0.9, 0.0)}
+        scores["accuracy"] = [float(set(predicted) == set(right)) for predicted, right in pairs]
+        return {name: sum(values) / len(values) for name, values in scores.items()}
+
+
+def _form(answer: str) -> str:
+    """DAQUAR joins the words of an answer by `_`; a vocabulary of normalised answers by a space."""
+    return answer.strip().lower().replace("_", " ")
