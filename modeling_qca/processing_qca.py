@@ -1,12 +1,16 @@
 """Images and questions in, answers and heat maps out."""
 
+from collections.abc import Sequence
+from io import BytesIO
+from operator import index as as_integer
+from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image, ImageOps
 from torch import nn
 from transformers import BatchFeature, PreTrainedConfig, ProcessorMixin
-from transformers.image_utils import ImageInput, make_flat_list_of_images
+from transformers.image_utils import ImageInput, is_valid_image, load_image, make_flat_list_of_images
 from transformers.utils import ModelOutput
 
 
@@ -19,6 +23,8 @@ class QCAProcessor(ProcessorMixin):
         tokenizer: of the text encoder.
     """
 
+    text_kwargs = {"padding": True}  # noqa: RUF012
+
     def __init__(self, image_processor=None, tokenizer=None, **kwargs):
         super().__init__(image_processor, tokenizer, **kwargs)
 
@@ -26,43 +32,42 @@ class QCAProcessor(ProcessorMixin):
         self,
         images: ImageInput | None = None,
         text: str | list[str] | None = None,
-        image_index: list[int] | None = None,
+        image_index: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
         """
         Args:
-            images: one image or a list: PIL, array, path or URL.
+            images: one image or a list: path, URL, encoded bytes, PIL image or array.
             text: one question or a list of B.
             image_index: which image each question is about; may be left out where there is one image, or one for
                 each question.
             kwargs: of the tokenizer and the image processor; `padding=True` and `return_tensors="pt"` unless told.
+                A question is cut only where `truncation=True` says so.
 
         Returns:
             `input_ids` and `attention_mask` `[B, L]`, `pixel_values` `[I, 3, h, w]` and `image_index` `[B]`; the parts
             of what was passed.
 
         Raises:
-            ValueError: for an empty or too long question, and where images and questions do not fit together.
+            ValueError: for an image that cannot be read, an empty or too long question, and where images and questions
+                do not fit together.
         """
         if text is not None:
-            text = [text] if isinstance(text, str) else list(text)
-            for position, question in enumerate(text):
-                if not isinstance(question, str) or not question.strip():
-                    raise ValueError(f"Question {position} is empty ({question!r}); every question needs text.")
+            text = _check_questions([text] if isinstance(text, str) else list(text))
         if images is not None:
-            images = make_flat_list_of_images(self.image_processor.fetch_images(images))
-            images = [_upright_rgb(image) for image in images]
+            images = _open_images(images)
         if images is not None and text is not None:
             image_index = _check_image_index(image_index, len(images), len(text))
         elif image_index is not None:
             raise ValueError("`image_index` needs both `images` and `text`.")
-        kwargs.setdefault("padding", True)
         kwargs.setdefault("return_tensors", "pt")
+        if "max_length" not in kwargs.get("text_kwargs", {}):
+            kwargs.setdefault("max_length", None)  # a length stored with the tokenizer was another task's choice
         inputs = super().__call__(images=images, text=text, **kwargs)
         if text is not None:
             self._check_lengths(inputs["input_ids"], text)
         if image_index is not None:
-            inputs["image_index"] = torch.tensor(image_index)
+            inputs.update(BatchFeature({"image_index": image_index}, tensor_type=kwargs["return_tensors"]))
         return inputs
 
     @property
@@ -76,8 +81,8 @@ class QCAProcessor(ProcessorMixin):
         lengths = [len(self.tokenizer(question)["input_ids"]) for question in text]
         longest = max(range(len(text)), key=lengths.__getitem__)
         raise ValueError(
-            f"Question {longest} has {lengths[longest]} tokens, the text encoder reads at most {limit}: shorten it, or "
-            "pass `truncation=True` to cut it."
+            f"Question {longest} has {lengths[longest]} tokens, the text encoder reads at most {limit}: shorten it, "
+            "or pass `truncation=True` to cut it."
         )
 
     def post_process_question_answering(
@@ -93,7 +98,12 @@ class QCAProcessor(ProcessorMixin):
 
         Returns:
             For each question a list of `{"answer": str, "score": float}`; scores are probabilities.
+
+        Raises:
+            ValueError: where `top_k` is not positive.
         """
+        if top_k < 1:
+            raise ValueError(f"`top_k` must be at least 1, got {top_k}.")
         logits = outputs.logits.float()
         several = config.problem_type == "multi_label_classification"
         scores = logits.sigmoid() if several else logits.softmax(dim=-1)
@@ -134,28 +144,67 @@ class QCAProcessor(ProcessorMixin):
         ]
 
 
-def _upright_rgb(image):
-    """The picture as a person sees it: EXIF rotation applied, transparency on white, 16 bits scaled to 8."""
-    if not isinstance(image, Image.Image):
-        return image
+def open_image(source: str | Path | bytes | Image.Image) -> Image.Image:
+    """
+    The picture as a person sees it, in RGB: EXIF rotation applied, transparency on white, 16 bits scaled to 8, the
+    first frame of an animation.
+
+    Args:
+        source: path, `http(s):` or `data:image/` URL, encoded bytes or PIL image.
+
+    Raises:
+        ValueError: for what is no readable image; the message names it.
+    """
+    try:
+        if isinstance(source, Image.Image):
+            return _upright_rgb(source)
+        if isinstance(source, bytes):
+            return _upright_rgb(Image.open(BytesIO(source)))
+        if isinstance(source, str) and source.startswith(("http://", "https://", "data:image/")):
+            return load_image(source)
+        return _upright_rgb(Image.open(Path(source)))
+    except (OSError, SyntaxError, TypeError, ValueError, Image.DecompressionBombError) as error:
+        name = f"{len(source)} bytes" if isinstance(source, bytes) else str(source)[:300]
+        raise ValueError(f"Cannot read the image {name}: {error}") from error
+
+
+def _open_images(images: ImageInput) -> list:
+    images = list(images) if isinstance(images, (list, tuple)) else [images]
+    if not images:
+        raise ValueError("`images` is empty; pass at least one image.")
+    is_array = [is_valid_image(image) and not isinstance(image, Image.Image) for image in images]
+    images = [image if ready else open_image(image) for image, ready in zip(images, is_array, strict=True)]
+    return make_flat_list_of_images(images)
+
+
+def _check_questions(questions: list[str]) -> list[str]:
+    if not questions:
+        raise ValueError("`text` is empty; pass at least one question.")
+    for position, question in enumerate(questions):
+        if not isinstance(question, str) or not question.strip():
+            raise ValueError(f"Question {position} is empty ({question!r}); every question needs text.")
+    return questions
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(image)
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
     if image.mode.startswith("I"):
         image = image.convert("I").point(lambda value: value / 256).convert("L")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
     return image.convert("RGB")
 
 
-def _check_image_index(image_index: list[int] | None, images: int, questions: int) -> list[int]:
+def _check_image_index(image_index: Sequence[int] | None, images: int, questions: int) -> list[int]:
     if image_index is None:
         if images not in (1, questions):
             raise ValueError(
                 f"{images} images but {questions} questions: pass `image_index`, the image of each question."
             )
         return [0] * questions if images == 1 else list(range(questions))
-    image_index = [int(index) for index in image_index]
+    image_index = [as_integer(index) for index in image_index]
     if len(image_index) != questions:
         raise ValueError(f"`image_index` has {len(image_index)} entries for {questions} questions.")
     for question, index in enumerate(image_index):
@@ -166,4 +215,4 @@ def _check_image_index(image_index: list[int] | None, images: int, questions: in
     return image_index
 
 
-__all__ = ["QCAProcessor"]
+__all__ = ["QCAProcessor", "open_image"]
