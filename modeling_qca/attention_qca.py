@@ -6,6 +6,7 @@ Keys and values are computed once per image and then handed to its questions: `p
 [B] says whose they are, until a hop updates them and every question has its own.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -28,6 +29,19 @@ def masked_softmax(scores: torch.Tensor, mask: torch.Tensor | None) -> torch.Ten
         return scores.softmax(dim=-1)
     scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     return scores.softmax(dim=-1) * mask
+
+
+def masked_log_mean_exp(scores: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    r"""What the softmax divides away, \\(\log \frac1N \sum_n e^{s_n}\\), over the last dimension in float32.
+
+    Arguments as in [`masked_softmax`]; a row with nothing in it gives 0.
+    """
+    scores = scores.float()
+    if mask is None:
+        return scores.logsumexp(dim=-1) - math.log(scores.shape[-1])
+    count = mask.sum(dim=-1)
+    total = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).logsumexp(dim=-1)
+    return torch.where(count > 0, total - count.clamp(min=1).log(), 0.0)
 
 
 def masked_mean(states: torch.Tensor, mask: torch.Tensor | None, dim: int) -> torch.Tensor:
@@ -115,7 +129,13 @@ SCORERS = {"dot_product": DotProductScorer, "additive": AdditiveScorer, "bilinea
 
 
 class QueryConditionedAttention(nn.Module):
-    """Relevance of the patches to a query, and the evidence they hold for it."""
+    """
+    Relevance of the patches to a query, and the evidence they hold for it.
+
+    A softmax says which patches matter most, but neither whether any matters nor how many do, and an average of values
+    says what is there, but not where. So the evidence of a head is its relevance-weighted value, the mean score before
+    normalisation (log-mean-exp), and the relevance-weighted coordinates.
+    """
 
     def __init__(self, config: QCAConfig):
         super().__init__()
@@ -126,12 +146,13 @@ class QueryConditionedAttention(nn.Module):
         self.attention_dropout = config.attention_dropout
         self.scorer = SCORERS[config.relevance_scorer](size, size, size, self.num_heads)
         self.v_proj = nn.Linear(size, size)
-        self.o_proj = nn.Linear(size, size)
+        self.o_proj = nn.Linear(size + 3 * self.num_heads, size)
 
     def forward(
         self,
         query: torch.Tensor,
         patches: torch.Tensor,
+        coordinates: torch.Tensor,
         image_index: torch.Tensor | None = None,
         query_mask: torch.Tensor | None = None,
         patch_mask: torch.Tensor | None = None,
@@ -140,10 +161,11 @@ class QueryConditionedAttention(nn.Module):
         Args:
             query: `[B, Q, D]`.
             patches: `[I, N, D]`, or `[B, N, D]` without `image_index`.
+            coordinates: `[N, 2]` or `[B, N, 2]` (y, x) of the patches, from -1 to 1.
             image_index: `[B]` row of `patches` each question is about.
             query_mask: `[B, Q]` boolean, `False` on padding.
-            patch_mask: `[B, N]` boolean, `False` on patches that may not be read. A question without any patch gets
-                zero evidence and zero relevance.
+            patch_mask: `[B, N]` boolean, `False` on patches that may not be read. A question without any patch has
+                zero relevance everywhere and zero evidence.
 
         Returns:
             Evidence `[B, Q, D]`, and relevance `[B, H, N]` in float32, before dropout, the mean over the queries of
@@ -154,12 +176,18 @@ class QueryConditionedAttention(nn.Module):
         if image_index is not None:
             keys, values = keys[image_index], values[image_index]  # [I, ...] -> [B, ...]
         key_mask = None if patch_mask is None else patch_mask[:, None, None]  # [B, 1, 1, N]
-        relevance = masked_softmax(self.scorer(queries, keys), key_mask)  # [B, H, Q, N]
+        scores = self.scorer(queries, keys)  # [B, H, Q, N]
+        relevance = masked_softmax(scores, key_mask)
         if self.config.relevance_scorer == "dot_product" and self.config._attn_implementation != "eager":
-            evidence = self._attention_interface(queries, keys, values, key_mask)
+            what = self._attention_interface(queries, keys, values, key_mask)
         else:
             weights = nn.functional.dropout(relevance, self.attention_dropout, self.training).to(values.dtype)
-            evidence = torch.matmul(weights, values).transpose(1, 2)  # [B, Q, H, d]
+            what = torch.matmul(weights, values).transpose(1, 2)  # [B, Q, H, d]
+        how_much = masked_log_mean_exp(scores, key_mask).transpose(1, 2)[..., None]  # [B, Q, H, 1]
+        where = torch.matmul(
+            relevance.transpose(1, 2), coordinates[..., None, :, :].to(relevance.dtype)
+        )  # [B, Q, H, 2]
+        evidence = torch.cat([what, how_much.to(what.dtype), where.to(what.dtype)], dim=-1)
         evidence = self.o_proj(evidence.flatten(2))
         if patch_mask is not None:
             evidence = evidence * patch_mask.any(dim=-1)[:, None, None]
@@ -230,6 +258,7 @@ class AttentionHop(GradientCheckpointingLayer):
         self,
         query: torch.Tensor,
         patches: torch.Tensor,
+        coordinates: torch.Tensor,
         image_index: torch.Tensor | None = None,
         query_mask: torch.Tensor | None = None,
         patch_mask: torch.Tensor | None = None,
@@ -237,7 +266,7 @@ class AttentionHop(GradientCheckpointingLayer):
         """Arguments as in [`QueryConditionedAttention`]; returns the query `[B, Q, D]`, the patches (`[B, N, D]` once
         updated), the evidence `[B, D]` and the relevance `[B, H, N]`."""
         evidence, relevance = self.attention(
-            self.query_norm(query), self.patch_norm(patches), image_index, query_mask, patch_mask
+            self.query_norm(query), self.patch_norm(patches), coordinates, image_index, query_mask, patch_mask
         )
         query = query + self.dropout(evidence)
         query = query + self.dropout(self.update(self.update_norm(query)))
@@ -262,25 +291,31 @@ class AttentionHops(nn.Module):
         self,
         query: torch.Tensor,
         patches: torch.Tensor,
+        coordinates: torch.Tensor,
         image_index: torch.Tensor | None = None,
         query_mask: torch.Tensor | None = None,
         patch_mask: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """
+        Arguments as in [`QueryConditionedAttention`].
+
         Returns:
-            The last query `[B, D]`, the evidence `[B, D]` (of the last hop; the patches' mean where there is no hop)
-            and the relevance of every hop `[B, T, H, N]`.
+            The last query `[B, D]`, the evidence of every hop `[B, T, D]` (the patches' mean `[B, 1, D]` where there
+            is no hop), and the relevance of every hop `[B, T, H, N]`.
         """
         if not self.layers:
-            evidence = masked_mean(patches if image_index is None else patches[image_index], patch_mask, dim=1)
+            mean = masked_mean(patches if image_index is None else patches[image_index], patch_mask, dim=1)
             relevance = patches.new_zeros(query.shape[0], 0, self.num_heads, patches.shape[1])
-            return masked_mean(query, query_mask, dim=1), evidence, relevance
-        maps = []
+            return masked_mean(query, query_mask, dim=1), mean[:, None], relevance
+        found, maps = [], []
         for layer in self.layers:
-            query, patches, evidence, relevance = layer(query, patches, image_index, query_mask, patch_mask)
+            query, patches, evidence, relevance = layer(
+                query, patches, coordinates, image_index, query_mask, patch_mask
+            )
             image_index = image_index if layer.patch_update is None else None
+            found.append(evidence)
             maps.append(relevance)
-        return masked_mean(query, query_mask, dim=1), evidence, torch.stack(maps, dim=1)
+        return masked_mean(query, query_mask, dim=1), torch.stack(found, dim=1), torch.stack(maps, dim=1)
 
 
 __all__ = ["AdditiveScorer", "AttentionHops", "BilinearScorer", "DotProductScorer", "QueryConditionedAttention"]

@@ -36,7 +36,7 @@ def answer_loss(logits: torch.Tensor, labels: torch.Tensor, problem_type: str | 
         raise ValueError(f"`problem_type` {problem_type!r} has no loss here; use a single- or multi-label one.")
     if labels.shape != logits.shape[:1]:
         raise ValueError(
-            f"single_label_classification needs `labels` of shape {tuple(logits.shape[:1])}, got {tuple(labels.shape)}."
+            f"single_label_classification needs `labels` of shape ({len(logits)},), got {tuple(labels.shape)}."
         )
     known = (labels != -100).sum().clamp(min=1)
     return nn.functional.cross_entropy(logits.float(), labels, ignore_index=-100, reduction="sum") / known

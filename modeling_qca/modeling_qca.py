@@ -27,7 +27,7 @@ class QCAModelOutput(ModelOutput):
     """
     Args:
         query (`torch.FloatTensor` of shape `(questions, hidden_size)`): the question after the last hop.
-        evidence (`torch.FloatTensor` of shape `(questions, hidden_size)`): what the last hop gathered.
+        evidence (`torch.FloatTensor` of shape `(questions, hops, hidden_size)`): what each hop gathered.
         relevance (`torch.FloatTensor` of shape `(questions, hops, heads, patches)`):
             Probabilities over the patches of the full grid, float32, before dropout; zero where the token budget
             dropped a patch.
@@ -97,12 +97,31 @@ class QueryEmbedder(nn.Module):
     def _pool(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         if self.pooling == "mean":
             return masked_mean(states, mask, dim=1)
-        positions = torch.arange(mask.shape[1], device=mask.device) * mask
-        if self.pooling == "cls":
-            position = mask.to(torch.int8).argmax(dim=1)  # the first token that is not padding
-        else:
-            position = positions.argmax(dim=1)
+        # the first or the last token that is not padding
+        order = mask.to(torch.int8) if self.pooling == "cls" else mask * torch.arange(mask.shape[1], device=mask.device)
+        position = order.argmax(dim=1)
         return states.gather(1, position[:, None, None].expand(-1, 1, states.shape[-1])).squeeze(1)
+
+
+class PatchEmbedder(nn.Module):
+    """Vision tokens into the hops' space, with their place in the picture."""
+
+    def __init__(self, config: QCAConfig):
+        super().__init__()
+        size = config.hidden_size
+        self.norm = nn.LayerNorm(config.vision_config.hidden_size)
+        self.projection = nn.Linear(config.vision_config.hidden_size, size)
+        self.position = nn.Sequential(nn.Linear(2, size), nn.GELU(), nn.Linear(size, size))
+
+    def forward(self, patches: torch.Tensor, coordinates: torch.Tensor) -> torch.Tensor:
+        """`[I, N, E]` and `[N, 2]` or `[I, N, 2]` -> `[I, N, D]`"""
+        return self.projection(self.norm(patches)) + self.position(coordinates.to(patches.dtype))
+
+
+def grid_coordinates(grid: tuple[int, int], device: torch.device) -> torch.Tensor:
+    """(y, x) of the centres of a grid's patches in raster order, from -1 to 1: `[N, 2]`."""
+    rows, columns = (2 * (torch.arange(length, device=device) + 0.5) / length - 1 for length in grid)
+    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)
 
 
 class QCAPreTrainedModel(PreTrainedModel):
@@ -113,7 +132,7 @@ class QCAPreTrainedModel(PreTrainedModel):
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
-    _no_split_modules = ["AttentionHop", "GatedConditioning", "QueryEmbedder", "TokenBudget"]  # noqa: RUF012
+    _no_split_modules = ["AttentionHop", "GatedConditioning", "PatchEmbedder", "QueryEmbedder", "TokenBudget"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -167,7 +186,7 @@ class QCAModel(QCAPreTrainedModel):
                 f"The text encoder ({config.text_config.model_type}) is an encoder-decoder; pass an encoder's config."
             )
         self.query_embedder = QueryEmbedder(config)
-        self.patch_projection = nn.Linear(config.vision_config.hidden_size, config.hidden_size)
+        self.patch_embedder = PatchEmbedder(config)
         self.hops = AttentionHops(config)
         self.post_init()
 
@@ -234,12 +253,16 @@ class QCAModel(QCAPreTrainedModel):
         question_mask = attention_mask.bool()
         question, question_tokens = self.query_embedder(text.last_hidden_state, question_mask)
         vision = self.vision_encoder(features, image_index, question, question_tokens, question_mask, **requested)
-        patches = self.patch_projection(vision.patches)
+        coordinates = grid_coordinates(features.grid, question.device)
+        if vision.positions is not None:
+            coordinates = coordinates[vision.positions]  # [B, K, 2]
+        patches = self.patch_embedder(vision.patches, coordinates)
         patch_index = image_index if self.config.first_question_layer is None else None
         pooled = self.config.query_tokens == "pooled"
         query, evidence, relevance = self.hops(
             question[:, None] if pooled else question_tokens,
             patches,
+            coordinates,
             patch_index,
             None if pooled else question_mask,
             vision.patch_mask,
@@ -304,10 +327,10 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
 
     def __init__(self, config: QCAConfig):
         super().__init__(config)
-        size = config.hidden_size
+        size, hops = config.hidden_size, max(config.num_attention_layers, 1)
         self.qca = QCAModel(config)
         self.fusion = nn.Sequential(
-            nn.Linear(2 * size, size), nn.LayerNorm(size), nn.GELU(), nn.Dropout(config.classifier_dropout)
+            nn.Linear(hops * size + size, size), nn.LayerNorm(size), nn.GELU(), nn.Dropout(config.classifier_dropout)
         )
         self.classifier = nn.Sequential(
             nn.Linear(size, size), nn.GELU(), nn.Dropout(config.classifier_dropout), nn.Linear(size, config.num_labels)
@@ -352,7 +375,7 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
             output_hidden_states=output_hidden_states,
             return_dict=True,
         )
-        logits = self.classifier(self.fusion(torch.cat([outputs.evidence, outputs.query], dim=-1)))
+        logits = self.classifier(self.fusion(torch.cat([outputs.evidence.flatten(1), outputs.query], dim=-1)))
         parts = self._losses(logits, outputs, labels, relevance_labels)
         shared = {name: value for name, value in outputs.items() if name not in ("query", "evidence")}
         return QCAForVisualQuestionAnsweringOutput(logits=logits, **parts, **shared)

@@ -1,0 +1,47 @@
+"""The parts of a model that a recipe freezes or gives a learning rate of their own."""
+
+import re
+from collections.abc import Iterable
+
+from torch import nn
+
+
+PATTERNS = {
+    "conditioning": r"vision_encoder\.(conditioning|budget)\.",
+    "vision": r"vision_encoder\.backbone\.",
+    "text": r"text_encoder\.",
+    "hops": r"(query_embedder|patch_embedder|hops)\.",
+    "head": r"(fusion|classifier)\.",
+}
+GROUPS = tuple(PATTERNS)
+
+
+def group_of(parameter_name: str) -> str:
+    """`vision`, `text`, `conditioning` (with the token budget), `hops` (with the projections into them) or `head`.
+
+    Raises:
+        ValueError: for a name that is in none.
+    """
+    for group, pattern in PATTERNS.items():
+        if re.search(rf"(^|\.){pattern}", parameter_name):
+            return group
+    raise ValueError(f"Parameter {parameter_name!r} belongs to none of the groups {', '.join(GROUPS)}.")
+
+
+def freeze(model: nn.Module, groups: Iterable[str]) -> None:
+    """Stop the parameters of `groups` from training.
+
+    Raises:
+        ValueError: for a group that does not exist.
+    """
+    check_groups(groups)
+    for name, parameter in model.named_parameters():
+        if group_of(name) in groups:
+            parameter.requires_grad_(False)
+
+
+def check_groups(groups: Iterable[str]) -> None:
+    """Raise a `ValueError` that names the first of `groups` that does not exist."""
+    for group in groups:
+        if group not in GROUPS:
+            raise ValueError(f"There is no parameter group {group!r}; the groups are {', '.join(GROUPS)}.")

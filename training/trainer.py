@@ -1,0 +1,191 @@
+"""`transformers.Trainer` with what question answering about images adds: order, groups, and care for the run."""
+
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from .moving_average import MovingAverage
+from .parameter_groups import GROUPS, check_groups, group_of
+from .sampler import ImageGroupedSampler
+
+
+LOSS_PARTS = ("answer_loss", "relevance_loss")
+
+
+class QCATrainer(Trainer):
+    """
+    Args:
+        questions_per_image: up to this many questions of an image stand together in a batch.
+        learning_rates: of parameter groups that differ from `args.learning_rate`.
+        moving_average: decay of an exponential moving average of the weights, which is then what evaluation sees and
+            what training leaves in the model.
+
+    Plain `Trainer` trains these models too; this one also keeps frozen encoders in evaluation mode, logs the parts of
+    the loss, and stops at a loss that is not a number. Batches carry `question_ids` to say where that happened.
+
+    Raises:
+        ValueError: for a parameter group that does not exist.
+    """
+
+    def __init__(
+        self,
+        *args,
+        questions_per_image: int = 8,
+        learning_rates: Mapping[str, float] | None = None,
+        moving_average: float | None = None,
+        **kwargs,
+    ):
+        super().__init__(*args, **kwargs)
+        self.questions_per_image = questions_per_image
+        self.learning_rates = dict(learning_rates or {})
+        check_groups(self.learning_rates)
+        self.frozen = _frozen_modules(self.model)
+        self.loss_parts: dict[str, list[torch.Tensor]] = {}
+        self.moving_average = None
+        if moving_average is not None:
+            self.moving_average = MovingAverage(self.model, moving_average)
+            self.add_callback(_MovingAverageSteps(self.moving_average))
+
+    def _get_train_sampler(self, train_dataset=None):
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return ImageGroupedSampler(dataset["image_id"], self.questions_per_image, seed)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Parameters grouped by the model's parts, and by whether weight decay applies."""
+        if self.optimizer is None:
+            model = self.model if model is None else model
+            decayed = set(self.get_decay_parameter_names(model))
+            groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+            for name, parameter in model.named_parameters():
+                if parameter.requires_grad:
+                    groups.setdefault((group_of(name), name in decayed), []).append(parameter)
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+            self.optimizer = optimizer_class(
+                [
+                    {
+                        "params": groups[group, decays],
+                        "lr": self.learning_rates.get(group, self.args.learning_rate),
+                        "weight_decay": self.args.weight_decay if decays else 0.0,
+                    }
+                    for group in GROUPS
+                    for decays in (True, False)
+                    if (group, decays) in groups
+                ],
+                **options,
+            )
+        return self.optimizer
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args, **kwargs) -> torch.Tensor:
+        questions = inputs["question_ids"]
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"The loss is {loss.item()} at step {self.state.global_step + 1}, questions {', '.join(questions)}. "
+                "Lower `learning_rate`, or look at these rows."
+            )
+        return loss
+
+    def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+        inputs = {name: value for name, value in inputs.items() if name != "question_ids"}
+        if model.training:
+            for module in self.frozen:
+                module.eval()
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        if model.training:
+            for part in LOSS_PARTS:
+                if outputs.get(part) is not None:
+                    self.loss_parts.setdefault(part, []).append(outputs[part].detach())
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        if "loss" in logs:
+            logs |= {part: torch.stack(values).mean().item() for part, values in self.loss_parts.items()}
+            self.loss_parts.clear()
+        super().log(logs, *args, **kwargs)
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        if self.moving_average is None:
+            return super().evaluate(*args, **kwargs)
+        self.moving_average.swap()
+        try:
+            return super().evaluate(*args, **kwargs)
+        finally:
+            self.moving_average.swap()
+
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs):
+        if self.moving_average is not None and resume_from_checkpoint is not None:
+            self.moving_average.load(resume_from_checkpoint)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.moving_average is not None and self.args.should_save:
+            self.moving_average.save(output_dir)
+
+
+class _MovingAverageSteps(TrainerCallback):
+    def __init__(self, moving_average: MovingAverage):
+        self.moving_average = moving_average
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.moving_average.update()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            self.moving_average.load(state.best_model_checkpoint)
+        self.moving_average.swap()
+
+
+class SaveOnInterrupt(TrainerCallback):
+    """The first Ctrl-C finishes the step, saves a checkpoint and stops; the second one stops at once."""
+
+    def __init__(self):
+        self.interrupted = False
+        self._before: Any = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._before = signal.signal(signal.SIGINT, self._ask_to_stop)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.interrupted:
+            control.should_save = control.should_training_stop = True
+
+    def on_train_end(self, args, state, control, **kwargs):
+        signal.signal(signal.SIGINT, self._before)
+
+    def _ask_to_stop(self, signal_number, frame):
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = True
+
+
+def last_complete_checkpoint(output_dir: str | Path) -> str | None:
+    """The latest checkpoint that was written to its end: the trainer's state is the last file of one."""
+    steps = sorted(
+        (int(folder.name.rpartition("-")[2]), folder) for folder in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    )
+    for step, folder in reversed(steps):
+        try:
+            if TrainerState.load_from_json(str(folder / "trainer_state.json")).global_step == step:
+                return str(folder)
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def _frozen_modules(model: nn.Module) -> list[nn.Module]:
+    """Modules none of whose parameters train: a frozen encoder, without dropout, gives the same features each time."""
+    frozen = []
+    for module in model.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            frozen.append(module)
+    return frozen
