@@ -1,47 +1,18 @@
 """Visual question answering as a pipeline, the task that transformers 5 removed."""
 
 from collections.abc import Iterable, Iterator
-from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from transformers import Pipeline
-from transformers.image_utils import load_image
 from transformers.utils import ModelOutput
 
-from .processing_qca import _upright_rgb
+from .processing_qca import open_image
 
 ImageSource = str | Path | bytes | Image.Image
 Question = str | list[str]
-
-
-def open_image(source: ImageSource) -> Image.Image:
-    """
-    The picture as a person sees it, in RGB.
-
-    Args:
-        source: path, URL, base64 string, encoded bytes or PIL image.
-
-    Raises:
-        ValueError: for what is no readable image; the message names it.
-    """
-    name = f"{len(source)} bytes" if isinstance(source, bytes) else repr(source)
-    try:
-        if isinstance(source, bytes):
-            return _upright_rgb(Image.open(BytesIO(source)))
-        if isinstance(source, Path) or (isinstance(source, str) and len(source) < 4096 and Path(source).is_file()):
-            return _upright_rgb(Image.open(source))
-        if isinstance(source, str):
-            return load_image(source)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{name[:200]} is no image that can be read: {str(error)[:200]}") from error
-    if not isinstance(source, Image.Image):
-        raise ValueError(
-            f"An image is a path, a URL, bytes or a PIL image, not {type(source).__name__}; two or more are a list."
-        )
-    return _upright_rgb(source)
 
 
 class QCAVisualQuestionAnsweringPipeline(Pipeline):
@@ -178,4 +149,4 @@ def _grouped(items: Iterable[dict], size: int) -> Iterator[list[dict]]:
         yield group
 
 
-__all__ = ["QCAVisualQuestionAnsweringPipeline", "open_image"]
+__all__ = ["QCAVisualQuestionAnsweringPipeline"]

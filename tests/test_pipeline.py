@@ -181,9 +181,9 @@ def test_the_checkpoint_answers_where_the_package_is_not_installed(ask, checkpoi
 @pytest.mark.parametrize(
     ("image", "question", "message"),
     [
-        ("nowhere.jpg", "what", "'nowhere.jpg' is no image that can be read"),
-        (b"not an image", "what", "12 bytes is no image that can be read"),
-        (3, "what", "not int"),
+        ("nowhere.jpg", "what", "Cannot read the image nowhere.jpg"),
+        (b"not an image", "what", "Cannot read the image 12 bytes"),
+        (3, "what", "Cannot read the image 3"),
         (tiny_image(), " ", "Question 0 is empty"),
         (tiny_image(), [], "comes without a question"),
         ([tiny_image()] * 3, ["what", "where"], "3 images but 2 questions"),
