@@ -21,7 +21,7 @@ def answer_loss(logits: torch.Tensor, labels: torch.Tensor, problem_type: str | 
         Scalar, mean over questions. The binary cross-entropy is summed over answers, as in ViLT (Kim et al. 2021).
 
     Raises:
-        ValueError: where the labels do not fit the problem type or the number of answers.
+        ValueError: where the labels do not fit the problem type or the answers.
     """
     if problem_type is None:
         problem_type = "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
@@ -38,8 +38,16 @@ def answer_loss(logits: torch.Tensor, labels: torch.Tensor, problem_type: str | 
         raise ValueError(
             f"single_label_classification needs `labels` of shape ({len(logits)},), got {tuple(labels.shape)}."
         )
-    known = (labels != -100).sum().clamp(min=1)
-    return nn.functional.cross_entropy(logits.float(), labels, ignore_index=-100, reduction="sum") / known
+    known = labels != -100
+    outside = known & ((labels < 0) | (labels >= logits.shape[1]))
+    if not torch.compiler.is_compiling() and outside.any():
+        question = int(outside.nonzero()[0])
+        raise ValueError(
+            f"The label of question {question} is {int(labels[question])}, but there are {logits.shape[1]} answers; "
+            "-100 stands for an answer that is not among them."
+        )
+    total = nn.functional.cross_entropy(logits.float(), labels, ignore_index=-100, reduction="sum")
+    return total / known.sum().clamp(min=1)
 
 
 def relevance_loss(

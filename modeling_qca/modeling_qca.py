@@ -56,7 +56,8 @@ class QCAModelOutput(ModelOutput):
 class QCAForVisualQuestionAnsweringOutput(ModelOutput):
     """
     Args:
-        loss (`torch.FloatTensor`, *optional*): `answer_loss + relevance_loss_weight * relevance_loss`.
+        loss (`torch.FloatTensor`, *optional*):
+            `answer_loss + relevance_loss_weight * relevance_loss`, or that of the two there are labels for.
         logits (`torch.FloatTensor` of shape `(questions, answers)`): scores before softmax or sigmoid.
         answer_loss, relevance_loss (`torch.FloatTensor`, *optional*): the parts of the loss.
 
@@ -98,7 +99,9 @@ class QueryEmbedder(nn.Module):
         if self.pooling == "mean":
             return masked_mean(states, mask, dim=1)
         # the first or the last token that is not padding
-        order = mask.to(torch.int8) if self.pooling == "cls" else mask * torch.arange(mask.shape[1], device=mask.device)
+        order = (
+            mask.to(torch.int8) if self.pooling == "cls" else mask * torch.arange(mask.shape[1], device=mask.device)
+        )
         position = order.argmax(dim=1)
         return states.gather(1, position[:, None, None].expand(-1, 1, states.shape[-1])).squeeze(1)
 
@@ -389,17 +392,14 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
     ) -> dict[str, torch.Tensor]:
         parts = {}
         if labels is not None:
-            parts["answer_loss"] = answer_loss(logits, labels, self.config.problem_type)
+            parts["answer_loss"] = parts["loss"] = answer_loss(logits, labels, self.config.problem_type)
         if relevance_labels is not None:
             looked = relevance_loss(outputs.relevance.mean(dim=2), relevance_labels, outputs.patch_mask)
             if outputs.budget_relevance is not None and self.config.token_budget_scorer == "learned":
                 union = relevance_labels if relevance_labels.dim() == 2 else relevance_labels.sum(dim=1)
                 looked = looked + relevance_loss(outputs.budget_relevance[:, None], union)
             parts["relevance_loss"] = looked
-        if labels is not None:
-            parts["loss"] = parts["answer_loss"]
-            if relevance_labels is not None:
-                parts["loss"] = parts["loss"] + self.config.relevance_loss_weight * parts["relevance_loss"]
+            parts["loss"] = parts.get("loss", 0.0) + self.config.relevance_loss_weight * looked
         return parts
 
 
