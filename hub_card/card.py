@@ -1,0 +1,220 @@
+"""results.json -> the model card. Every number of the card is read from results.json, the file an evaluation writes:
+
+    metrics            {metric: value}; a value is a number, or {"mean", "std", "seeds"} over several runs
+    baselines          {baseline: {metric: value}}, such as {"majority": {"accuracy": 0.2}}
+    attention          {metric: {"model": value, "centre": ..., "uniform": ..., "shuffled_question": ...}}
+    per_question_type  {question type: {metric: value}}
+    data               {"name", "split", "rows", "images", "fingerprint"} of the rows that were evaluated
+    seeds              the seeds trained with
+    versions           {package: version}
+    command            the command that trained and evaluated
+    cost               {"milliseconds_per_question", "trained_parameters", ...}
+    recipe             {field: value} of the training recipe; may be left out
+
+Names are lower case with underscores; no value is NaN or infinite.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from modeling_qca import QCAConfig, __version__
+
+TEMPLATE = Path(__file__).with_name("template.md")
+TASK = "visual-question-answering"
+SECTIONS: dict[str, type] = {
+    "metrics": dict,
+    "baselines": dict,
+    "attention": dict,
+    "per_question_type": dict,
+    "data": dict,
+    "seeds": list,
+    "versions": dict,
+    "command": str,
+    "cost": dict,
+    "recipe": dict,
+}
+ATTENTION_SOURCES = ("model", "centre", "uniform", "shuffled_question")
+DATA_FIELDS = {"name": str, "split": str, "rows": int, "images": int, "fingerprint": str}
+
+Results = dict[str, Any]
+
+
+def read_results(path: Path) -> Results:
+    """results.json, checked against the form above.
+
+    Raises:
+        ValueError: naming the file and the entry that is missing, unknown, of another type or no finite number.
+    """
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(results, dict):
+        raise ValueError(f"{path} must hold one JSON object.")
+    if unknown := sorted(results.keys() - SECTIONS.keys()):
+        raise ValueError(f"{path}: unknown entry {unknown[0]!r}; known are {', '.join(SECTIONS)}.")
+    _check_types(path, "", results, {name: kind for name, kind in SECTIONS.items() if name != "recipe"})
+    _check_types(path, "data.", results["data"], DATA_FIELDS)
+    if not results["metrics"]:
+        raise ValueError(f"{path}: 'metrics' is empty.")
+    for section in ("baselines", "attention", "per_question_type"):
+        for name, values in results[section].items():
+            if not isinstance(values, dict):
+                raise ValueError(f"{path}: '{section}.{name}' must be a mapping of values.")
+    for section in ("metrics", "baselines", "attention", "per_question_type", "cost"):
+        _check_finite(path, section, results[section])
+    return results
+
+
+def _check_types(path: Path, prefix: str, found: dict[str, Any], expected: dict[str, type]) -> None:
+    for name, kind in expected.items():
+        if name not in found:
+            raise ValueError(f"{path}: '{prefix}{name}' is missing.")
+        if not isinstance(found[name], kind):
+            raise ValueError(f"{path}: '{prefix}{name}' must be a {kind.__name__}, not {found[name]!r}.")
+
+
+def _check_finite(path: Path, where: str, value: Any) -> None:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _check_finite(path, f"{where}.{name}", inner)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{path}: '{where}' is {value}.")
+
+
+@dataclass(frozen=True)
+class Release:
+    """What the publisher says about a checkpoint; the rest of its card is measured.
+
+    Args:
+        repo_id: `owner/name` on the Hub.
+        tag: of this version, which the card's examples then load.
+        license: identifier of the Hub, such as "cc-by-4.0".
+        language: of the questions and answers, an ISO 639 code.
+        base_model: Hub ids of the encoders, or of the model that was fine-tuned.
+    """
+
+    repo_id: str
+    tag: str | None = None
+    license: str = "apache-2.0"
+    language: str = "en"
+    base_model: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.repo_id.split("/")[-1]
+
+
+def model_card(config: QCAConfig, results: Results | None, release: Release, overlay: str | None = None) -> ModelCard:
+    """The card of a checkpoint.
+
+    Args:
+        config: of the checkpoint.
+        results: of `read_results`; None for a checkpoint nobody evaluated, whose card has no numbers.
+        release: what cannot be measured.
+        overlay: file beside the card that shows where the model looked.
+    """
+    return ModelCard.from_template(
+        card_metadata(results, release),
+        template_path=str(TEMPLATE),
+        release=release,
+        config=config,
+        answers=_examples(config),
+        revision=f', revision="{release.tag}"' if release.tag else "",
+        version=__version__,
+        overlay=overlay,
+        results=results,
+        tables=_tables(results) if results else {},
+        format=format_value,
+    )
+
+
+def card_metadata(results: Results | None, release: Release) -> ModelCardData:
+    """The part of the card the Hub reads."""
+    return ModelCardData(
+        license=release.license,
+        language=release.language,
+        library_name="transformers",
+        pipeline_tag=TASK,
+        tags=["vqa", "query-conditioned-attention"],
+        base_model=list(release.base_model) or None,
+        base_model_relation="finetune" if release.base_model else None,
+        **(measured_metadata(results, release) if results else {}),
+    )
+
+
+def measured_metadata(results: Results, release: Release) -> dict[str, Any]:
+    """`datasets`, `metrics` and the model index."""
+    data = results["data"]
+    identifier = data["name"].lower().replace(" ", "-")
+    evaluations = [
+        EvalResult(
+            task_type=TASK,
+            task_name="Visual Question Answering",
+            dataset_type=identifier,
+            dataset_name=data["name"],
+            dataset_split=data["split"],
+            metric_type=name,
+            metric_name=name.replace("_", " "),
+            metric_value=value["mean"] if isinstance(value, dict) else value,
+        )
+        for name, value in results["metrics"].items()
+    ]
+    return {
+        "datasets": [identifier],
+        "metrics": list(results["metrics"]),
+        "model_name": release.name,
+        "eval_results": evaluations,
+    }
+
+
+def _tables(results: Results) -> dict[str, str]:
+    """The card's Markdown tables; empty where there is nothing to show."""
+    attention = {
+        source: {metric: values[source] for metric, values in results["attention"].items() if source in values}
+        for source in ATTENTION_SOURCES
+    }
+    recipe = {name: {"value": str(value)} for name, value in results.get("recipe", {}).items()}
+    return {
+        "results": _table("metric", _transposed({"this model": results["metrics"], **results["baselines"]})),
+        "per_question_type": _table("question type", results["per_question_type"]),
+        "attention": _table("metric", _transposed(attention)),
+        "recipe": _table("field", recipe),
+    }
+
+
+def _transposed(columns: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    rows = dict.fromkeys(row for column in columns.values() for row in column)
+    return {row: {name: column[row] for name, column in columns.items() if row in column} for row in rows}
+
+
+def _table(corner: str, rows: dict[str, dict[str, Any]]) -> str:
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    lines = [[corner, *columns], ["---"] * (len(columns) + 1)]
+    lines += [[name, *(format_value(row.get(column)) for column in columns)] for name, row in rows.items()]
+    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines) if rows else ""
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def format_value(value: Any) -> str:
+    """A value of results.json as text: `0.728`, `0.728 ± 0.012`, `12,345`, the text itself, or a dash for None."""
+    if value is None:
+        return "–"
+    if isinstance(value, dict):
+        return f"{value['mean']:.3f} ± {value['std']:.3f}"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return f"{value:,}" if type(value) is int else str(value)
+
+
+def _examples(config: QCAConfig, shown: int = 5) -> str:
+    answers: dict[int, str] = config.id2label  # type: ignore[assignment]
+    return ", ".join(f"`{answers[i]}`" for i in range(min(shown, len(answers)))) + ", ..." * (len(answers) > shown)

@@ -1,0 +1,254 @@
+"""A checkpoint -> a folder that holds all and only what goes on the Hub -> one commit there, and a tag.
+
+Nothing is uploaded as it lies: the folder is written anew from the loaded checkpoint and then searched for secrets.
+"""
+
+import json
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from huggingface_hub import HfApi, ModelCard, get_token
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
+from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError
+
+import modeling_qca
+from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor
+from modeling_qca.configuration_qca import AUTO_MAP, CUSTOM_PIPELINES
+
+from .card import Release, Results, card_metadata, model_card, read_results
+
+CODE = Path(modeling_qca.__file__).parent
+RESULTS, OVERLAY, CARD = "results.json", "overlay.png", "README.md"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+ALLOWED = {".json", ".jinja", ".md", ".model", ".png", ".py", ".safetensors", ".txt"}
+READABLE = {".json", ".jinja", ".md", ".py", ".txt"}
+VOCABULARIES = {"tokenizer.json", "vocab.json", "vocab.txt", "merges.txt"}
+REPLACED = {".py", ".safetensors", ".bin", ".pt", ".pth", ".pkl", ".ckpt"}  # at the top of the repository
+TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}")
+ABSOLUTE_PATH = re.compile(r"(?<![\w/.:~])~?(?:/[\w.@+-]+){2,}/?|(?<!\w)[A-Za-z]:(?:\\{1,2}[\w.@+-]+)+")
+PASSING = {408, 429, 500, 502, 503, 504}
+ATTEMPTS = 3
+
+Outcome = TypeVar("Outcome")
+
+
+@dataclass(frozen=True)
+class Publication:
+    """Args:
+    files: path in the repository -> size in bytes.
+    url: of the commit; None after a dry run.
+    """
+
+    files: dict[str, int]
+    url: str | None
+
+
+def push(
+    checkpoint: str | Path,
+    repo_id: str,
+    *,
+    dry_run: bool = False,
+    private: bool = False,
+    tag: str | None = None,
+    license: str = "apache-2.0",
+    language: str = "en",
+    base_model: tuple[str, ...] = (),
+) -> Publication:
+    """Publishes a checkpoint, or a LoRA adapter of one, in one commit.
+
+    Code and weights that an earlier push left in the repository are replaced as a whole. The token is the one of
+    `hf auth login` or of HF_TOKEN.
+
+    Args:
+        checkpoint: folder with the model (or adapter), and with `results.json` and `overlay.png` where there are any.
+        repo_id: `owner/name`.
+        dry_run: assemble and check, but contact nobody.
+        private: for a repository that does not exist yet.
+        tag, license, language, base_model: see `Release`; an adapter has one base model, its own unless given.
+
+    Raises:
+        ValueError: for a checkpoint that cannot be published, and for a tag or visibility the repository contradicts.
+        PermissionError: where the Hub refuses the token.
+        ConnectionError: where the Hub fails or cannot be reached, after retries.
+    """
+    validate_repo_id(repo_id)
+    release = Release(repo_id, tag, license, language, base_model)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        assemble(Path(checkpoint), folder, release)
+        files = {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*"))}
+        return Publication(files, None if dry_run else _upload(folder, release, private))
+
+
+def assemble(checkpoint: Path, folder: Path, release: Release) -> None:
+    """Writes what would be published into the empty `folder`.
+
+    Raises:
+        ValueError: for a checkpoint that is none of ours or incomplete, and for a secret in what would be published.
+    """
+    results = read_results(checkpoint / RESULTS) if (checkpoint / RESULTS).exists() else None
+    if results is not None:
+        results = _without_directories(results)
+        (folder / RESULTS).write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if (checkpoint / ADAPTER_CONFIG).exists():
+        _assemble_adapter(checkpoint, folder, release, results)
+    else:
+        _assemble_model(checkpoint, folder, release, results)
+    check_folder(folder)
+
+
+def _assemble_model(checkpoint: Path, folder: Path, release: Release, results: Results | None) -> None:
+    _check_model_type(checkpoint)
+    try:
+        loaded: Any = QCAForVisualQuestionAnswering.from_pretrained(checkpoint, output_loading_info=True)
+        processor = QCAProcessor.from_pretrained(checkpoint)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{checkpoint} cannot be loaded: {error}") from error
+    model, loading = loaded
+    if missing := sorted(loading["missing_keys"]):
+        raise ValueError(f"{checkpoint} lacks {len(missing)} weights, such as {missing[0]}; it is not a whole model.")
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    write_code(model.config, folder)
+    overlay = OVERLAY if (checkpoint / OVERLAY).exists() else None
+    if overlay:
+        shutil.copyfile(checkpoint / overlay, folder / overlay)
+    model_card(model.config, results, release, overlay).save(folder / CARD)
+
+
+def _check_model_type(checkpoint: Path) -> None:
+    config = _read_json(checkpoint / "config.json")
+    if config.get("model_type") != QCAConfig.model_type:
+        raise ValueError(
+            f"{checkpoint} holds a {config.get('model_type')!r} model; only qca models are published here."
+        )
+
+
+def write_code(config: QCAConfig, folder: Path) -> None:
+    """Puts the installed package's code beside the weights, and a config that points at it."""
+    config.auto_map, config.custom_pipelines = dict(AUTO_MAP), dict(CUSTOM_PIPELINES)
+    config.save_pretrained(folder)
+    for source in CODE.glob("*_qca.py"):
+        shutil.copyfile(source, folder / source.name)
+
+
+def _assemble_adapter(checkpoint: Path, folder: Path, release: Release, results: Results | None) -> None:
+    config = _read_json(checkpoint / ADAPTER_CONFIG)
+    if not (checkpoint / ADAPTER_WEIGHTS).exists():
+        raise ValueError(f"{checkpoint} has no {ADAPTER_WEIGHTS}; save the adapter with save_pretrained.")
+    if release.base_model:
+        config["base_model_name_or_path"] = release.base_model[0]
+    base = config["base_model_name_or_path"]
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", base) or Path(base).exists():
+        raise ValueError(
+            f"The adapter's base model {base!r} is not on the Hub: push it first, and pass its id as `base_model`."
+        )
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    shutil.copyfile(checkpoint / ADAPTER_WEIGHTS, folder / ADAPTER_WEIGHTS)
+    card = ModelCard.load(checkpoint / CARD)
+    for key, value in card_metadata(results, release).to_dict().items():
+        if key not in ("library_name", "tags", "base_model_relation"):
+            card.data[key] = value
+    card.data["base_model"], card.data["base_model_relation"] = base, "adapter"
+    card.save(folder / CARD)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be read ({error.strerror}); pass the folder of a saved checkpoint."
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+
+
+def _without_directories(value: Any) -> Any:
+    """Every absolute path in the strings of `value` shortened to its last part."""
+    if isinstance(value, dict):
+        return {key: _without_directories(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_directories(inner) for inner in value]
+    if isinstance(value, str):
+        return ABSOLUTE_PATH.sub(lambda match: re.split(r"[/\\]", match[0].rstrip("/\\"))[-1], value)
+    return value
+
+
+def check_folder(folder: Path) -> None:
+    """
+    Raises:
+        ValueError: naming the file that may hold a pickle, a token or an absolute path.
+    """
+    token = get_token()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix not in ALLOWED:
+            raise ValueError(f"{path.name} is not published: only {', '.join(sorted(ALLOWED))} files are.")
+        if path.suffix not in READABLE:
+            continue
+        text = path.read_text(encoding="utf-8")
+        if TOKEN.search(text) or (token is not None and token in text):
+            raise ValueError(f"{path.name} holds an access token; remove it, and revoke it if it was shared.")
+        if path.name not in VOCABULARIES and (match := ABSOLUTE_PATH.search(text)):
+            raise ValueError(f"{path.name} holds the absolute path {match[0]}; make it relative or remove it.")
+
+
+def _upload(folder: Path, release: Release, private: bool) -> str:
+    api = HfApi()
+    repo_id, tag = release.repo_id, release.tag
+    outcome = f"{repo_id} was not published"
+    try:
+        _persistently(lambda: api.create_repo(repo_id, private=private, exist_ok=True))
+        info = _persistently(lambda: api.model_info(repo_id))
+        if private and not info.private:
+            raise ValueError(f"{repo_id} exists and is public; make it private on the Hub, or choose another name.")
+        if tag in [ref.name for ref in _persistently(lambda: api.list_repo_refs(repo_id)).tags]:
+            raise ValueError(f"{repo_id} already has a tag {tag!r}; choose another one.")
+        stored = [file.rfilename for file in info.siblings or []]
+        replaced = [name for name in stored if "/" not in name and Path(name).suffix in REPLACED]
+        commit = _persistently(
+            lambda: api.upload_folder(
+                repo_id=repo_id, folder_path=folder, commit_message=tag or "Publish", delete_patterns=replaced
+            )
+        )
+        outcome = f"{repo_id} was published, but without its tag {tag}"
+        if tag:
+            _persistently(lambda: api.create_tag(repo_id, tag=tag, revision=commit.oid, exist_ok=True))
+    except (HTTPError, json.JSONDecodeError) as error:
+        raise _as_one_message(error, outcome) from error
+    return commit.commit_url
+
+
+def _persistently(request: Callable[[], Outcome]) -> Outcome:
+    """`request`, which must be harmless to repeat, again after a failure that may pass.
+
+    huggingface_hub itself repeats the parts of an upload, but not creating, committing and tagging. A commit whose
+    reply was lost is found made by the second attempt, which has nothing left to change.
+    """
+    for attempt in range(1, ATTEMPTS):
+        try:
+            return request()
+        except (HTTPError, json.JSONDecodeError) as error:  # a gateway may send HTML where JSON was expected
+            if isinstance(error, HfHubHTTPError) and error.response.status_code not in PASSING:
+                raise
+            time.sleep(2**attempt)
+    return request()
+
+
+def _as_one_message(error: Exception, outcome: str) -> OSError:
+    if not isinstance(error, HfHubHTTPError):
+        return ConnectionError(f"{outcome}: the Hub cannot be reached ({error}). Run the command again.")
+    status = error.response.status_code
+    if status in (401, 403):
+        return PermissionError(
+            f"{outcome}: the Hub refuses the token ({status}). Log in with `hf auth login` and a token that may write."
+        )
+    reason = error.server_message or error.response.reason_phrase
+    return ConnectionError(f"{outcome}: the Hub answers {status} {reason}. Run the command again.")

@@ -1,0 +1,184 @@
+"""The model card: every number from results.json, metadata the Hub accepts, examples that are Python."""
+
+import ast
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hub.card_validation import card_metadata as front_matter
+from hub.card_validation import card_problems
+from hub.checkpoint import example_results
+from huggingface_hub import ModelCard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import tiny_config
+
+from modeling_qca.hub_card.card import Release, format_value, model_card, read_results
+
+RELEASE = Release(
+    "user/qca-rooms", "v1", base_model=("facebook/dinov2-small", "sentence-transformers/all-MiniLM-L6-v2")
+)
+
+
+def render(results: dict[str, Any] | None, release: Release = RELEASE, **arguments: Any) -> str:
+    return str(model_card(tiny_config(), results, release, **arguments))
+
+
+def table(card: str, first_cell: str) -> list[list[str]]:
+    """The cells of the Markdown table whose head begins with `first_cell`."""
+    lines = card.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith(f"| {first_cell} |"))
+    rows = []
+    for line in lines[start:]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]])
+    return [row for row in rows if set(row[1]) != {"-"}]
+
+
+def test_the_metadata_say_what_the_hub_files_the_model_under() -> None:
+    metadata = front_matter(render(example_results()))
+    assert {key: value for key, value in metadata.items() if key != "model-index"} == {
+        "license": "apache-2.0",
+        "language": "en",
+        "library_name": "transformers",
+        "pipeline_tag": "visual-question-answering",
+        "tags": ["vqa", "query-conditioned-attention"],
+        "base_model": list(RELEASE.base_model),
+        "base_model_relation": "finetune",
+        "datasets": ["rooms"],
+        "metrics": ["accuracy", "wups_0.9"],
+    }
+    assert card_problems(render(example_results())) == ([], [])
+
+
+def test_the_model_index_holds_the_measured_values_and_survives_loading() -> None:
+    loaded: Any = ModelCard(render(example_results())).data
+    measured = {result.metric_type: result.metric_value for result in loaded.eval_results}
+    assert measured == {"accuracy": 0.7281, "wups_0.9": 0.7344}
+    assert {(result.dataset_name, result.dataset_split) for result in loaded.eval_results} == {("Rooms", "dev")}
+    assert loaded.model_name == "qca-rooms"
+
+
+def test_results_stand_beside_the_baselines_and_what_was_not_measured_is_a_dash() -> None:
+    assert table(render(example_results()), "metric") == [
+        ["metric", "this model", "majority", "question_only"],
+        ["accuracy", "0.728 ± 0.012", "0.210", "0.408"],
+        ["wups_0.9", "0.734", "–", "0.400"],
+    ]
+
+
+def test_attention_stands_beside_its_controls() -> None:
+    card = render(example_results())
+    assert table(card[card.index("### Where it looks") :], "metric") == [
+        ["metric", "model", "centre", "uniform", "shuffled_question"],
+        ["pointing_game", "0.817", "0.313", "0.253", "0.308"],
+        ["energy", "0.641", "–", "0.253", "–"],
+    ]
+
+
+def test_question_types_recipe_cost_and_seeds_are_shown() -> None:
+    card = render(example_results())
+    assert table(card, "question type")[2] == ["side\\|which", "0.777", "924"]
+    assert table(card, "field")[1] == ["learning_rate", "2e-05"]
+    for line in ("Seeds: 7, 8, 9.", "- milliseconds per question: 3.217", "- trained parameters: 71,845"):
+        assert line in card
+    assert "1,234 questions about 85 images" in card and "qca train recipes/rooms.yaml" in card
+
+
+def test_every_decimal_number_of_the_body_is_in_results_json() -> None:
+    results = example_results()
+    body = ModelCard(render(results)).text
+    shown = set(re.findall(r"(?<![\w.])\d+\.\d{3}(?![\w.])", body))
+    leaves = [value for value in _leaves(results) if isinstance(value, float)]
+    assert shown <= {f"{value:.3f}" for value in leaves} and len(shown) > 10
+
+
+def _leaves(value: Any) -> list[Any]:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return [value] if inner is None else [leaf for item in inner for leaf in _leaves(item)]
+
+
+def test_a_checkpoint_nobody_evaluated_gets_a_card_that_says_so() -> None:
+    card = render(None)
+    assert "nobody has measured it" in card and not re.search(r"\d\.\d{3}", ModelCard(card).text)
+    assert "model-index" not in front_matter(card) and card_problems(card) == ([], [])
+
+
+def test_the_examples_are_python_for_this_repository_and_tag() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", render(example_results()), flags=re.DOTALL)
+    assert len(blocks) == 4
+    for block in blocks:
+        ast.parse(block)
+        assert '"user/qca-rooms", revision="v1"' in block
+    assert "revision" not in render(example_results(), Release("user/qca-rooms"))
+
+
+def test_the_overlay_is_shown_where_there_is_one() -> None:
+    assert "(overlay.png)" in render(None, overlay="overlay.png") and "(overlay.png)" not in render(None)
+
+
+@settings(deadline=None)
+@given(
+    st.text(min_size=1),
+    st.dictionaries(st.text(min_size=1), st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=3),
+)
+def test_no_name_breaks_the_metadata_or_the_tables(name: str, metrics: dict[str, float]) -> None:
+    data = example_results()["data"] | {"name": name}
+    card = render(example_results(metrics=metrics, per_question_type={name: {"accuracy": 0.5}}, data=data))
+    index = yaml.safe_load(card.split("\n---\n")[0].removeprefix("---"))["model-index"]
+    assert index[0]["results"][0]["dataset"]["name"] == name
+    assert {entry["type"]: entry["value"] for entry in index[0]["results"][0]["metrics"]} == metrics
+    assert [len(row) for row in table(card, "question type")] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [
+        (0.72849, "0.728"),
+        (12345, "12,345"),
+        ({"mean": 0.5, "std": 0.01, "seeds": 3}, "0.500 ± 0.010"),
+        (None, "–"),
+        ("CPU", "CPU"),
+        (True, "True"),
+    ],
+)
+def test_values_as_text(value: Any, text: str) -> None:
+    assert format_value(value) == text
+
+
+def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(example_results()))
+    assert read_results(path) == example_results()
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"metrics": None}, "'metrics' must be a dict"),
+        ({"metrics": {}}, "'metrics' is empty"),
+        ({"metrics": {"accuracy": float("nan")}}, "'metrics.accuracy' is nan"),
+        ({"baselines": {"majority": 0.2}}, "'baselines.majority' must be a mapping"),
+        ({"data": {"name": "Rooms"}}, "'data.split' is missing"),
+        ({"accuracy": 0.7}, "unknown entry 'accuracy'"),
+    ],
+)
+def test_results_of_another_form_are_refused_by_name(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(example_results(**changed)))
+    with pytest.raises(ValueError, match=f"results.json: {re.escape(message)}"):
+        read_results(path)
+
+
+def test_an_incomplete_or_broken_results_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps({key: value for key, value in example_results().items() if key != "seeds"}))
+    with pytest.raises(ValueError, match=r"results.json: 'seeds' is missing"):
+        read_results(path)
+    path.write_text("{")
+    with pytest.raises(ValueError, match=r"results.json is not valid JSON"):
+        read_results(path)
