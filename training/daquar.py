@@ -14,7 +14,7 @@ _OFFICIAL_SPLITS = {"validation": "test"}
 
 @dataclass(frozen=True)
 class DAQUAR(Table):
-    """A folder with the official `qa.<classes>.raw.<split>.txt`, or with a table as `Table` reads it; or one such file.
+    """A folder with the official `qa.<classes>.raw.<split>.txt`, or with a table as in `Table`; or one such file.
 
     The text alternates lines: `what is on the table in the image3 ?`, then `cup, plate`. Answers are sets. The split
     `validation` is `test` in the official names. Other options are those of `Table`.

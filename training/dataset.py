@@ -79,8 +79,8 @@ def load_rows(
         split: `train`, `validation` or another split the data has.
         format: a key of `FORMATS`: `table` (CSV, JSON lines or Parquet with a folder of images), `hub`, `vqa_v2`,
             `vqa_hat`, `daquar` or `gqa`.
-        validation_ratio: cut both splits from the data's train split, this share of the rows for validation. By default
-            the splits are the data's own.
+        validation_ratio: cut both splits from the data's train split, with this share of the rows for validation. By
+            default the splits are the data's own.
         group_by: keep rows together when cutting: a column, or a column of numbered names and a divisor. `image_id`
             cuts by image, `image_id // 12` by runs of twelve neighbouring image numbers. By default each row alone.
         seed: of the cut.
@@ -97,7 +97,9 @@ def load_rows(
     if on_bad_image not in ("raise", "skip"):
         raise ValueError(f"on_bad_image is raise or skip, not {on_bad_image!r}")
     if validation_ratio is not None and streaming:
-        raise ValueError("validation_ratio needs all rows: write the validation split to its own file, or do not stream")
+        raise ValueError(
+            "validation_ratio needs all rows: write the validation split to its own file, or do not stream"
+        )
     if validation_ratio is None and group_by is not None:
         raise ValueError("group_by says how to cut: give validation_ratio too")
     own_split = "train" if validation_ratio is not None else split
@@ -138,7 +140,9 @@ def split_rows(
     chosen = set(held_out)
     kept = [index for index in range(len(rows)) if index not in chosen]
     if not kept or not chosen:
-        raise ValueError(f"{len(rows)} rows in {len(groups)} groups cannot be cut at validation_ratio {validation_ratio}")
+        raise ValueError(
+            f"{len(rows)} rows in {len(groups)} groups cannot be cut at validation_ratio {validation_ratio}"
+        )
     return rows.select(kept), rows.select(sorted(chosen))
 
 
@@ -209,7 +213,9 @@ def _build(reader: Reader, split: str, on_bad_image: str, cache: Path) -> datase
         raise
     if skipped := json.loads(report.read_text()):
         lines = "\n".join(f"  {entry['place']}: {entry['image']}: {entry['reason']}" for entry in skipped)
-        logger.warning("skipped %d of %d rows, their images cannot be read:\n%s", len(skipped), len(rows) + len(skipped), lines)
+        logger.warning(
+            "skipped %d of %d rows, their images cannot be read:\n%s", len(skipped), len(rows) + len(skipped), lines
+        )
     return rows
 
 

@@ -21,9 +21,9 @@ _OFFICIAL_SPLITS = {"validation": "val"}
 class GQA:
     """A folder with `<split>_<subset>_questions.json` and `<split>_sceneGraphs.json`.
 
-    A row's relevance has two maps: the objects its question refers to, then the objects its answer refers to (the share
-    of each cell that their boxes cover). Where only one of the two refers to objects, that map stands twice; where
-    neither does, the row has none.
+    A row's relevance has two maps: the objects its question refers to, then the objects its answer refers to (the
+    share of each cell that their boxes cover). Where only one of the two refers to objects, that map stands twice;
+    where neither does, the row has none.
 
     Args:
         data: the folder.
@@ -60,15 +60,18 @@ class GQA:
         folder = ImageFolder(self._image_folder())
         for index, (question_id, question) in enumerate(_read_entries(Path(shard))):
             place = f"{shard} question {question_id} (row {index})"
-            yield place, {
-                "image": folder.find(f"{question['imageId']}.jpg"),
-                "image_id": question["imageId"],
-                "question": question["question"],
-                "question_id": question_id,
-                "question_type": question.get("types", {}).get("structural", ""),
-                "answers": count_answers([question["answer"]] if "answer" in question else []),
-                "relevance": self._relevance(question, graphs, place) if self.scene_graphs else None,
-            }
+            yield (
+                place,
+                {
+                    "image": folder.find(f"{question['imageId']}.jpg"),
+                    "image_id": question["imageId"],
+                    "question": question["question"],
+                    "question_id": question_id,
+                    "question_type": question.get("types", {}).get("structural", ""),
+                    "answers": count_answers([question["answer"]] if "answer" in question else []),
+                    "relevance": self._relevance(question, graphs, place) if self.scene_graphs else None,
+                },
+            )
 
     def _relevance(
         self, question: Mapping[str, Any], graphs: Mapping[str, "SceneBoxes"], place: str

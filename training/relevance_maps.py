@@ -18,7 +18,7 @@ def cell_shares(mask: ArrayLike, grid: Grid) -> NDArray[np.float32]:
     """The share in [0, 1] of each of rows x columns cells that `mask` [height, width] covers, by overlap of area."""
     pixels = np.asarray(mask, dtype=np.float32)
     down, across = (_overlap(cells, size) for cells, size in zip(grid, pixels.shape, strict=True))
-    return down @ pixels @ across.T
+    return (down @ pixels @ across.T).astype(np.float32)
 
 
 def as_steps(relevance: ArrayLike, place: str) -> NDArray[np.float32]:
@@ -47,7 +47,7 @@ def read_maps(path: Path, where: Mapping[str, str] | None = None) -> Iterator[tu
         where: keep only maps whose entry in another array of the file equals this: `{"tier": "strict"}`.
 
     Raises:
-        ValueError: the file is no npz, `mask` has another form, `row` does not ascend, or a name in `where` is unknown.
+        ValueError: the file is no npz, `mask` has another form, `row` does not ascend, or `where` names no array.
     """
     try:
         arrays = np.load(path, allow_pickle=False)

@@ -238,7 +238,9 @@ def _answers(value: Any, separator: str | None, place: str) -> list[dict[str, An
     elif isinstance(value, list) and all(isinstance(answer, Mapping) and "answer" in answer for answer in value):
         given = [answer["answer"] for answer in value for _ in range(answer.get("count", 1))]
     else:
-        raise ValueError(f"{place}: an answer is a text, a list of texts or a list of {{answer, count}}, not {value!r}")
+        raise ValueError(
+            f"{place}: an answer is a text, a list of texts or a list of {{answer, count}}, not {value!r}"
+        )
     given = [answer.strip() for answer in given]
     if not given or not all(given):
         raise ValueError(f"{place}: the answer is empty")

@@ -45,8 +45,8 @@ class VQAHat:
         files = self._files_by_question()
         for place, row in self._questions().rows(shard):
             if row["question_id"] in files:
-                maps = [_read_map(path, self.relevance_grid) for path in files[row["question_id"]]]
-                yield place, {**row, "relevance": np.mean(maps, axis=0, dtype=np.float32)[None]}
+                maps = np.stack([_read_map(path, self.relevance_grid) for path in files[row["question_id"]]])
+                yield place, {**row, "relevance": maps.mean(axis=0, keepdims=True)}
 
     def _questions(self) -> VQAv2:
         return VQAv2(self.data, self.split, self.images)

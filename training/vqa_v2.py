@@ -51,15 +51,18 @@ class VQAv2:
             else:
                 question_type, answers = "", ()
             name = f"COCO_{self._image_subtype}_{question['image_id']:012d}.jpg"
-            yield f"{place} (row {index})", {
-                "image": folder.find(name),
-                "image_id": str(question["image_id"]),
-                "question": question["question"],
-                "question_id": str(question["question_id"]),
-                "question_type": question_type,
-                "answers": count_answers(answers),
-                "relevance": None,
-            }
+            yield (
+                f"{place} (row {index})",
+                {
+                    "image": folder.find(name),
+                    "image_id": str(question["image_id"]),
+                    "question": question["question"],
+                    "question_id": str(question["question_id"]),
+                    "question_type": question_type,
+                    "answers": count_answers(answers),
+                    "relevance": None,
+                },
+            )
 
     @property
     def _subtype(self) -> str:

@@ -54,7 +54,9 @@ def attention_quality(predictions: ArrayLike, references: ArrayLike) -> dict[str
     """
     predicted, target = _flatten(predictions, "predictions"), _flatten(references, "references")
     if np.shape(predictions) != np.shape(references):
-        raise ValueError(f"predictions are {np.shape(predictions)} but references {np.shape(references)}: resize first")
+        raise ValueError(
+            f"predictions are {np.shape(predictions)} but references {np.shape(references)}: resize first"
+        )
     if not target.max(axis=1, initial=0).all():
         raise ValueError(f"reference map {int((target.max(axis=1) > 0).argmin())} is all zero: leave such rows out")
     inside = target >= 0.5 * target.max(axis=1, keepdims=True)
@@ -215,6 +217,6 @@ def _auc_judd(predicted: NDArray[np.float64], inside: NDArray[np.bool_]) -> floa
 
 
 def _kl(target: Maps, predicted: Maps) -> Maps:
-    """Kullback-Leibler divergence of the prediction from the target, in nats, with the epsilon of the benchmark code."""
+    """Kullback-Leibler divergence of prediction from target, in nats, with the epsilon of the benchmark code."""
     epsilon = np.finfo(np.float64).eps
     return (target * np.log(epsilon + target / (predicted + epsilon))).sum(axis=1)

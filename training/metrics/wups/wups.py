@@ -38,7 +38,7 @@ _PENALTY = 0.1
 def similarity(first: str, second: str) -> float:
     """Wu-Palmer similarity in [0, 1] of two answers: the best over their noun senses, 1 for equal ones.
 
-    Answers of several words are looked up joined by `_`, as WordNet writes them. A word WordNet does not know scores 0.
+    Answers of several words are looked up joined by `_`, as WordNet writes them. Words it does not know score 0.
 
     Raises:
         LookupError: WordNet is not installed; the message says how to fetch it.
@@ -62,7 +62,8 @@ def set_score(predicted: Sequence[str], right: Sequence[str], threshold: float) 
     if not predicted or not right:
         return float(not predicted and not right)
     return min(
-        prod(membership(answer, right) for answer in predicted), prod(membership(answer, predicted) for answer in right)
+        prod(membership(answer, right) for answer in predicted),
+        prod(membership(answer, predicted) for answer in right),
     )
 
 
