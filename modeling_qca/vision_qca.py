@@ -7,7 +7,6 @@ The layers are the backbone's own modules under their own names, so its checkpoi
 it. Layers before the first that depends on the question run once per image; the rest run once per question.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +17,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention_qca import DotProductScorer, masked_softmax, split_heads
+from .attention_qca import masked_softmax, split_heads
 from .configuration_qca import QCAConfig
 
 
@@ -29,27 +28,20 @@ class EncoderLayout:
     layers: str
     attention: str
     norm: str
-    output: str
     before_layers: str | None = None
     after_layers: str | None = None
     interpolates_itself: bool = False
 
 
-_VIT = EncoderLayout("layers", "attention", "layernorm_before", "o_proj", after_layers="layernorm")
-_DINO = EncoderLayout(
-    "encoder.layer", "attention", "norm1", "o_proj", after_layers="layernorm", interpolates_itself=True
-)
+_VIT = EncoderLayout("layers", "attention", "layernorm_before", after_layers="layernorm")
+_DINO = EncoderLayout("encoder.layer", "attention", "norm1", after_layers="layernorm", interpolates_itself=True)
 LAYOUTS = {
     "vit": _VIT,
     "deit": _VIT,
     "dinov2": _DINO,
     "dinov2_with_registers": _DINO,
-    "clip_vision_model": EncoderLayout(
-        "encoder.layers", "self_attn", "layer_norm1", "out_proj", before_layers="pre_layrnorm"
-    ),
-    "siglip_vision_model": EncoderLayout(
-        "encoder.layers", "self_attn", "layer_norm1", "out_proj", after_layers="post_layernorm"
-    ),
+    "clip_vision_model": EncoderLayout("encoder.layers", "self_attn", "layer_norm1", before_layers="pre_layrnorm"),
+    "siglip_vision_model": EncoderLayout("encoder.layers", "self_attn", "layer_norm1", after_layers="post_layernorm"),
 }
 
 
@@ -81,8 +73,8 @@ class QCAVisionOutput(ModelOutput):
             One row an image, until a layer depends on the question: then one row a question.
         positions (`torch.LongTensor` of shape `(questions, kept patches)`, *optional*):
             Raster positions of the kept patches where the budget dropped the others.
-        patch_mask (`torch.BoolTensor` of shape `(questions, patches or kept patches)`, *optional*):
-            `False` on patches the budget dropped and on the padding of an adaptive budget.
+        patch_mask (`torch.BoolTensor` of shape `(questions, kept patches)`, *optional*):
+            `False` on the padding of an adaptive budget.
         budget_relevance (`torch.FloatTensor` of shape `(questions, patches)`, *optional*):
             Probabilities the budget ranked the patches by.
         hidden_states, attentions (`tuple[torch.FloatTensor]`, *optional*): of the layers, on request.
@@ -97,8 +89,8 @@ class QCAVisionOutput(ModelOutput):
 
 
 class GatedConditioning(nn.Module):
-    """
-    A layer's access to the question, through a gate that starts closed: adds \\(\\tanh(g) a\\), exactly 0 at first.
+    r"""
+    A layer's access to the question, through a gate that starts closed: adds \\(\tanh(g) a\\), exactly 0 at first.
 
     `patches_read_question`: cross-attention from every token to the question's tokens (in the manner of Flamingo,
     Alayrac et al. 2022, eq. 1). `question_reads_patches`: the question reads the tokens and its one answer is added to
@@ -130,7 +122,7 @@ class GatedConditioning(nn.Module):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
+        tokens: torch.Tensor,
         question: torch.Tensor,
         question_tokens: torch.Tensor,
         question_mask: torch.Tensor,
@@ -140,129 +132,152 @@ class GatedConditioning(nn.Module):
     ) -> torch.Tensor:
         """
         Args:
-            hidden_states: `[B, S, E]`.
+            tokens: `[B, S, E]`.
             question, question_tokens, question_mask: `[B, D]`, `[B, L, D]` and `[B, L]` (boolean).
-            token_mask: `[B, S]` boolean, `False` on dropped tokens.
+            token_mask: `[B, S]` boolean, `False` on padding.
             layer_norm, layer_attention: the conditioned layer's own, for `shared_projections`.
 
         Returns:
-            `[B, S, E]`
+            `[B, S, E]`; a question without any token leaves its row unchanged.
         """
-        key_mask: torch.Tensor | None = question_mask
+        mask: torch.Tensor | None = question_mask
         if self.mode == "patches_read_question":
-            tokens = self.question_norm(question_tokens)
-            query, key, value = self.q_proj(self.norm(hidden_states)), self.k_proj(tokens), self.v_proj(tokens)
+            words = self.question_norm(question_tokens)
+            query, key, value = self.q_proj(self.norm(tokens)), self.k_proj(words), self.v_proj(words)
         elif self.mode == "shared_projections":
-            tokens = self.question_mlp(self.question_norm(question_tokens))
-            query = layer_attention.q_proj(layer_norm(hidden_states))
-            key, value = layer_attention.k_proj(tokens), layer_attention.v_proj(tokens)
+            words = self.question_mlp(self.question_norm(question_tokens))
+            query = layer_attention.q_proj(layer_norm(tokens))
+            key, value = layer_attention.k_proj(words), layer_attention.v_proj(words)
         else:
-            normed = self.norm(hidden_states)
+            normed, mask = self.norm(tokens), token_mask
             query = self.q_proj(self.question_norm(question)[:, None])  # [B, 1, E]
-            key, value, key_mask = self.k_proj(normed), self.v_proj(normed), token_mask
+            key, value = self.k_proj(normed), self.v_proj(normed)
         query, key, value = (split_heads(states, self.num_heads) for states in (query, key, value))
-        additive_mask = None
-        if key_mask is not None:
-            additive_mask = torch.zeros_like(key_mask, dtype=query.dtype)
-            additive_mask = additive_mask.masked_fill(~key_mask, torch.finfo(query.dtype).min)[:, None, None]
-        read = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=additive_mask)
-        return hidden_states + torch.tanh(self.gate) * self.o_proj(read.transpose(1, 2).flatten(2))
+        readable = present = None
+        if mask is not None:
+            present = mask.any(dim=-1, keepdim=True)
+            readable = (mask | ~present)[:, None, None]  # [B, 1, 1, K]; an empty row is left open and zeroed below
+        read = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=readable)
+        update = self.o_proj(read.transpose(1, 2).flatten(2))
+        if present is not None:
+            update = update * present[..., None]
+        return tokens + torch.tanh(self.gate) * update
 
 
 class TokenBudget(nn.Module):
     """
-    Keep the patches that matter for the question, drop the rest: a hard, per-sample choice.
+    Keep the patches that matter for the question, drop the rest: a hard choice that depends on nothing but the sample.
 
-    The choice depends on nothing but the sample. In training every token stays in place and the dropped ones are
-    masked; the kept ones carry a straight-through gradient to their score. At inference the kept ones are gathered in
-    raster order. Either way the dropped ones live on as one token, their relevance-weighted mean (EViT, Liang et al.
-    2022, eq. 4).
+    The kept patches are gathered in raster order, in training too: a dropped patch that nobody reads has no gradient,
+    so masking it in place would cost its compute and change nothing. The dropped ones live on as one token, their
+    relevance-weighted mean (EViT, Liang et al. 2022, eq. 4). The learned relevance gets its gradient through that mean
+    and, straight-through (Bengio et al. 2013), through the kept patches: each is multiplied by its relevance over the
+    same number without a gradient.
     """
 
     def __init__(self, config: QCAConfig):
         super().__init__()
-        self.bounds = config.token_budget if isinstance(config.token_budget, list) else [config.token_budget] * 2
-        self.adaptive_mass = config.token_budget_mass if isinstance(config.token_budget, list) else None
-        self.scorer_name = config.token_budget_scorer
-        if self.scorer_name == "learned":
+        self.adaptive = isinstance(config.token_budget, list)
+        self.fewest, self.most = config.token_budget if self.adaptive else [config.token_budget] * 2
+        self.mass = config.token_budget_mass
+        self.scorer = config.token_budget_scorer
+        if self.scorer == "learned":
             vision_size = config.vision_config.hidden_size
             self.norm = nn.LayerNorm(vision_size)
-            self.scorer = DotProductScorer(config.hidden_size, vision_size, vision_size, num_heads=1)
+            self.q_proj = nn.Linear(config.hidden_size, vision_size)
 
     def relevance(
-        self, tokens: torch.Tensor, prefix: int, question: torch.Tensor, norm: nn.Module, attention: nn.Module
+        self,
+        tokens: torch.Tensor,
+        prefix: int,
+        question: torch.Tensor,
+        layer_norm: nn.Module,
+        layer_attention: nn.Module,
     ) -> torch.Tensor:
-        """Probabilities `[B, N]` to rank the patches of `tokens` `[B, P + N, E]` by; `norm` and `attention` are the
-        next layer's, whose CLS attention is one of the baselines."""
+        r"""
+        What to rank the patches by: probabilities `[B, N]` in float32.
+
+        `learned`: \\(\mathrm{softmax}_i((W q + b) \cdot v_i / \sqrt E)\\); b scores a patch whatever the question.
+        `random`: chance. `cls_attention`: the next layer's attention from the CLS token to patches, mean over heads.
+
+        Args:
+            tokens: `[B, P + N, E]`.
+            prefix: P.
+            question: `[B, D]`.
+            layer_norm, layer_attention: of the next layer.
+        """
         patches = tokens[:, prefix:]
-        if self.scorer_name == "random":
-            return masked_softmax(torch.randn(patches.shape[:2], device=patches.device), None)
-        if self.scorer_name == "cls_attention":
-            normed, heads = norm(tokens), attention.q_proj.out_features // attention.head_dim
-            query = split_heads(attention.q_proj(normed[:, :1]), heads)  # [B, heads, 1, d]
-            key = split_heads(attention.k_proj(normed[:, prefix:]), heads)
-            scores = torch.matmul(query, key.transpose(-1, -2)) * attention.head_dim**-0.5
-            return masked_softmax(scores, None).mean(dim=1).squeeze(1)
-        scores = self.scorer(self.scorer.queries(question[:, None]), self.scorer.keys(self.norm(patches)))
-        return masked_softmax(scores[:, 0, 0], None)
+        if self.scorer == "random":
+            return torch.rand(patches.shape[:2], device=patches.device).softmax(dim=-1)
+        if self.scorer == "cls_attention":
+            return _cls_attention(layer_norm(tokens), layer_attention, prefix)
+        scores = torch.einsum("be,bne->bn", self.q_proj(question), self.norm(patches))
+        return masked_softmax(scores * tokens.shape[-1] ** -0.5, None)
 
     def keep(self, relevance: torch.Tensor) -> torch.Tensor:
         """Which patches of `relevance` `[B, N]` stay: boolean `[B, N]`. Ties go to the earlier patch."""
         ranked, order = relevance.sort(dim=-1, descending=True, stable=True)
         rank = torch.arange(relevance.shape[1], device=relevance.device)
-        kept = rank < self.bounds[1]
-        if self.adaptive_mass is not None:
+        kept = (rank < self.most).expand_as(order)
+        if self.adaptive:
             mass_before = ranked.cumsum(dim=-1) - ranked
-            kept = kept & ((mass_before < self.adaptive_mass) | (rank < self.bounds[0]))
-        return torch.zeros_like(order, dtype=torch.bool).scatter(1, order, kept.expand_as(order))
+            kept = kept & ((mass_before < self.mass) | (rank < self.fewest))
+        return torch.zeros_like(kept).scatter(1, order, kept)
 
     def forward(
-        self, tokens: torch.Tensor, prefix: int, relevance: torch.Tensor, kept: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        self, tokens: torch.Tensor, prefix: int, relevance: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
         """
         Args:
-            tokens: `[B, P + N, E]`; `relevance` and `kept` are `[B, N]`.
+            tokens: `[B, P + N, E]`.
+            prefix: P.
+            relevance: `[B, N]`.
 
         Returns:
-            Tokens `[B, P + N or K, + 1, E]` (the last one stands for the dropped), their mask (`None` where all
-            count) and the kept patches' raster positions `[B, K]` (`None` where patches stay in place).
+            Tokens `[B, P + K + 1, E]`, the last of which stands for the dropped; their mask `[B, P + K + 1]` under an
+            adaptive budget, whose rows keep different numbers of patches (K is the largest), else `None`; and the
+            kept patches' raster positions `[B, K]`.
         """
         prefix_tokens, patches = tokens[:, :prefix], tokens[:, prefix:]
-        weights = (relevance * ~kept).to(tokens.dtype)
-        mass = weights.sum(dim=-1, keepdim=True)
-        merged = torch.einsum("bn,bne->be", weights / mass.clamp(min=torch.finfo(tokens.dtype).tiny), patches)[:, None]
-        some_dropped = ~kept.all(dim=-1, keepdim=True)
-        if self.training:
-            scale = (relevance * relevance.shape[1]).to(tokens.dtype)[..., None]
-            patches = patches + patches * (scale - scale.detach())
-            positions, present = None, kept
-        else:
-            count = self.bounds[1] if self.adaptive_mass is None else int(kept.sum(dim=-1).max())
-            positions = (~kept).to(torch.int8).argsort(dim=-1, stable=True)[:, :count]  # kept first, raster order
-            patches = patches.gather(1, positions[..., None].expand(-1, -1, patches.shape[-1]))
-            present = None if self.adaptive_mass is None else kept.gather(1, positions)
+        kept = self.keep(relevance)
+        weights = relevance * ~kept
+        weights = weights / weights.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
+        merged = torch.einsum("bn,bne->be", weights.to(tokens.dtype), patches)[:, None]
+        count = int(kept.sum(dim=-1).max()) if self.adaptive else self.most
+        positions = (~kept).to(torch.int8).argsort(dim=-1, stable=True)[:, :count]  # the kept first, in raster order
+        patches = patches.gather(1, positions[..., None].expand(-1, -1, patches.shape[-1]))
+        chosen = relevance.gather(1, positions).clamp(min=torch.finfo(relevance.dtype).tiny)
+        patches = patches * (chosen / chosen.detach()).to(patches.dtype)[..., None]  # times one, straight-through
         tokens = torch.cat([prefix_tokens, patches, merged], dim=1)
-        if present is None:
+        if not self.adaptive:
             return tokens, None, positions
-        prefix_mask = kept.new_ones(kept.shape[0], prefix)
-        return tokens, torch.cat([prefix_mask, present, some_dropped], dim=1), positions
+        present, some_dropped = kept.gather(1, positions), ~kept.all(dim=-1, keepdim=True)
+        mask = torch.cat([kept.new_ones(kept.shape[0], prefix), present, some_dropped], dim=1)
+        return tokens, mask, positions
+
+
+def _cls_attention(tokens: torch.Tensor, attention: nn.Module, prefix: int) -> torch.Tensor:
+    """Attention of the first of the normed `tokens` `[B, P + N, E]` over the patches, `[B, N]`, sums to one."""
+    num_heads = attention.q_proj.out_features // attention.head_dim
+    query = split_heads(attention.q_proj(tokens[:, :1]), num_heads)  # [B, H, 1, d]
+    key = split_heads(attention.k_proj(tokens), num_heads)  # [B, H, P + N, d]
+    scores = torch.matmul(query, key.transpose(-1, -2)) * attention.head_dim**-0.5
+    weights = masked_softmax(scores, None).mean(dim=1)[:, 0, prefix:]
+    return weights / weights.sum(dim=-1, keepdim=True)
 
 
 @capture_outputs(tie_last_hidden_states=False)
 def run_layers(
-    backbone: nn.Module, steps: "list[LayerStep]", hidden_states: torch.Tensor, **kwargs
+    backbone: nn.Module,
+    layers: nn.ModuleList,
+    hidden_states: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    **kwargs: bool,
 ) -> BaseModelOutput:
-    """Run layers of `backbone`; its own hooks record hidden states and attentions where `kwargs` ask for them."""
-    attention_mask = None
-    for layer, before in steps:
-        if before is not None:
-            hidden_states, token_mask = before(hidden_states)
-            attention_mask = create_bidirectional_mask(backbone.config, hidden_states, token_mask)
+    """Run some `layers` of `backbone`; its own hooks record hidden states and attentions where `kwargs` ask."""
+    for layer in layers:
         hidden_states = layer(hidden_states, attention_mask, **kwargs)
     return BaseModelOutput(last_hidden_state=hidden_states)
-
-
-LayerStep = tuple[nn.Module, Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]] | None]
 
 
 class QuestionAwareVisionEncoder(nn.Module):
@@ -286,26 +301,22 @@ class QuestionAwareVisionEncoder(nn.Module):
         patch_height, patch_width = self.config.patch_size
         return height // patch_height, width // patch_width
 
-    def encode_images(self, pixel_values: torch.Tensor, **kwargs) -> QCAImageFeatures:
+    def encode_images(self, pixel_values: torch.Tensor, **kwargs: bool) -> QCAImageFeatures:
         """Everything that does not depend on the question: `[I, 3, h, w] -> [I, P + N, E]` and the grid.
 
         Raises:
             ValueError: where the backbone's tokens are not a prefix followed by the grid.
         """
-        height, width = pixel_values.shape[-2:]
-        grid = self.grid(height, width)
+        grid = self.grid(*pixel_values.shape[-2:])
         interpolation = self._interpolation(grid)
         shared = self.config.first_question_layer
         if shared is None:
             outputs = self.backbone(pixel_values=pixel_values, return_dict=True, **interpolation, **kwargs)
         else:
-            pixel_values = pixel_values.to(self.backbone.dtype)
-            hidden_states = self.backbone.embeddings(pixel_values, **interpolation)
+            hidden_states = self.backbone.embeddings(pixel_values.to(self.backbone.dtype), **interpolation)
             if self.layout.before_layers is not None:
                 hidden_states = self.backbone.get_submodule(self.layout.before_layers)(hidden_states)
-            outputs = run_layers(
-                self.backbone, [(layer, None) for layer in self._layers[:shared]], hidden_states, **kwargs
-            )
+            outputs = run_layers(self.backbone, self._layers[:shared], hidden_states, **kwargs)
         if outputs.last_hidden_state.dim() != 3 or outputs.last_hidden_state.shape[1] < grid[0] * grid[1]:
             raise ValueError(
                 f"The vision encoder ({self.config.vision_config.model_type}) returns "
@@ -325,7 +336,7 @@ class QuestionAwareVisionEncoder(nn.Module):
         question: torch.Tensor,
         question_tokens: torch.Tensor,
         question_mask: torch.Tensor,
-        **kwargs,
+        **kwargs: bool,
     ) -> QCAVisionOutput:
         """
         Args:
@@ -340,40 +351,29 @@ class QuestionAwareVisionEncoder(nn.Module):
         if first is None:
             output.patches = tokens[:, prefix:]
             return output
-        token_mask: torch.Tensor | None = None
-
-        def before_layer(index: int):
-            def listen(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-                nonlocal token_mask
-                layer = self._layers[index]
-                norm, attention = layer.get_submodule(self.layout.norm), layer.get_submodule(self.layout.attention)
-                if self.budget is not None and index == self.config.token_budget_layer:
-                    relevance = self.budget.relevance(tokens, prefix, question, norm, attention)
-                    output.budget_relevance = relevance
-                    if self.budget.bounds[0] < num_patches:
-                        kept = self.budget.keep(relevance)
-                        tokens, token_mask, output.positions = self.budget(tokens, prefix, relevance, kept)
-                if str(index) in self.conditioning:
-                    tokens = self.conditioning[str(index)](
-                        tokens, question, question_tokens, question_mask, token_mask, norm, attention
-                    )
-                return tokens, token_mask
-
-            return listen
-
-        steps = [(layer, before_layer(first + i)) for i, layer in enumerate(self._layers[first:])]
-        encoded = run_layers(self.backbone, steps, tokens[image_index], **kwargs)
-        tokens = encoded.last_hidden_state
+        tokens, token_mask, attention_mask = tokens[image_index], None, None
+        for index, layer in enumerate(self._layers[first:], start=first):
+            norm, attention = layer.get_submodule(self.layout.norm), layer.get_submodule(self.layout.attention)
+            if self.budget is not None and index == self.config.token_budget_layer:
+                output.budget_relevance = self.budget.relevance(tokens, prefix, question, norm, attention)
+                if self.budget.fewest < num_patches:
+                    tokens, token_mask, output.positions = self.budget(tokens, prefix, output.budget_relevance)
+                    attention_mask = create_bidirectional_mask(self.backbone.config, tokens, token_mask)
+            if str(index) in self.conditioning:
+                tokens = self.conditioning[str(index)](
+                    tokens, question, question_tokens, question_mask, token_mask, norm, attention
+                )
+            run = run_layers(self.backbone, [layer], tokens, attention_mask, **kwargs)
+            tokens = run.last_hidden_state
+            if run.hidden_states is not None:
+                output.hidden_states = (output.hidden_states or run.hidden_states[:1]) + run.hidden_states[1:]
+            if run.attentions is not None:
+                output.attentions = (output.attentions or ()) + run.attentions
         if self.layout.after_layers is not None:
             tokens = self.backbone.get_submodule(self.layout.after_layers)(tokens)
-        kept_patches = num_patches if output.positions is None else output.positions.shape[1]
-        output.patches = tokens[:, prefix : prefix + kept_patches]
-        if token_mask is not None:
-            output.patch_mask = token_mask[:, prefix : prefix + kept_patches]
-        if encoded.hidden_states is not None:
-            output.hidden_states = (features.hidden_states or ()) + encoded.hidden_states[1:]
-        if encoded.attentions is not None:
-            output.attentions = (features.attentions or ()) + encoded.attentions
+        kept_patches = slice(prefix, prefix + (num_patches if output.positions is None else output.positions.shape[1]))
+        output.patches = tokens[:, kept_patches]
+        output.patch_mask = None if token_mask is None else token_mask[:, kept_patches]
         return output
 
     @property
