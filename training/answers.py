@@ -13,20 +13,21 @@ AnswerRule = Literal["consensus", "set"]
 _NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _DIGITS = {"none": "0", **{word: str(number) for number, word in enumerate(_NUMBER_WORDS)}}
 _ARTICLES = frozenset({"a", "an", "the"})
-_PUNCTUATION = ";:/'[]\"()=+\\_><@`,?"
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
-# Punctuation is removed before contractions are looked up, so only words without an apostrophe can be found: the
-# entries of the published list that hold one, or a capital, never apply and are left out.
-_CONTRACTIONS = {
-    word.replace("'", ""): word
-    for word in """
-    ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd how'll how's isn't
-    it'd it'll ma'am mightn't might've mustn't must've needn't not've o'clock oughtn't shan't should've shouldn't
-    somebody'll somebody's someone'd someone'll someone's something'd something'll that's there'd there're there's
-    they'd they'll they're they've 'twas wasn't we've weren't what'll what're what's what've when's where'd where's
-    where've who'd who'll who's who've why'll why're why's won't would've wouldn't y'all you'd you'll you're you've
-    """.split()  # noqa: SIM905  one word of the list per word here
+_CONTRACTED = """
+    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
+    he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't not've
+    o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's
+    someone'd someone'd've someone'll someone's something'd something'd've something'll that's there'd there'd've
+    there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's
+    what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've
+    wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
+""".split()  # noqa: SIM905
+# The published list maps a contraction that lacks one of its apostrophes to the whole one, with one slip of its own.
+_CONTRACTIONS = {"somebody'd": "somebodyd"} | {
+    word[:place] + word[place + 1 :]: word for word in _CONTRACTED for place in range(len(word)) if word[place] == "'"
 }
 
 
