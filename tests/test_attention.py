@@ -19,6 +19,7 @@ from modeling_qca.attention_qca import (
     masked_mean,
     masked_softmax,
 )
+from modeling_qca.modeling_qca import grid_coordinates
 
 SCORER_NAMES = sorted(SCORERS)
 
@@ -60,21 +61,28 @@ def softmax(scores: list[float], mask: list[bool]) -> np.ndarray:
 def attention_by_loop(
     attention: QueryConditionedAttention, name: str, query: torch.Tensor, patches: torch.Tensor, mask: torch.Tensor
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Evidence `[B, Q, D]` and relevance `[B, H, Q, N]`, one query and one head at a time."""
+    """Evidence `[B, Q, D]` and relevance `[B, H, Q, N]` at [`places`], one query and one head at a time."""
     heads, (questions, queries, size), count = attention.num_heads, query.shape, patches.shape[1]
-    query_states, patch_states = numpy_of(query), numpy_of(patches)
+    query_states, patch_states, where = numpy_of(query), numpy_of(patches), numpy_of(places(count))
     evidence, relevance = np.zeros((questions, queries, size)), np.zeros((questions, heads, queries, count))
     for b in range(questions):
+        kept = mask[b].tolist()
         for q in range(queries):
-            gathered = np.zeros(size)
+            found = []
             for h in range(heads):
                 scores = [score(attention.scorer, name, query_states[b, q], patch, h) for patch in patch_states[b]]
-                relevance[b, h, q] = softmax(scores, mask[b].tolist())
-                for n in range(count):
-                    value = head(linear(attention.v_proj, patch_states[b, n]), h, heads)
-                    head(gathered, h, heads)[:] += relevance[b, h, q, n] * value
-            evidence[b, q] = linear(attention.o_proj, gathered) if mask[b].any() else 0.0
+                relevance[b, h, q] = shares = softmax(scores, kept)
+                values = [head(linear(attention.v_proj, patch), h, heads) for patch in patch_states[b]]
+                found += list(sum(share * value for share, value in zip(shares, values, strict=True)))
+                found.append(np.log(np.mean(np.exp(np.array(scores)[kept]))) if any(kept) else 0.0)
+                found += list(sum(share * place for share, place in zip(shares, where, strict=True)))
+            evidence[b, q] = linear(attention.o_proj, np.array(found)) if any(kept) else 0.0
     return evidence, relevance
+
+
+def places(patches: int) -> torch.Tensor:
+    """Coordinates `[N, 2]` of patches along a diagonal."""
+    return torch.linspace(-0.8, 0.6, patches)[:, None] * torch.tensor([1.0, -0.5])
 
 
 def build(module: type[nn.Module], *arguments: object, implementation: str = "sdpa", **fields: object) -> nn.Module:
@@ -103,7 +111,7 @@ def test_attention_is_the_loop_of_its_formula(name, implementation, heads, queri
     mask = torch.tensor(
         data.draw(st.lists(st.lists(st.booleans(), min_size=patches, max_size=patches), min_size=2, max_size=2))
     )
-    evidence, relevance = attention(query, states, patch_mask=mask)
+    evidence, relevance = attention(query, states, places(patches), patch_mask=mask)
     expected_evidence, expected_relevance = attention_by_loop(attention, name, query, states, mask)
     np.testing.assert_allclose(relevance.detach(), expected_relevance.mean(2), atol=1e-5)
     np.testing.assert_allclose(evidence.detach(), expected_evidence, atol=1e-4)
@@ -114,10 +122,19 @@ def test_the_map_of_several_queries_is_the_mean_over_those_that_are_not_padding(
     attention = build(QueryConditionedAttention, relevance_scorer=name)
     query, patches = torch.randn(2, 3, 16), torch.randn(2, 5, 16)
     query_mask = torch.tensor([[True, True, False], [False, True, False]])
-    _, relevance = attention(query, patches, query_mask=query_mask)
+    _, relevance = attention(query, patches, places(5), query_mask=query_mask)
     _, each = attention_by_loop(attention, name, query, patches, torch.ones(2, 5, dtype=torch.bool))
     np.testing.assert_allclose(relevance[0].detach(), (each[0, :, 0] + each[0, :, 1]) / 2, atol=1e-5)
     np.testing.assert_allclose(relevance[1].detach(), each[1, :, 1], atol=1e-5)
+
+
+def test_each_question_may_have_patches_at_places_of_its_own():
+    attention = build(QueryConditionedAttention)
+    query, patches, coordinates = torch.randn(2, 3, 16), torch.randn(2, 5, 16), torch.rand(2, 5, 2)
+    together, _ = attention(query, patches, coordinates)
+    for b in range(2):
+        alone, _ = attention(query[b : b + 1], patches[b : b + 1], coordinates[b])
+        assert together[b].allclose(alone[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
@@ -126,7 +143,7 @@ def test_a_fully_masked_row_gives_zeros_and_finite_gradients(name, implementatio
     attention = build(QueryConditionedAttention, implementation=implementation, relevance_scorer=name)
     query = torch.randn(2, 2, 16, requires_grad=True)
     mask = torch.tensor([[False] * 4, [True] * 4])
-    evidence, relevance = attention(query, torch.randn(2, 4, 16), patch_mask=mask)
+    evidence, relevance = attention(query, torch.randn(2, 4, 16), places(4), patch_mask=mask)
     assert torch.equal(relevance[0], torch.zeros(4, 4))
     assert torch.equal(evidence[0], torch.zeros(2, 16))
     assert relevance[1].sum(-1).allclose(torch.ones(4))
@@ -139,7 +156,7 @@ def test_a_fully_masked_row_gives_zeros_and_finite_gradients(name, implementatio
 def test_a_fully_masked_row_of_large_scores_is_no_nan_in_half_precision(implementation):
     attention = build(QueryConditionedAttention, implementation=implementation).half()
     query, patches = 30 * torch.randn(1, 2, 16).half(), 30 * torch.randn(1, 4, 16).half()
-    evidence, relevance = attention(query, patches, patch_mask=torch.zeros(1, 4, dtype=torch.bool))
+    evidence, relevance = attention(query, patches, places(4), patch_mask=torch.zeros(1, 4, dtype=torch.bool))
     assert not evidence.any()
     assert not relevance.any()
 
@@ -165,8 +182,8 @@ def test_in_training_maps_are_taken_before_dropout_and_evidence_after_it(name, i
         QueryConditionedAttention, implementation=implementation, relevance_scorer=name, attention_dropout=0.5
     )
     query, patches = torch.randn(4, 1, 16), torch.randn(4, 12, 16)
-    evidence, relevance = attention(query, patches)
-    training_evidence, training_relevance = attention.train()(query, patches)
+    evidence, relevance = attention(query, patches, places(12))
+    training_evidence, training_relevance = attention.train()(query, patches, places(12))
     assert torch.equal(training_relevance, relevance)
     assert relevance.sum(-1).allclose(torch.ones(4, 4), atol=1e-6)
     assert not training_evidence.allclose(evidence, atol=1e-2)
@@ -175,8 +192,8 @@ def test_in_training_maps_are_taken_before_dropout_and_evidence_after_it(name, i
 def test_dropped_relevance_is_right_on_average():
     attention = build(QueryConditionedAttention, attention_dropout=0.3, implementation="eager")
     query, patches = torch.randn(1, 1, 16), torch.randn(1, 6, 16)
-    evidence, _ = attention(query, patches)
-    samples, _ = attention.train()(query.expand(20_000, -1, -1), patches.expand(20_000, -1, -1))
+    evidence, _ = attention(query, patches, places(6))
+    samples, _ = attention.train()(query.expand(20_000, -1, -1), patches.expand(20_000, -1, -1), places(6))
     assert samples.mean(0).allclose(evidence[0], atol=5 * (samples.std(0) / math.sqrt(20_000)).max().item())
 
 
@@ -194,7 +211,7 @@ def test_scores_of_normalised_states_start_small(name, scale):
 
 def test_bilinear_heads_have_matrices_of_their_own():
     attention = build(QueryConditionedAttention, relevance_scorer="bilinear", num_attention_heads=2)
-    _, relevance = attention(torch.randn(1, 1, 16), torch.randn(1, 6, 16))
+    _, relevance = attention(torch.randn(1, 1, 16), torch.randn(1, 6, 16), places(6))
     assert not relevance[0, 0].allclose(relevance[0, 1], atol=1e-3)
 
 
@@ -250,7 +267,7 @@ def test_a_broadcast_update_adds_the_same_vector_to_every_patch():
 def test_a_hop_is_a_pre_norm_residual_update_of_the_query():
     hop = build(AttentionHop, True, patch_update="broadcast", classifier_dropout=0.0)
     query, patches = torch.randn(2, 1, 16), torch.randn(2, 5, 16)
-    new_query, new_patches, evidence, relevance = hop(query, patches)
+    new_query, new_patches, evidence, relevance = hop(query, patches, places(5))
     mask = torch.ones(2, 5, dtype=torch.bool)
     expected, _ = attention_by_loop(hop.attention, "dot_product", hop.query_norm(query), hop.patch_norm(patches), mask)
     np.testing.assert_allclose(evidence.detach(), expected[:, 0], atol=1e-4)
@@ -268,13 +285,14 @@ def test_hops_hand_query_and_patches_on(patch_update, query_tokens):
     query, patches = torch.randn(3, query_tokens, 16), torch.randn(2, 5, 16)
     image_index = torch.tensor([0, 1, 1])
     query_mask = torch.arange(query_tokens) < torch.tensor([[1], [2], [4]])
-    last, evidence, relevance = hops(query, patches, image_index, query_mask)
-    states, maps = patches[image_index], []
+    last, evidence, relevance = hops(query, patches, places(5), image_index, query_mask)
+    states, found, maps = patches[image_index], [], []
     for layer in hops.layers:
-        query, states, found, looked = layer(query, states, query_mask=query_mask)
+        query, states, gathered, looked = layer(query, states, places(5), query_mask=query_mask)
+        found.append(gathered)
         maps.append(looked)
     assert last.allclose(masked_mean(query, query_mask, dim=1), atol=1e-5)
-    assert evidence.allclose(found, atol=1e-5)
+    assert evidence.allclose(torch.stack(found, 1), atol=1e-5)
     assert relevance.allclose(torch.stack(maps, 1), atol=1e-5)
     changed = patch_update != "none"
     assert [layer.patch_update is not None for layer in hops.layers] == [changed, changed, False]
@@ -284,10 +302,17 @@ def test_hops_hand_query_and_patches_on(patch_update, query_tokens):
 def test_without_hops_the_evidence_is_the_mean_of_the_patches():
     hops = build(AttentionHops, num_attention_layers=0)
     patches, mask = torch.randn(2, 3, 16), torch.tensor([[True, True, False], [True, True, True], [False] * 3])
-    query, evidence, relevance = hops(torch.randn(3, 1, 16), patches, torch.tensor([0, 1, 1]), patch_mask=mask)
+    query, evidence, relevance = hops(
+        torch.randn(3, 1, 16), patches, places(3), torch.tensor([0, 1, 1]), patch_mask=mask
+    )
     assert query.shape == (3, 16)
-    assert evidence.allclose(torch.stack([patches[0, :2].mean(0), patches[1].mean(0), torch.zeros(16)]))
+    assert evidence[:, 0].allclose(torch.stack([patches[0, :2].mean(0), patches[1].mean(0), torch.zeros(16)]))
     assert relevance.shape == (3, 0, 4, 3)
+
+
+def test_coordinates_are_the_centres_of_the_patches_in_raster_order():
+    expected = [(y, x) for y in (-0.5, 0.5) for x in (-0.75, -0.25, 0.25, 0.75)]
+    assert grid_coordinates((2, 4), torch.device("cpu")).tolist() == [list(place) for place in expected]
 
 
 def test_all_tokens_look_for_themselves_and_padding_does_not_count():
@@ -295,8 +320,9 @@ def test_all_tokens_look_for_themselves_and_padding_does_not_count():
     features = model.get_image_features(batch["pixel_values"])
     text = model.qca.text_encoder(input_ids=batch["input_ids"][:, :5], attention_mask=batch["attention_mask"][:, :5])
     tokens = model.qca.query_embedder(text.last_hidden_state, torch.ones(1, 5, dtype=torch.bool))[1]
-    patches = model.qca.patch_projection(features.last_hidden_state[:, 1:])
+    coordinates = grid_coordinates((4, 4), torch.device("cpu"))
+    patches = model.qca.patch_embedder(features.last_hidden_state[:, 1:], coordinates)
     hop = model.qca.hops.layers[0]
-    each = [hop(tokens[:, i : i + 1], patches)[3] for i in range(5)]
+    each = [hop(tokens[:, i : i + 1], patches, coordinates)[3] for i in range(5)]
     batch["attention_mask"][:, 5:] = 0
     assert model(**batch).relevance[:, 0].allclose(torch.stack(each).mean(0), atol=1e-5)
