@@ -1,11 +1,11 @@
 """Configuration of the query-conditioned attention (QCA) models: two encoders and the few numbers that are ours."""
 
+from dataclasses import fields
 from typing import ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
-
 
 CONDITIONABLE_VISION_ENCODERS = (
     "vit",
@@ -83,10 +83,24 @@ class QCAConfig(PreTrainedConfig):
             Standard deviation of the weights that do not come from an encoder's checkpoint.
 
     Raises:
-        ValueError: where two fields contradict each other; the message names them.
+        StrictDataclassError (of `huggingface_hub.errors`): where a field has a wrong type, or two contradict each
+            other; the message names them.
+        ValueError: for a vision encoder that has no grid of patches.
     """
 
     model_type = "qca"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [
+        "answer_loss",
+        "relevance_loss",
+        "relevance",
+        "grid",
+        "budget_relevance",
+        "patch_mask",
+        "vision_hidden_states",
+        "vision_attentions",
+        "text_hidden_states",
+        "text_attentions",
+    ]
     sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
         "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="vit"),
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert"),
@@ -118,14 +132,25 @@ class QCAConfig(PreTrainedConfig):
         kwargs.setdefault("auto_map", dict(AUTO_MAP))
         kwargs.setdefault("custom_pipelines", dict(CUSTOM_PIPELINES))
         super().__post_init__(**kwargs)
+        for name in ("hidden_size", "image_size", "patch_size"):
+            if not hasattr(self.vision_config, name):
+                raise ValueError(
+                    f"A `{self.vision_config.model_type}` vision encoder has no `{name}`; pass one whose tokens are a "
+                    "prefix and a grid of patches."
+                )
         if self.hidden_size is None:
             self.hidden_size = self.vision_config.hidden_size
+        if self.label2id is None and self.id2label is not None:
+            self.label2id = {answer: index for index, answer in self.id2label.items()}
 
     @classmethod
     def from_vision_text_configs(
         cls, vision_config: PreTrainedConfig, text_config: PreTrainedConfig, **kwargs
     ) -> "QCAConfig":
-        """Compose the configs of two encoders; `kwargs` are the fields of [`QCAConfig`]."""
+        """Compose the configs of two encoders; `kwargs` are the fields of [`QCAConfig`], and raise if they are not."""
+        unknown = kwargs.keys() - {field.name for field in fields(cls)} - {"num_labels"}
+        if unknown:
+            raise ValueError(f"QCAConfig has no field {', '.join(sorted(unknown))}.")
         return cls(vision_config=vision_config.to_dict(), text_config=text_config.to_dict(), **kwargs)
 
     @property
@@ -179,8 +204,13 @@ class QCAConfig(PreTrainedConfig):
         for name in ("attention_dropout", "classifier_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be in [0, 1), got {getattr(self, name)}.")
-        if self.relevance_loss_weight < 0:
-            raise ValueError(f"`relevance_loss_weight` must not be negative, got {self.relevance_loss_weight}.")
+        for name in ("relevance_loss_weight", "initializer_range"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
+        if self.problem_type == "regression":
+            raise ValueError("`problem_type` must be a single- or multi-label classification, got 'regression'.")
+        if self.id2label is not None and sorted(self.id2label) != list(range(len(self.id2label))):
+            raise ValueError(f"`id2label` must number its {len(self.id2label)} answers from 0 without a gap.")
         if self.first_question_layer is not None:
             self._validate_question_in_vision_encoder()
 
