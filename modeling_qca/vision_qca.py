@@ -118,7 +118,7 @@ class GatedConditioning(nn.Module):
             self.k_proj = nn.Linear(key_size, vision_size)
             self.v_proj = nn.Linear(key_size, vision_size)
         self.o_proj = nn.Linear(vision_size, vision_size)
-        self.gate = nn.Parameter(torch.empty(1))
+        self.gate = nn.Parameter(torch.zeros(1))
 
     def forward(
         self,
