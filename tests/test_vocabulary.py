@@ -1,0 +1,51 @@
+"""Answer vocabularies on rows small enough to count by hand."""
+
+import pytest
+
+from modeling_qca.training.vocabulary import build_vocabulary, vocabulary_reach
+
+
+def row(**counts: int) -> list[dict]:
+    return [{"answer": answer, "count": count} for answer, count in counts.items()]
+
+
+# Majority answers: yes, yes, no, 2 (as "two"), red.
+ROWS = [row(yes=9, no=1), row(Yes=6, no=4), row(no=10), row(two=7, three=3), row(red=10)]
+
+
+def test_minimum_count_counts_normalised_majority_answers():
+    assert build_vocabulary(ROWS, minimum_count=2) == ["yes"]
+    assert build_vocabulary(ROWS, minimum_count=1) == ["yes", "2", "no", "red"]
+
+
+def test_top_k_keeps_the_most_frequent_and_breaks_ties_by_alphabet():
+    assert build_vocabulary(ROWS, top_k=3) == ["yes", "2", "no"]
+
+
+def test_all_answers_of_sets_are_kept_as_written_without_normalisation():
+    sets = [row(night_stand=1, lamp=1), row(lamp=1)]
+    assert build_vocabulary(sets, rule="set", normalize=False) == ["lamp", "night_stand"]
+
+
+def test_reach_is_the_share_of_rows_and_the_best_score_within_the_vocabulary():
+    reach = vocabulary_reach(ROWS, ["yes", "3"])
+    # yes is right in row 0 (1.0), in row 1 (1.0); "3" in row 3 was given by three of ten (0.9).
+    assert reach == {"rows": 5, "coverage": pytest.approx(3 / 5), "oracle_ceiling": pytest.approx(2.9 / 5)}
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"minimum_count": 9}, "most frequent answer occurs 2 times"),
+        ({"minimum_count": 1, "top_k": 1}, "not both"),
+        ({"top_k": 0}, "at least 1, not 0"),
+    ],
+)
+def test_limits_that_make_no_sense_are_named(limits, message):
+    with pytest.raises(ValueError, match=message):
+        build_vocabulary(ROWS, **limits)
+
+
+def test_reach_needs_rows():
+    with pytest.raises(ValueError, match="no rows"):
+        vocabulary_reach([], ["yes"])
