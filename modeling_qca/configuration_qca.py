@@ -153,6 +153,16 @@ class QCAConfig(PreTrainedConfig):
             raise ValueError(f"QCAConfig has no field {', '.join(sorted(unknown))}.")
         return cls(vision_config=vision_config.to_dict(), text_config=text_config.to_dict(), **kwargs)
 
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        config, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if config.get("model_type") != cls.model_type:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} holds a `{config.get('model_type')}` model, not a "
+                f"`{cls.model_type}` one. Pretrained encoders are composed with `from_vision_text_pretrained`."
+            )
+        return config, kwargs
+
     @property
     def conditioned_layers(self) -> list[int]:
         """Indices of the vision layers that read the question, ascending."""
