@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, SiglipTextConfig, SiglipTextModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
@@ -20,6 +20,8 @@ from .configuration_qca import QCAConfig
 from .loss_qca import answer_loss, relevance_loss
 from .pipeline_qca import QCAVisualQuestionAnsweringPipeline  # noqa: F401  imported so that saving copies it
 from .vision_qca import GatedConditioning, QCAImageFeatures, QuestionAwareVisionEncoder
+
+AutoModel.register(SiglipTextConfig, SiglipTextModel, exist_ok=True)  # the one text tower that AutoModel leaves out
 
 
 @dataclass
@@ -238,8 +240,12 @@ class QCAModel(QCAPreTrainedModel):
         Raises:
             ValueError: where images and questions do not fit together.
         """
-        requested = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
-        requested = {name: value for name, value in requested.items() if value is not None}
+        requested = {
+            "output_attentions": self.config.output_attentions if output_attentions is None else output_attentions,
+            "output_hidden_states": (
+                self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+            ),
+        }
         if (pixel_values is None) == (image_features is None):
             raise ValueError("Pass the images as exactly one of `pixel_values` and `image_features`.")
         if pixel_values is not None:
@@ -304,7 +310,7 @@ class QCAModel(QCAPreTrainedModel):
             return torch.arange(questions, device=input_ids.device)
         if image_index.shape != (questions,):
             raise ValueError(f"`image_index` must hold one image for each of {questions} questions.")
-        if not torch.compiler.is_compiling() and image_index.device.type != "meta":
+        if not torch.compiler.is_compiling():
             outside = (image_index < 0) | (image_index >= images)
             if outside.any():
                 question = int(outside.nonzero()[0])
@@ -365,6 +371,9 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
             labels: `[B]` answer indices (-100: not in the vocabulary) or `[B, C]` soft scores, see `problem_type`.
             relevance_labels: `[B, N]` where the last hop should look, or `[B, T, N]` with a map for every hop; rows
                 without a map are zero. The union of the maps also supervises a learned token budget.
+
+        `Trainer` reports an evaluation loss where a batch has every argument named here whose name holds "label";
+        data without maps takes `TrainingArguments(label_names=["labels"])`.
         """
         outputs = self.qca(
             input_ids=input_ids,
