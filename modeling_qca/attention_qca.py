@@ -44,6 +44,13 @@ def masked_log_mean_exp(scores: torch.Tensor, mask: torch.Tensor | None) -> torc
     return torch.where(count > 0, total - count.clamp(min=1).log(), 0.0)
 
 
+class MaskedSoftmax(nn.Module):
+    """[`masked_softmax`] as a module, so that a hook can record relevance together with its gradient."""
+
+    def forward(self, scores: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        return masked_softmax(scores, mask)
+
+
 def masked_mean(states: torch.Tensor, mask: torch.Tensor | None, dim: int) -> torch.Tensor:
     """Mean of `states` along `dim` over the entries of `mask`, which has the dimensions of `states` up to `dim`."""
     if mask is None:
@@ -145,6 +152,7 @@ class QueryConditionedAttention(nn.Module):
         self.is_causal = False
         self.attention_dropout = config.attention_dropout
         self.scorer = SCORERS[config.relevance_scorer](size, size, size, self.num_heads)
+        self.softmax = MaskedSoftmax()
         self.v_proj = nn.Linear(size, size)
         self.o_proj = nn.Linear(size + 3 * self.num_heads, size)
 
@@ -177,7 +185,7 @@ class QueryConditionedAttention(nn.Module):
             keys, values = keys[image_index], values[image_index]  # [I, ...] -> [B, ...]
         key_mask = None if patch_mask is None else patch_mask[:, None, None]  # [B, 1, 1, N]
         scores = self.scorer(queries, keys)  # [B, H, Q, N]
-        relevance = masked_softmax(scores, key_mask)
+        relevance = self.softmax(scores, key_mask)
         if self.config.relevance_scorer == "dot_product" and self.config._attn_implementation != "eager":
             what = self._attention_interface(queries, keys, values, key_mask)
         else:

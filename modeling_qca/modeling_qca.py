@@ -6,6 +6,7 @@ What is unusual here: a batch has fewer images than questions. An image is encod
 image each question is about.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from .attention_qca import AdditiveScorer, AttentionHops, masked_mean
 from .configuration_qca import QCAConfig
 from .loss_qca import answer_loss, relevance_loss
 from .pipeline_qca import QCAVisualQuestionAnsweringPipeline  # noqa: F401  imported so that saving copies it
+from .relevance_qca import QCAExplanation, explain
 from .vision_qca import GatedConditioning, QCAImageFeatures, QuestionAwareVisionEncoder
 
 AutoModel.register(SiglipTextConfig, SiglipTextModel, exist_ok=True)  # the one text tower that AutoModel leaves out
@@ -391,6 +393,15 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
         parts = self._losses(logits, outputs, labels, relevance_labels)
         shared = {name: value for name, value in outputs.items() if name not in ("query", "evidence")}
         return QCAForVisualQuestionAnsweringOutput(logits=logits, **parts, **shared)
+
+    def explain(
+        self,
+        inputs: Mapping[str, Any],
+        method: str = "relevance",
+        answers: torch.LongTensor | None = None,
+    ) -> QCAExplanation:
+        """Where the model looks: `method` is `"relevance"`, `"rollout"` or `"gradient"`, see [`explain`]."""
+        return explain(self, inputs, method, answers)
 
     def _losses(
         self,

@@ -153,7 +153,7 @@ def test_relevance_comes_at_the_size_of_the_upright_image(ask):
 
 def test_saving_the_pipeline_is_enough_to_load_it(ask, tmp_path):
     ask.save_pretrained(tmp_path)
-    assert {"pipeline_qca.py", "processor_config.json"} <= {p.name for p in tmp_path.iterdir()}
+    assert {"pipeline_qca.py", "relevance_qca.py", "processor_config.json"} <= {p.name for p in tmp_path.iterdir()}
     again = pipeline(model=str(tmp_path), pipeline_class=QCAVisualQuestionAnsweringPipeline)
     assert_same(again(tiny_image(), QUESTIONS), ask(tiny_image(), QUESTIONS))
 

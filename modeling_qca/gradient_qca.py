@@ -1,0 +1,173 @@
+"""Gradient-weighted attention for two modalities (Chefer et al. 2021, arXiv:2103.15679).
+
+B questions, L question tokens, P prefix tokens, N patches, S = P + N image tokens, K patches the token budget kept, S'
+image tokens of a layer (P + K + 1 from the budget on, else S), H heads, Q queries of a hop (1 or L), d = width / H.
+
+Relevancy is written as in the paper: `text` R_tt, `image` R_ii, `image_text` R_it, `query_image` R_qi, ...
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .attention_qca import masked_mean, masked_softmax
+from .rollout_qca import ImageTokens
+
+
+@dataclass
+class WeightedAttention:
+    r"""Attention weighted by its gradient, \\(\bar A = E_h((\nabla A \odot A)^+)\\) (eq. 5)."""
+
+    text: list[torch.Tensor]  # [B, L, L] a layer
+    vision: list[torch.Tensor]  # [B, S', S'] a layer
+    conditioning: dict[int, torch.Tensor]  # [B, S', L], or [B, 1, S'] where the question reads the patches
+    pooling: torch.Tensor  # [B, 1, L]
+    hops: list[torch.Tensor]  # [B, Q, N or K] a hop
+
+
+def gradient_relevance(
+    config: PreTrainedConfig, attention: WeightedAttention, tokens: ImageTokens, mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Relevancy of patches `[B, N]` and of question tokens `[B, L]` for the answer (eq. 6-11).
+
+    The pooled question is one more token, which attends to what it is pooled of; with `query_tokens="all"` the
+    question's tokens read the patches themselves. Text reads no image before the hops do, so R_ti is zero until then.
+    What is no attention is not followed: the amount of evidence, and what a hop writes onto the patches.
+
+    Args:
+        mask: `[B, L]` boolean.
+    """
+    text = identity = torch.eye(mask.shape[1], device=mask.device).expand(len(mask), -1, -1)
+    for weights in attention.text:
+        text = text + weights @ text  # eq. 6
+    image, image_text = _vision_relevancy(config, attention, tokens, _normalised(text, identity))
+    patches = tokens.patches(_normalised(image, tokens.residual(len(attention.vision))))
+    pooled = config.query_tokens == "pooled"
+    query_text = attention.pooling @ _normalised(text, identity) if pooled else text  # eq. 10
+    query_image = image.new_zeros(len(mask), query_text.shape[1], image.shape[-1])
+    for weights in attention.hops:
+        seen = weights @ patches
+        query_image = query_image + (seen if pooled else _normalised(query_text, identity).transpose(1, 2) @ seen)
+        query_text = query_text + weights @ tokens.patches(image_text)  # eq. 11
+    query_mask = None if pooled else mask
+    query_image, query_text = (masked_mean(states, query_mask, dim=1) for states in (query_image, query_text))
+    return query_image[:, tokens.prefix :], query_text * mask
+
+
+def _vision_relevancy(
+    config: PreTrainedConfig, attention: WeightedAttention, tokens: ImageTokens, text: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """R_ii `[B, S', S]` and R_it `[B, S', L]` after the last vision layer; `text` is the normalised R_tt."""
+    image = tokens.identity
+    image_text = image.new_zeros(*image.shape[:2], text.shape[-1])
+    for index, weights in enumerate(attention.vision):
+        image, image_text = tokens.at_layer(index, image), tokens.at_layer(index, image_text)
+        if index in attention.conditioning:
+            read = attention.conditioning[index]
+            if config.vision_conditioning == "question_reads_patches":  # one answer, added to every token
+                image, image_text = image + read @ image, image_text + read @ image_text
+            else:
+                residual = tokens.residual(index)
+                own = _normalised(image, residual) @ residual.transpose(1, 2)  # [B, S', S']
+                image_text = image_text + own.transpose(1, 2) @ read @ text  # eq. 10
+        image, image_text = image + weights @ image, image_text + weights @ image_text  # eq. 6 and 7
+    return image, image_text
+
+
+def _normalised(relevancy: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+    """Rows of what attention added scaled to one, plus the token itself (eq. 8-9)."""
+    added = relevancy - residual
+    total = added.sum(dim=-1, keepdim=True)
+    return added / total.clamp(min=torch.finfo(total.dtype).tiny) + residual
+
+
+class AttentionRecorder(TorchFunctionMode):
+    """Keeps what a forward pass computes its attention from, where the model returns no maps with a gradient."""
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.config = model.config
+        self.embeddings, self.embedder = model.get_input_embeddings(), model.base_model.query_embedder
+        self.softmaxes = [hop.attention.softmax for hop in model.base_model.hops.layers]
+        self.question: dict[str, torch.Tensor] = {}
+        self.conditioning: list[torch.Tensor] = []  # [B, heads, S', L] in the order of the layers
+        self.hops: list[torch.Tensor] = []  # [B, H, Q, N or K]
+
+    @classmethod
+    @contextmanager
+    def of(cls, model: PreTrainedModel) -> "Iterator[AttentionRecorder]":
+        """Record the forward passes of `model` in this context."""
+        recorder = cls(model)
+        with ExitStack() as hooks, recorder:
+            for module, hook in recorder._hooks():
+                hooks.enter_context(module.register_forward_hook(hook))
+            yield recorder
+
+    def _hooks(self) -> Iterator[tuple[nn.Module, Any]]:
+        def keep_question(module: nn.Module, inputs: tuple, output: torch.Tensor):
+            self.question["pooled" if inputs[0].dim() == 2 else "states"] = inputs[0]
+
+        yield self.embeddings, lambda module, inputs, output: output.requires_grad_()  # also of a frozen encoder
+        yield self.embedder.projection, keep_question
+        for softmax in self.softmaxes:
+            yield softmax, lambda module, inputs, output: self.hops.append(output)
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is not nn.functional.scaled_dot_product_attention:
+            return function(*args, **(kwargs or {}))
+        query, key, value = args
+        scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+        self.conditioning.append(masked_softmax(scores, kwargs["attn_mask"]))
+        return self.conditioning[-1].to(value.dtype) @ value
+
+    def weighted(self, score: torch.Tensor, outputs: ModelOutput, mask: torch.Tensor) -> WeightedAttention:
+        """
+        Args:
+            score: of the answers, summed over questions that share nothing, images included.
+            outputs: of the recorded pass, with `output_attentions=True`.
+            mask: `[B, L]` boolean, of the question tokens.
+        """
+        parts = {
+            "text": outputs.text_attentions,
+            "vision": outputs.vision_attentions,
+            "conditioning": self.conditioning,
+            "hops": self.hops,
+        }
+        maps = [weights for part in parts.values() for weights in part]
+        *gradients, pooled = torch.autograd.grad(
+            score, [*maps, self.question["pooled"]], allow_unused=True, materialize_grads=True
+        )
+        weighted = iter([_weighted(*pair) for pair in zip(maps, gradients, strict=True)])
+        text, vision, conditioning, hops = (list(islice(weighted, len(part))) for part in parts.values())
+        by_layer = dict(zip(self.config.conditioned_layers, conditioning, strict=True))
+        return WeightedAttention(text, vision, by_layer, self._pooling(pooled, mask), hops)
+
+    def _pooling(self, pooled_gradient: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        weights = pooling_weights(self.embedder, mask)[:, None, None]  # [B, 1, 1, L]: one head, one query
+        if self.config.question_pooling != "mean":
+            return weights[:, 0]  # a single token is the query, whatever its gradient
+        gradient = pooled_gradient[:, None] @ self.question["states"].transpose(1, 2)  # pooled = weights @ states
+        return _weighted(weights, gradient[:, None])
+
+
+def pooling_weights(query_embedder: nn.Module, mask: torch.Tensor) -> torch.Tensor:
+    """The share of each question token in the pooled question, `[B, L]`, which is linear in the tokens' states."""
+    tokens = torch.eye(mask.shape[1], device=mask.device).expand(len(mask), -1, -1)
+    return query_embedder._pool(tokens, mask)
+
+
+def _weighted(weights: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """Eq. 5: `[B, H, Q, K] -> [B, Q, K]`"""
+    return (weights * gradient).detach().float().clamp(min=0).mean(dim=1)
+
+
+__all__ = ["AttentionRecorder", "WeightedAttention", "gradient_relevance", "pooling_weights"]

@@ -1,0 +1,196 @@
+"""Reading the model: where it looked, and which words made it look there.
+
+B questions, L question tokens, N patches, T hops, H heads, C answers.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import ModelOutput
+
+from .gradient_qca import AttentionRecorder, gradient_relevance, pooling_weights
+from .rollout_qca import ImageTokens, rollout, rollout_relevance
+
+
+@dataclass
+class QCAExplanation(ModelOutput):
+    """
+    `QCAProcessor.post_process_relevance` turns it into maps at the size of the images.
+
+    Args:
+        relevance (`torch.FloatTensor` of shape `(questions, maps, heads, patches)`):
+            Shares of the patches, which sum to one. One map a hop; by gradient one for all, of a single head, which is
+            zero everywhere if no attention raised the answer's score.
+        grid (`tuple[int, int]`): (rows, columns) of the patches.
+        token_relevance (`torch.FloatTensor` of shape `(questions, tokens)`, *optional*):
+            Shares of the question's tokens, zero on padding; see [`word_relevance`].
+        logits (`torch.FloatTensor` of shape `(questions, answers)`).
+        answers (`torch.LongTensor` of shape `(questions,)`): the answers explained.
+        patch_mask (`torch.BoolTensor` of shape `(questions, patches)`, *optional*): patches the token budget kept.
+    """
+
+    relevance: torch.FloatTensor | None = None
+    grid: tuple[int, int] | None = None
+    token_relevance: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    answers: torch.LongTensor | None = None
+    patch_mask: torch.BoolTensor | None = None
+
+
+def explain(
+    model: PreTrainedModel,
+    inputs: Mapping[str, Any],
+    method: str = "relevance",
+    answers: torch.LongTensor | None = None,
+) -> QCAExplanation:
+    """
+    Where a `QCAForVisualQuestionAnswering` looks when it is not being trained.
+
+    Args:
+        inputs: of the processor, on the model's device.
+        method: `"relevance"`: the hops' own distributions over patches. `"rollout"`: these followed back through the
+            vision encoder's self-attention to the patches of the image (Abnar & Zuidema 2020, eq. 1), and the pooling
+            of the question through the text encoder's. `"gradient"`: the attention that raised the answer's score, in
+            the hops and both encoders (Chefer et al. 2021); it gives every question an image of its own and keeps all
+            attention maps with their gradients, so ask it for a few questions at a time.
+        answers: `[B]` indices of the answers to explain, the model's own unless given. Only `"gradient"` depends on
+            them.
+
+    Raises:
+        ValueError: for an unknown method, a model without hops, and inputs or encoders that the method cannot follow.
+    """
+    methods = {"relevance": _by_hops, "rollout": _by_rollout, "gradient": _by_gradient}
+    if method not in methods:
+        raise ValueError(f"Unknown `method` {method!r}; it is one of {', '.join(methods)}.")
+    if model.config.num_attention_layers == 0:
+        raise ValueError("A model with `num_attention_layers=0` averages all patches; there is no relevance to show.")
+    if method != "relevance" and "pixel_values" not in inputs:
+        raise ValueError(f"`method={method!r}` goes back to the image: pass `pixel_values`, not `image_features`.")
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        return methods[method](model, dict(inputs), answers)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@torch.no_grad()
+def _by_hops(model: PreTrainedModel, inputs: dict, answers: torch.LongTensor | None) -> QCAExplanation:
+    outputs = model(**inputs)
+    return _explanation(outputs, outputs.relevance, None, answers)
+
+
+@torch.no_grad()
+def _by_rollout(model: PreTrainedModel, inputs: dict, answers: torch.LongTensor | None) -> QCAExplanation:
+    with _eager_attention(model):
+        outputs = model(**inputs, output_attentions=True)
+    mask = _question_mask(inputs)
+    pooling = pooling_weights(model.base_model.query_embedder, mask)[:, None]
+    if model.config.query_tokens == "all":
+        pooling = (mask / mask.sum(dim=1, keepdim=True))[:, None]
+    tokens = pooling @ rollout(outputs.text_attentions)  # [B, 1, L]
+    relevance = rollout_relevance(model.config, outputs, _image_index(inputs))
+    return _explanation(outputs, relevance, tokens[:, 0] * mask, answers)
+
+
+def _by_gradient(model: PreTrainedModel, inputs: dict, answers: torch.LongTensor | None) -> QCAExplanation:
+    pixel_values, mask = inputs["pixel_values"][_image_index(inputs)], _question_mask(inputs)
+    with torch.enable_grad(), _eager_attention(model), AttentionRecorder.of(model) as recorder:
+        inputs["pixel_values"] = pixel_values.detach().requires_grad_()  # also where all weights are frozen
+        inputs["image_index"] = torch.arange(len(mask), device=mask.device)
+        outputs = model(**inputs, output_attentions=True)
+        answers = outputs.logits.argmax(dim=-1) if answers is None else answers
+        tokens = ImageTokens.of(model.config, outputs)
+        score = outputs.logits.gather(1, answers[:, None]).sum()
+        attention = recorder.weighted(score, outputs, mask)
+    with torch.no_grad():
+        relevance, token_relevance = gradient_relevance(model.config, attention, tokens, mask)
+        return _explanation(outputs, relevance[:, None, None], token_relevance, answers)
+
+
+def _explanation(
+    outputs: ModelOutput,
+    relevance: torch.Tensor,
+    token_relevance: torch.Tensor | None,
+    answers: torch.LongTensor | None,
+) -> QCAExplanation:
+    logits = outputs.logits.detach()
+    return QCAExplanation(
+        relevance=_shares(relevance),
+        grid=outputs.grid,
+        token_relevance=None if token_relevance is None else _shares(token_relevance),
+        logits=logits,
+        answers=logits.argmax(dim=-1) if answers is None else answers,
+        patch_mask=outputs.patch_mask,
+    )
+
+
+def _shares(relevance: torch.Tensor) -> torch.Tensor:
+    total = relevance.sum(dim=-1, keepdim=True)
+    return relevance / total.clamp(min=torch.finfo(total.dtype).tiny)
+
+
+def _image_index(inputs: Mapping[str, Any]) -> torch.Tensor:
+    if "image_index" in inputs:
+        return inputs["image_index"]
+    return torch.arange(len(inputs["input_ids"]), device=inputs["input_ids"].device)
+
+
+def _question_mask(inputs: Mapping[str, Any]) -> torch.Tensor:
+    if "attention_mask" in inputs:
+        return inputs["attention_mask"].bool()
+    return torch.ones_like(inputs["input_ids"]).bool()
+
+
+@contextmanager
+def _eager_attention(model: PreTrainedModel) -> Iterator[None]:
+    """The encoders return attention maps only where they compute them."""
+    parts = (model, model.base_model.vision_encoder.backbone, model.base_model.text_encoder)
+    implementations = [part.config._attn_implementation for part in parts]
+    try:
+        for part in parts:
+            part.set_attn_implementation("eager")
+        yield
+    finally:
+        for part, implementation in zip(parts, implementations, strict=True):
+            part.set_attn_implementation(implementation)
+
+
+def word_relevance(
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[str],
+    attention_mask: torch.Tensor,
+    token_relevance: torch.Tensor,
+) -> list[list[tuple[str, float]]]:
+    """
+    Relevance of the words of each question; special tokens are left out and the shares scaled to sum to one.
+
+    Args:
+        tokenizer: a fast one, which knows what words its tokens are of.
+        attention_mask, token_relevance: `[B, L]`, of the inputs and of [`QCAExplanation`].
+
+    Returns:
+        For each question its words in order, each with its share.
+    """
+    words = []
+    for question, mask, row in zip(questions, attention_mask.bool(), token_relevance, strict=True):
+        relevance = row[mask].tolist()
+        encoding = tokenizer(question, truncation=True, max_length=len(relevance))
+        shares: dict[int, float] = {}
+        for word, share in zip(encoding.word_ids(), relevance, strict=True):
+            if word is not None:
+                shares[word] = shares.get(word, 0.0) + share
+        total = sum(shares.values()) or 1.0
+        spans = {word: encoding.word_to_chars(word) for word in shares}
+        words.append(
+            [(question[spans[word].start : spans[word].end], share / total) for word, share in shares.items()]
+        )
+    return words
+
+
+__all__ = ["QCAExplanation", "explain", "word_relevance"]
