@@ -308,7 +308,7 @@ class QuestionAwareVisionEncoder(nn.Module):
             ValueError: where the backbone's tokens are not a prefix followed by the grid.
         """
         grid = self.grid(*pixel_values.shape[-2:])
-        interpolation = self._interpolation(grid)
+        interpolation = self._interpolation(height, width)
         shared = self.config.first_question_layer
         if shared is None:
             outputs = self.backbone(pixel_values=pixel_values, return_dict=True, **interpolation, **kwargs)
@@ -380,8 +380,10 @@ class QuestionAwareVisionEncoder(nn.Module):
     def _layers(self) -> nn.ModuleList:
         return self.backbone.get_submodule(self.layout.layers)
 
-    def _interpolation(self, grid: tuple[int, int]) -> dict[str, bool]:
-        if grid == self.config.image_grid or self.layout is None or self.layout.interpolates_itself:
+    def _interpolation(self, height: int, width: int) -> dict[str, bool]:
+        size = self.config.vision_config.image_size
+        own_size = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
+        if (height, width) == own_size or self.layout is None or self.layout.interpolates_itself:
             return {}
         return {"interpolate_pos_encoding": True}
 
