@@ -232,7 +232,7 @@ class QCAModel(QCAPreTrainedModel):
     ) -> QCAModelOutput:
         r"""
         Args:
-            input_ids, attention_mask, token_type_ids: `[B, L]`.
+            input_ids, attention_mask, token_type_ids: `[B, L]`, padded on either side.
             pixel_values: `[I, 3, h, w]`, or else
             image_features: `[I, prefix + N, vision width]` of [`get_image_features`], and
             image_grid: their `(rows, columns)`, where they are not those of the config's image size.
@@ -257,11 +257,14 @@ class QCAModel(QCAPreTrainedModel):
         image_index = self._image_index(image_index, features.last_hidden_state.shape[0], input_ids)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        token_types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        text = self.text_encoder(
-            input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **token_types, **requested
-        )
-        question_mask = attention_mask.bool()
+        words = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if token_type_ids is not None:
+            words["token_type_ids"] = token_type_ids
+        # Padding goes behind the tokens, because encoders count absolute positions from the first column.
+        order = attention_mask.argsort(dim=1, descending=True, stable=True)
+        words = {name: values.gather(1, order) for name, values in words.items()}
+        text = self.text_encoder(**words, return_dict=True, **requested)
+        question_mask = words["attention_mask"].bool()
         question, question_tokens = self.query_embedder(text.last_hidden_state, question_mask)
         vision = self.vision_encoder(features, image_index, question, question_tokens, question_mask, **requested)
         coordinates = grid_coordinates(features.grid, question.device)
