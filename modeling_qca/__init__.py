@@ -4,6 +4,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForVisualQuestionAnswer
 
 from .configuration_qca import QCAConfig
 from .modeling_qca import QCAForVisualQuestionAnswering, QCAModel, QCAPreTrainedModel
+from .overlay_qca import overlay
 from .pipeline_qca import QCAVisualQuestionAnsweringPipeline
 from .processing_qca import QCAProcessor
 from .version import __version__
@@ -26,4 +27,5 @@ __all__ = [
     "QCAProcessor",
     "QCAVisualQuestionAnsweringPipeline",
     "__version__",
+    "overlay",
 ]

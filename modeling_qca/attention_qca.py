@@ -245,6 +245,20 @@ class PatchUpdate(nn.Module):
         return self.norm(patches + torch.einsum("bhn,bhd->bnd", gates, updates))
 
 
+class QuestionAttention(nn.Module):
+    """What a hop's query reads in the question before it reads the picture: each step has words of its own."""
+
+    def __init__(self, config: QCAConfig):
+        super().__init__()
+        self.norm = nn.LayerNorm(config.hidden_size)
+        self.scorer = DotProductScorer(config.hidden_size, config.hidden_size, config.hidden_size, num_heads=1)
+
+    def forward(self, query: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """`query` `[B, 1, D]`, `tokens` `[B, L, D]` and boolean `mask` `[B, L]` -> `[B, 1, D]`"""
+        scores = self.scorer(self.scorer.queries(self.norm(query)), self.scorer.keys(tokens))  # [B, 1, 1, L]
+        return torch.matmul(masked_softmax(scores[:, 0], mask[:, None]).to(tokens.dtype), tokens)
+
+
 class AttentionHop(GradientCheckpointingLayer):
     """One step of looking: read the patches, update the query, and let the patches know (Yang et al. 2016, eq. 15-22).
 
@@ -254,6 +268,7 @@ class AttentionHop(GradientCheckpointingLayer):
     def __init__(self, config: QCAConfig, updates_patches: bool):
         super().__init__()
         size = config.hidden_size
+        self.question_attention = QuestionAttention(config) if config.query_tokens == "attended" else None
         self.query_norm = nn.LayerNorm(size)
         self.patch_norm = nn.LayerNorm(size)
         self.attention = QueryConditionedAttention(config)
@@ -270,9 +285,14 @@ class AttentionHop(GradientCheckpointingLayer):
         image_index: torch.Tensor | None = None,
         query_mask: torch.Tensor | None = None,
         patch_mask: torch.Tensor | None = None,
+        question_tokens: torch.Tensor | None = None,
+        question_mask: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Arguments as in [`QueryConditionedAttention`]; returns the query `[B, Q, D]`, the patches (`[B, N, D]` once
-        updated), the evidence `[B, D]` and the relevance `[B, H, N]`."""
+        """Arguments as in [`QueryConditionedAttention`], and of [`QuestionAttention`] where the hop attends to the
+        question; returns the query `[B, Q, D]`, the patches (`[B, N, D]` once updated), the evidence `[B, D]` and the
+        relevance `[B, H, N]`."""
+        if self.question_attention is not None:
+            query = query + self.dropout(self.question_attention(query, question_tokens, question_mask))
         evidence, relevance = self.attention(
             self.query_norm(query), self.patch_norm(patches), coordinates, image_index, query_mask, patch_mask
         )
@@ -303,9 +323,11 @@ class AttentionHops(nn.Module):
         image_index: torch.Tensor | None = None,
         query_mask: torch.Tensor | None = None,
         patch_mask: torch.Tensor | None = None,
+        question_tokens: torch.Tensor | None = None,
+        question_mask: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """
-        Arguments as in [`QueryConditionedAttention`].
+        Arguments as in [`AttentionHop`].
 
         Returns:
             The last query `[B, D]`, the evidence of every hop `[B, T, D]` (the patches' mean `[B, 1, D]` where there
@@ -318,7 +340,7 @@ class AttentionHops(nn.Module):
         found, maps = [], []
         for layer in self.layers:
             query, patches, evidence, relevance = layer(
-                query, patches, coordinates, image_index, query_mask, patch_mask
+                query, patches, coordinates, image_index, query_mask, patch_mask, question_tokens, question_mask
             )
             image_index = image_index if layer.patch_update is None else None
             found.append(evidence)

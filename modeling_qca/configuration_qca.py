@@ -47,7 +47,11 @@ class QCAConfig(PreTrainedConfig):
         question_pooling (`str`, *optional*, defaults to `"cls"`):
             How question states become one query: the first token, the mean of the tokens, or the last token.
         query_tokens (`str`, *optional*, defaults to `"pooled"`):
-            What reads the patches in a hop: the pooled question, or each question token by itself.
+            What reads the patches in a hop: the pooled question, the pooled question with the tokens the hop attends
+            to, or each question token by itself.
+        vision_feature_layers (`list[int]`, *optional*):
+            Number of layers after which the patches' features are taken, side by side: `[6, 9, 12]`. Defaults to the
+            vision encoder's output.
         relevance_scorer (`str`, *optional*, defaults to `"dot_product"`):
             Score of a patch given a query: scaled dot product (Vaswani et al. 2017), additive (Bahdanau et al. 2015)
             or bilinear (Luong et al. 2015).
@@ -110,7 +114,8 @@ class QCAConfig(PreTrainedConfig):
     text_config: PreTrainedConfig | dict | None = None
     hidden_size: int | None = None
     question_pooling: Literal["cls", "mean", "last"] = "cls"
-    query_tokens: Literal["pooled", "all"] = "pooled"
+    query_tokens: Literal["pooled", "attended", "all"] = "pooled"
+    vision_feature_layers: list[int] | None = None
     relevance_scorer: Literal["dot_product", "additive", "bilinear"] = "dot_product"
     num_attention_layers: int = 2
     num_attention_heads: int = 8
@@ -221,8 +226,27 @@ class QCAConfig(PreTrainedConfig):
             raise ValueError("`problem_type` must be a single- or multi-label classification, got 'regression'.")
         if self.id2label is not None and sorted(self.id2label) != list(range(len(self.id2label))):
             raise ValueError(f"`id2label` must number its {len(self.id2label)} answers from 0 without a gap.")
+        if self.vision_feature_layers is not None:
+            self._validate_feature_layers()
         if self.first_question_layer is not None:
             self._validate_question_in_vision_encoder()
+
+    def _validate_feature_layers(self):
+        depth = self.vision_config.num_hidden_layers
+        if self.vision_config.model_type not in CONDITIONABLE_VISION_ENCODERS:
+            raise ValueError(
+                f"`vision_feature_layers` works with the vision encoders {', '.join(CONDITIONABLE_VISION_ENCODERS)}, "
+                f"not with `{self.vision_config.model_type}`."
+            )
+        if self.first_question_layer is not None:
+            raise ValueError(
+                "`vision_feature_layers` reads an encoder without a question in it: drop `vision_conditioning_layers` "
+                "and `token_budget`, or it."
+            )
+        if not self.vision_feature_layers or not all(0 < layer <= depth for layer in self.vision_feature_layers):
+            raise ValueError(
+                f"`vision_feature_layers` must name layers 1 to {depth}, got {self.vision_feature_layers}."
+            )
 
     def _validate_question_in_vision_encoder(self):
         model_type, depth = self.vision_config.model_type, self.vision_config.num_hidden_layers

@@ -115,9 +115,9 @@ class PatchEmbedder(nn.Module):
 
     def __init__(self, config: QCAConfig):
         super().__init__()
-        size = config.hidden_size
-        self.norm = nn.LayerNorm(config.vision_config.hidden_size)
-        self.projection = nn.Linear(config.vision_config.hidden_size, size)
+        size, layers = config.hidden_size, config.vision_feature_layers or [config.vision_config.num_hidden_layers]
+        self.norm = nn.LayerNorm(len(layers) * config.vision_config.hidden_size)
+        self.projection = nn.Linear(len(layers) * config.vision_config.hidden_size, size)
         self.position = nn.Sequential(nn.Linear(2, size), nn.GELU(), nn.Linear(size, size))
 
     def forward(self, patches: torch.Tensor, coordinates: torch.Tensor) -> torch.Tensor:
@@ -272,14 +272,16 @@ class QCAModel(QCAPreTrainedModel):
             coordinates = coordinates[vision.positions]  # [B, K, 2]
         patches = self.patch_embedder(vision.patches, coordinates)
         patch_index = image_index if self.config.first_question_layer is None else None
-        pooled = self.config.query_tokens == "pooled"
+        each_token = self.config.query_tokens == "all"
         query, evidence, relevance = self.hops(
-            question[:, None] if pooled else question_tokens,
+            question_tokens if each_token else question[:, None],
             patches,
             coordinates,
             patch_index,
-            None if pooled else question_mask,
+            question_mask if each_token else None,
             vision.patch_mask,
+            question_tokens,
+            question_mask,
         )
         relevance, patch_mask = self._on_full_grid(relevance, vision, features.grid)
         return QCAModelOutput(

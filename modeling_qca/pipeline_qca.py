@@ -9,6 +9,7 @@ from PIL import Image
 from transformers import Pipeline
 from transformers.utils import ModelOutput
 
+from .overlay_qca import overlay
 from .processing_qca import open_image
 
 ImageSource = str | Path | bytes | Image.Image
@@ -24,6 +25,7 @@ class QCAVisualQuestionAnsweringPipeline(Pipeline):
     >>> ask("room.jpg", "what is on the table", top_k=2)
     [{'answer': 'lamp', 'score': 0.61}, {'answer': 'books', 'score': 0.14}]
     >>> ask("room.jpg", ["what is on the table", "is there a bed"])  # one list of answers for each question
+    >>> ask.look("room.jpg", "what is on the table").save("look.png")  # where it looked
     >>> ask([{"image": "room.jpg", "question": "is there a bed"}, ...], batch_size=8)  # also from a generator
     ```
 
@@ -71,6 +73,13 @@ class QCAVisualQuestionAnsweringPipeline(Pipeline):
         results = super().__call__(list(_grouped(items, size)), batch_size=1, **kwargs)
         flat = [result for group in results for result in group]
         return flat if isinstance(image, (list, tuple)) else flat[0]
+
+    def look(self, image: ImageSource, question: str, hop: int = -1) -> Image.Image:
+        """A picture of where hop number `hop` looked, with the question and the best answer below."""
+        picture = open_image(image)
+        result = self(picture, question, top_k=1, return_relevance=True)
+        (best,) = result["answers"]
+        return overlay(picture, result["relevance"][hop], f"{question} {best['answer']} ({best['score']:.0%})")
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any):
         """Save the model, its code and the processor, all that loading the pipeline again takes."""

@@ -311,7 +311,12 @@ class QuestionAwareVisionEncoder(nn.Module):
         interpolation = self._interpolation(height, width)
         shared = self.config.first_question_layer
         if shared is None:
-            outputs = self.backbone(pixel_values=pixel_values, return_dict=True, **interpolation, **kwargs)
+            layers = self.config.vision_feature_layers
+            requested = kwargs if layers is None else {**kwargs, "output_hidden_states": True}
+            outputs = self.backbone(pixel_values=pixel_values, return_dict=True, **interpolation, **requested)
+            if layers is not None:
+                outputs.last_hidden_state = torch.cat([self._layer_output(outputs, layer) for layer in layers], dim=-1)
+                outputs.hidden_states = outputs.hidden_states if kwargs.get("output_hidden_states") else None
         else:
             hidden_states = self.backbone.embeddings(pixel_values.to(self.backbone.dtype), **interpolation)
             if self.layout.before_layers is not None:
@@ -375,6 +380,13 @@ class QuestionAwareVisionEncoder(nn.Module):
         output.patches = tokens[:, kept_patches]
         output.patch_mask = None if token_mask is None else token_mask[:, kept_patches]
         return output
+
+    def _layer_output(self, outputs: ModelOutput, layer: int) -> torch.Tensor:
+        """Features after `layer` layers, normalised as the backbone normalises its last ones."""
+        hidden_states = outputs.hidden_states[layer]
+        if self.layout.after_layers is None:
+            return hidden_states
+        return self.backbone.get_submodule(self.layout.after_layers)(hidden_states)
 
     @property
     def _layers(self) -> nn.ModuleList:

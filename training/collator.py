@@ -64,6 +64,7 @@ class QuestionCollator:
             grid = batch["image_grid"] = self.features.grid
         batch["image_index"] = torch.tensor([position[row["image_id"]] for row in rows])
         batch["labels"] = self._labels(rows)
+        batch["question_ids"] = [row["question_id"] for row in rows]
         if self.relevance != "none":
             batch["relevance_labels"] = torch.stack([self._relevance(row, grid) for row in rows])
         return batch

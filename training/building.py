@@ -1,0 +1,91 @@
+"""The model and processor a recipe describes."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoImageProcessor, AutoTokenizer
+
+from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor, configuration
+
+from .recipe import Recipe
+
+
+logger = logging.getLogger(__name__)
+PRESETS = Path(configuration.__file__).parent
+
+
+def build_model(recipe: Recipe, answers: list[str]) -> tuple[QCAForVisualQuestionAnswering, QCAProcessor]:
+    """
+    Compose two encoders, make a preset from scratch, or go on from a checkpoint.
+
+    Args:
+        recipe: its `model`, or its `vision_encoder` and `text_encoder`, and its `config`.
+        answers: classes of the answer head. A checkpoint keeps its head where the answers are the same.
+
+    Raises:
+        ValueError: where the checkpoint is of another kind of model, or the fields do not fit together.
+    """
+    fields: dict[str, Any] = {
+        **recipe.config,
+        "id2label": dict(enumerate(answers)),
+        "label2id": {answer: index for index, answer in enumerate(answers)},
+    }
+    if recipe.model is None:
+        model = QCAForVisualQuestionAnswering.from_vision_text_pretrained(
+            recipe.vision_encoder, recipe.text_encoder, **fields
+        )
+        processor = QCAProcessor(
+            AutoImageProcessor.from_pretrained(recipe.vision_encoder), AutoTokenizer.from_pretrained(recipe.text_encoder)
+        )
+    else:
+        preset = PRESETS / recipe.model
+        source = str(preset) if preset.is_dir() and "/" not in recipe.model else recipe.model
+        processor = QCAProcessor.from_pretrained(source)
+        if source == recipe.model:
+            model = load_checkpoint(source, **fields)
+        else:
+            model = QCAForVisualQuestionAnswering(QCAConfig.from_pretrained(source, **fields))
+    _whole_picture(processor, recipe.image_size)
+    return model, processor
+
+
+def load_checkpoint(source: str, **fields: Any) -> QCAForVisualQuestionAnswering:
+    """
+    A checkpoint with some fields of its config changed. Says which weights are new because of that.
+
+    Raises:
+        ValueError: where `source` holds another kind of model, or none.
+    """
+    try:
+        model_type = QCAConfig.get_config_dict(source)[0].get("model_type")
+    except OSError as error:
+        raise ValueError(f"{source}: no checkpoint there: {str(error).splitlines()[0]}") from error
+    if model_type != QCAConfig.model_type:
+        raise ValueError(f"{source}: a checkpoint of a {model_type!r} model, not of a {QCAConfig.model_type!r} one")
+    model, info = QCAForVisualQuestionAnswering.from_pretrained(
+        source, output_loading_info=True, ignore_mismatched_sizes=bool(fields), **fields
+    )
+    new = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
+    if new:
+        logger.warning("%s: %d weights start anew: %s", source, len(new), ", ".join(_modules(new)))
+    return model
+
+
+def _modules(names: list[str]) -> list[str]:
+    return sorted({".".join(name.split(".")[:3]) for name in names})
+
+
+def _whole_picture(processor: QCAProcessor, image_size: list[int] | None) -> None:
+    """Relevance maps speak of the whole picture, so it is squashed to size instead of cropped."""
+    images = processor.image_processor
+    if image_size is None and "height" in images.size:
+        height, width = images.size["height"], images.size["width"]
+    elif image_size is None:
+        height = width = images.size["shortest_edge"]
+        if images.do_center_crop:
+            height, width = images.crop_size["height"], images.crop_size["width"]
+    else:
+        height, width = image_size
+    images.size = {"height": height, "width": width}
+    images.do_center_crop = False

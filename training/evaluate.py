@@ -1,0 +1,187 @@
+"""How well a model answers, and whether it looked where the question says; beside what knows less."""
+
+import hashlib
+import os
+import platform
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from rich.progress import track
+from torch.utils.data import DataLoader
+
+from modeling_qca import QCAForVisualQuestionAnswering
+
+from .answers import answer_scores
+from .collator import QuestionCollator
+from .metrics.attention_quality.attention_quality import attention_quality, centre_maps, shuffled_rows, uniform_maps
+
+
+ATTENTION_MEASURES = ("pointing", "energy", "iou", "spearman", "nss", "auc_judd", "cc", "kl", "sim")
+PACKAGES = ("modeling-qca", "torch", "transformers", "datasets", "peft", "accelerate")
+
+
+@torch.no_grad()
+def predict(
+    model: QCAForVisualQuestionAnswering,
+    rows: datasets.Dataset,
+    collator: QuestionCollator,
+    batch_size: int = 128,
+    description: str = "Answering",
+) -> dict[str, list[Any]]:
+    """
+    Answer every row of `rows` (images not decoded), in order.
+
+    Returns:
+        Columns `answer`, `confidence` and `relevance`: `[T, rows, columns]` float32, the mean over heads.
+    """
+    was_training = model.training
+    model.eval()
+    columns: dict[str, list[Any]] = {"answer": [], "confidence": [], "relevance": []}
+    several = model.config.problem_type == "multi_label_classification"
+    loader = DataLoader(rows, batch_size, collate_fn=collator)
+    for batch in track(loader, description, total=len(loader), transient=True):
+        inputs = {
+            name: value.to(model.device) if isinstance(value, torch.Tensor) else value
+            for name, value in batch.items()
+            if name not in ("labels", "relevance_labels", "question_ids")
+        }
+        outputs = model(**inputs)
+        scores = outputs.logits.sigmoid() if several else outputs.logits.softmax(dim=-1)
+        best = scores.max(dim=-1)
+        columns["answer"] += [model.config.id2label[index] for index in best.indices.tolist()]
+        columns["confidence"] += best.values.tolist()
+        columns["relevance"] += list(outputs.relevance.mean(dim=2).unflatten(-1, outputs.grid).float().cpu().numpy())
+    model.train(was_training)
+    return columns
+
+
+def answer_accuracy(
+    answers: Sequence[str], rows: datasets.Dataset, answer_rule: str, normalize: bool
+) -> np.ndarray:
+    """Score in [0, 1] of each answer: agreement with the row's annotators, see `answers.answer_scores`."""
+    return np.array(
+        [
+            answer_scores(expected, answer_rule, normalize).get(answer, 0.0)
+            for answer, expected in zip(answers, rows["answers"], strict=True)
+        ]
+    )
+
+
+def majority_accuracy(train: datasets.Dataset, rows: datasets.Dataset, answer_rule: str, normalize: bool) -> float:
+    """Accuracy of the one answer that scores best on `train`."""
+    totals: Counter[str] = Counter()
+    for answers in train["answers"]:
+        totals.update(answer_scores(answers, answer_rule, normalize))
+    majority = totals.most_common(1)[0][0]
+    return float(answer_accuracy([majority] * len(rows), rows, answer_rule, normalize).mean())
+
+
+def by_type(values: np.ndarray, types: Sequence[str]) -> dict[str, float]:
+    """Mean of `values` for each question type that has a name."""
+    groups: dict[str, list[float]] = defaultdict(list)
+    for value, kind in zip(values, types, strict=True):
+        if kind:
+            groups[kind].append(float(value))
+    return {kind: float(np.mean(group)) for kind, group in sorted(groups.items())}
+
+
+def attention_table(
+    maps: Sequence[np.ndarray], rows: datasets.Dataset, shuffled: Sequence[np.ndarray]
+) -> dict[str, dict[str, float]]:
+    """
+    Quality of the last hop's maps on the rows that have a target, beside controls that know less.
+
+    Args:
+        maps: `[T, rows, columns]` of each row.
+        shuffled: the same for another question about the same image.
+
+    Returns:
+        For each measure of `attention_quality` its mean under `model`, `centre`, `uniform`, `shuffled_question`.
+        Empty where no row has a target, or the model has no hop.
+    """
+    chosen = [index for index, target in enumerate(rows["relevance"]) if target is not None and np.any(target)]
+    if not chosen or not len(maps[0]):
+        return {}
+    grid = maps[0].shape[1:]
+    targets = np.stack([_resized(rows[index]["relevance"][-1], grid) for index in chosen])
+    measured = {
+        "model": np.stack([maps[index][-1] for index in chosen]),
+        "shuffled_question": np.stack([shuffled[index][-1] for index in chosen]),
+        "centre": centre_maps(len(chosen), *grid),
+        "uniform": uniform_maps(len(chosen), *grid),
+    }
+    scores = {name: attention_quality(values, targets) for name, values in measured.items()}
+    return {
+        measure: {name: float(values[measure].mean()) for name, values in scores.items()}
+        for measure in ATTENTION_MEASURES
+    }
+
+
+def shuffle_questions(rows: datasets.Dataset, seed: int) -> datasets.Dataset:
+    """`rows` in which each image is asked another of its questions; an image with one question keeps it."""
+    targets, sources = shuffled_rows(rows["image_id"], seed)
+    questions = list(rows["question"])
+    shuffled = list(questions)
+    for target, source in zip(targets, sources, strict=True):
+        shuffled[target] = questions[source]
+    return rows.remove_columns("question").add_column("question", shuffled)
+
+
+def evaluate_model(
+    model: QCAForVisualQuestionAnswering, rows: datasets.Dataset, collator: QuestionCollator, seed: int = 0
+) -> tuple[dict[str, Any], datasets.Dataset]:
+    """
+    Accuracy and attention quality of `model` on `rows`.
+
+    Returns:
+        `metrics` (accuracy), `per_question_type`, `attention` (see [`attention_table`]), and the rows' ids, answers,
+        confidences and scores as a data set.
+    """
+    rule, normalize = collator.answer_rule, collator.normalize_answers
+    predicted = predict(model, rows, collator)
+    scores = answer_accuracy(predicted["answer"], rows, rule, normalize)
+    results: dict[str, Any] = {
+        "metrics": {"accuracy": float(scores.mean())},
+        "per_question_type": by_type(scores, rows["question_type"]),
+        "attention": {},
+    }
+    if model.config.num_attention_layers:
+        shuffled = predict(model, shuffle_questions(rows, seed), collator, description="Shuffled questions")
+        results["metrics"]["accuracy_shuffled_questions"] = float(
+            answer_accuracy(shuffled["answer"], rows, rule, normalize).mean()
+        )
+        results["attention"] = attention_table(predicted["relevance"], rows, shuffled["relevance"])
+    details = rows.select_columns(["question_id", "image_id", "question", "question_type"])
+    details = details.add_column("answer", predicted["answer"])
+    details = details.add_column("confidence", predicted["confidence"])
+    return results, details.add_column("score", scores.tolist())
+
+
+def provenance(rows: datasets.Dataset, name: str, split: str) -> dict[str, Any]:
+    """What a reader needs to repeat a measurement: data with its fingerprint, versions, command."""
+    digest = hashlib.sha256()
+    for question_id, question, answers in zip(rows["question_id"], rows["question"], rows["answers"], strict=True):
+        digest.update(repr((question_id, question, answers)).encode())
+    return {
+        "data": {
+            "name": name,
+            "split": split,
+            "rows": len(rows),
+            "images": len(set(rows["image_id"])),
+            "fingerprint": digest.hexdigest()[:16],
+        },
+        "versions": {package: version(package) for package in PACKAGES} | {"python": platform.python_version()},
+        "command": " ".join([Path(sys.argv[0]).name, *(os.path.basename(argument) for argument in sys.argv[1:])]),
+    }
+
+
+def _resized(target: Any, grid: tuple[int, int]) -> np.ndarray:
+    values = torch.as_tensor(np.asarray(target, dtype=np.float32))[None, None]
+    return torch.nn.functional.interpolate(values, size=tuple(grid), mode="area")[0, 0].numpy()

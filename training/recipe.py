@@ -1,0 +1,223 @@
+"""A recipe: one flat YAML that says what to train, on what, and how."""
+
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import torch
+import yaml
+from transformers import TrainingArguments
+
+from modeling_qca import QCAConfig
+
+from .answers import AnswerRule
+from .parameter_groups import check_groups
+
+
+SECRETS = ("hub_token", "push_to_hub_token")
+OUR_ARGUMENTS = ("remove_unused_columns", "label_names")  # what the collator needs decides them
+ARGUMENT_DEFAULTS = {
+    "learning_rate": 3e-4,
+    "per_device_train_batch_size": 128,
+    "per_device_eval_batch_size": 128,
+    "warmup_steps": 0.05,
+    "lr_scheduler_type": "cosine",
+    "weight_decay": 0.05,
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "save_total_limit": 2,
+    "logging_steps": 20,
+    "report_to": "none",
+    "metric_for_best_model": "accuracy",
+    "dataloader_pin_memory": torch.cuda.is_available(),
+}
+
+
+@dataclass
+class Recipe:
+    """
+    What a run needs besides the fields of [`QCAConfig`] (`config`) and of `transformers.TrainingArguments`
+    (`arguments`), which stand beside these in the same file.
+
+    Args:
+        data: folder with `train.csv|jsonl|parquet`, a file, or the id of a data set of the Hub.
+        format, data_options, validation_ratio, group_by, on_bad_image, streaming: of `dataset.load_rows`.
+        data_seed: of the cut into train and validation; the seed of everything else is `seed`.
+        model: a preset's name (`qca-tiny`, `qca-small`, `qca-base`; trained from scratch) or a checkpoint to start
+            from; or else
+        vision_encoder, text_encoder: pretrained encoders, by Hub id or folder.
+        image_size: (height, width) in pixels, where it is not the encoder's own.
+        vocabulary: of `vocabulary.build_vocabulary`: `{}` keeps every answer, `{minimum_count: 9}` is the VQA v2 rule.
+        answer_rule, normalize_answers: of `answers.answer_scores`.
+        relevance: what the rows' maps supervise: nothing, the last hop, or every hop.
+        relevance_loss_schedule: `constant`, or `linear` down from `relevance_loss_weight` to 0.
+        freeze: parameter groups that do not train.
+        learning_rates: of groups that differ from `learning_rate`.
+        lora_rank: train low-rank adapters in the encoders instead of their weights.
+        questions_per_image: up to this many questions of an image in one batch.
+        cache_image_features: compute a frozen vision encoder's features once.
+        moving_average: decay of an exponential moving average of the weights.
+        early_stopping_patience: evaluations without improvement before a run stops.
+        baselines: also train the question-only and the image-mean model and report them beside this one.
+    """
+
+    data: str
+    format: str = "table"
+    data_options: dict[str, Any] = field(default_factory=dict)
+    validation_ratio: float | None = None
+    group_by: str | None = None
+    data_seed: int = 0
+    on_bad_image: Literal["raise", "skip"] = "raise"
+    streaming: bool = False
+    model: str | None = None
+    vision_encoder: str | None = None
+    text_encoder: str | None = None
+    image_size: list[int] | None = None
+    vocabulary: dict[str, int] = field(default_factory=dict)
+    answer_rule: AnswerRule = "consensus"
+    normalize_answers: bool = True
+    relevance: Literal["none", "final", "every_hop"] = "none"
+    relevance_loss_schedule: Literal["constant", "linear"] = "constant"
+    freeze: list[str] = field(default_factory=list)
+    learning_rates: dict[str, float] = field(default_factory=dict)
+    lora_rank: int | None = None
+    questions_per_image: int = 8
+    cache_image_features: bool = False
+    moving_average: float | None = None
+    early_stopping_patience: int | None = None
+    baselines: bool = False
+    config: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        check_groups(self.freeze)
+        check_groups(self.learning_rates)
+        encoders = self.vision_encoder is not None and self.text_encoder is not None
+        if (self.model is None) != encoders or (self.vision_encoder is None) != (self.text_encoder is None):
+            raise ValueError("a recipe names either `model`, or both `vision_encoder` and `text_encoder`")
+        if self.cache_image_features and ("vision" not in self.freeze or self.streaming):
+            raise ValueError("`cache_image_features` needs `vision` in `freeze`, and no `streaming`")
+        if self.moving_average is not None and not 0 < self.moving_average < 1:
+            raise ValueError(f"`moving_average` is a decay between 0 and 1, got {self.moving_average}")
+
+    @property
+    def output_dir(self) -> Path:
+        return Path(self.arguments["output_dir"])
+
+    def training_arguments(self, **overrides: Any) -> TrainingArguments:
+        """The trainer's arguments.
+
+        Raises:
+            ValueError: where `transformers` refuses them.
+        """
+        return TrainingArguments(
+            **{**ARGUMENT_DEFAULTS, **self.arguments, **overrides}, remove_unused_columns=False, label_names=["labels"]
+        )
+
+
+OWN_FIELDS = {item.name for item in fields(Recipe)} - {"config", "arguments"}
+CONFIG_FIELDS = set(QCAConfig.__annotations__) - {"vision_config", "text_config", "sub_configs_defaults", "model_type"}
+CONFIG_FIELDS |= {"problem_type"}
+ARGUMENT_FIELDS = {item.name for item in fields(TrainingArguments) if item.init} - OWN_FIELDS
+
+
+def load_recipe(path: str | os.PathLike, overrides: Mapping[str, str] | None = None) -> Recipe:
+    """
+    Read a recipe. Its `extends: other.yaml` names a recipe (relative to this one) whose keys it adds to or replaces.
+
+    Args:
+        path: of the YAML file.
+        overrides: values of single keys as YAML text; they win over the file.
+
+    Raises:
+        ValueError: an unknown key (with the nearest one that exists), a wrong type, a missing `data` or `output_dir`,
+            or a secret; the message names the file and the key.
+    """
+    values = _read(Path(path))
+    for key, text in (overrides or {}).items():
+        values[key] = _parse(text, f"--{key}")
+    values.setdefault("output_dir", f"runs/{Path(path).stem}")
+    return make_recipe(values, str(path))
+
+
+def make_recipe(values: Mapping[str, Any], name: str) -> Recipe:
+    """The recipe with these flat `values`; errors as in [`load_recipe`] begin with `name`."""
+    own: dict[str, Any] = {}
+    config: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
+    types = get_type_hints(Recipe)
+    for key, value in values.items():
+        if key in SECRETS:
+            raise ValueError(
+                f"{name}: `{key}` must not stand in a recipe, it would be pushed with the run; set HF_TOKEN or log in"
+            )
+        if key in OWN_FIELDS:
+            own[key] = _typed(value, types[key], f"{name}: `{key}`")
+        elif key in CONFIG_FIELDS:
+            config[key] = value
+        elif key in ARGUMENT_FIELDS and key not in OUR_ARGUMENTS:
+            arguments[key] = _number(value)
+        else:
+            known = sorted((OWN_FIELDS | CONFIG_FIELDS | ARGUMENT_FIELDS) - set(OUR_ARGUMENTS))
+            nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
+            raise ValueError(f"{name}: there is no key `{key}`; the nearest is `{nearest}`")
+    if "data" not in own:
+        raise ValueError(f"{name}: `data` is missing: the folder, file or Hub data set to train on")
+    try:
+        return Recipe(**own, config=config, arguments=arguments)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ValueError(f"{path}: no such recipe ({error.strerror})") from error
+    values = _parse(text, str(path))
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: a recipe is a mapping of keys to values")
+    parent = values.pop("extends", None)
+    return values if parent is None else {**_read(path.parent / parent), **values}
+
+
+def _parse(text: str, name: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name}: not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads `1e-4` as text."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _typed(value: Any, expected: Any, name: str) -> Any:
+    """`value` as the type a field of `Recipe` has."""
+    options = get_args(expected) if get_origin(expected) is not Literal else ()
+    choices = [option for option in options if get_origin(option) is Literal] or [expected]
+    if get_origin(choices[0]) is Literal:
+        if value not in get_args(choices[0]):
+            raise ValueError(f"{name} is {value!r}, not one of {', '.join(map(str, get_args(choices[0])))}")
+        return value
+    if value is None and type(None) in options:
+        return None
+    wanted = [option for option in options if option is not type(None)][0] if type(None) in options else expected
+    kind = get_origin(wanted) or wanted
+    if kind is float:
+        value = _number(value)
+        value = float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if kind is dict and get_args(wanted)[1] is float and isinstance(value, dict):
+        value = {key: _number(item) for key, item in value.items()}
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ValueError(f"{name} is {value!r}, not of type {kind.__name__}")
+    return value

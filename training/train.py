@@ -1,0 +1,222 @@
+"""From a recipe to a checkpoint with its results beside it."""
+
+import dataclasses
+import io
+import json
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image
+from transformers import EarlyStoppingCallback, EvalPrediction, TrainerCallback, set_seed
+
+from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor
+
+from .building import build_model
+from .collator import QuestionCollator
+from .dataset import load_rows
+from .evaluate import evaluate_model, majority_accuracy, provenance
+from .feature_cache import ImageFeatureCache
+from .parameter_groups import freeze
+from .recipe import Recipe
+from .trainer import QCATrainer, SaveOnInterrupt, last_complete_checkpoint
+from .vocabulary import build_vocabulary, vocabulary_reach
+
+
+logger = logging.getLogger(__name__)
+RESULTS = "results.json"
+
+
+class Interrupted(Exception):
+    """Training stopped on request, its progress saved."""
+
+
+def train(recipe: Recipe) -> dict[str, Any]:
+    """
+    Train and evaluate what `recipe` describes; the same call again goes on where a stopped one was, and returns the
+    results of a finished one.
+
+    Returns:
+        The results, which also stand in `results.json` in the recipe's `output_dir` beside the checkpoint.
+
+    Raises:
+        ValueError: where the recipe, its data and its model do not fit together.
+        FloatingPointError: where the loss is not a number; the message has the step and the questions.
+        Interrupted: after Ctrl-C, with the step it saved.
+    """
+    finished = recipe.output_dir / RESULTS
+    described = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    if finished.exists() and (results := json.loads(finished.read_text()))["recipe"] == described:
+        logger.warning("%s is finished already; remove it to train anew", recipe.output_dir)
+        return results
+    train_rows, validation_rows = load_splits(recipe)
+    results = _train_one(recipe, train_rows, validation_rows)
+    rule, normalize = recipe.answer_rule, recipe.normalize_answers
+    if len(train_rows) and not recipe.streaming:
+        results["baselines"] = {"majority": majority_accuracy(train_rows, validation_rows, rule, normalize)}
+    if recipe.baselines:
+        results["baselines"] |= _baselines(recipe, train_rows, validation_rows)
+    results |= provenance(validation_rows, Path(recipe.data).name, "validation")
+    results |= {"seeds": [recipe.training_arguments().seed], "recipe": described}
+    write_json(finished, results)
+    return results
+
+
+def load_splits(recipe: Recipe) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """(train, validation) rows, their images not decoded."""
+    options = {
+        "format": recipe.format,
+        "validation_ratio": recipe.validation_ratio,
+        "group_by": recipe.group_by,
+        "seed": recipe.data_seed,
+        "on_bad_image": recipe.on_bad_image,
+        **recipe.data_options,
+    }
+    train_rows = load_rows(recipe.data, split="train", streaming=recipe.streaming, **options)
+    validation_rows = load_rows(recipe.data, split="validation", **options)
+    stored = datasets.Image(decode=False)
+    return train_rows.cast_column("image", stored), validation_rows.cast_column("image", stored)
+
+
+def _train_one(recipe: Recipe, train_rows: datasets.Dataset, validation_rows: datasets.Dataset) -> dict[str, Any]:
+    arguments = recipe.training_arguments()
+    set_seed(arguments.seed)
+    answers = build_vocabulary(
+        train_rows["answers"], rule=recipe.answer_rule, normalize=recipe.normalize_answers, **recipe.vocabulary
+    )
+    model, processor = build_model(recipe, answers)
+    freeze(model, recipe.freeze)
+    features = cache_features(model, processor, [train_rows, validation_rows]) if recipe.cache_image_features else None
+    collator = QuestionCollator(
+        processor, model.config, recipe.relevance, features, recipe.answer_rule, recipe.normalize_answers
+    )
+    trained: Any = model
+    if recipe.lora_rank is not None:
+        from peft import get_peft_model
+
+        from .lora import lora_config
+
+        trained = get_peft_model(model, lora_config(model, r=recipe.lora_rank))
+    interrupt = SaveOnInterrupt()
+    callbacks: list[TrainerCallback] = [interrupt]
+    if recipe.early_stopping_patience is not None:
+        callbacks.append(EarlyStoppingCallback(recipe.early_stopping_patience))
+    if recipe.relevance_loss_schedule == "linear":
+        callbacks.append(LinearRelevanceWeight(model.config.relevance_loss_weight))
+    trainer = QCATrainer(
+        trained,
+        arguments,
+        data_collator=collator,
+        train_dataset=train_rows,
+        eval_dataset=validation_rows,
+        processing_class=processor,
+        compute_metrics=_accuracy,
+        preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(dim=-1),
+        callbacks=callbacks,
+        questions_per_image=recipe.questions_per_image,
+        learning_rates=recipe.learning_rates,
+        moving_average=recipe.moving_average,
+    )
+    start = time.perf_counter()
+    trainer.train(resume_from_checkpoint=last_complete_checkpoint(arguments.output_dir))
+    seconds = time.perf_counter() - start
+    if interrupt.interrupted:
+        raise Interrupted(f"stopped at step {trainer.state.global_step}; the same command goes on from there")
+    trained_parameters = sum(p.numel() for p in trained.parameters() if p.requires_grad)
+    if recipe.lora_rank is not None:
+        trained.save_pretrained(recipe.output_dir / "adapter")
+        model = trained.merge_and_unload()
+    save_checkpoint(model, processor, recipe.output_dir)
+    results, details = evaluate_model(model, validation_rows, collator, seed=arguments.seed)
+    details.to_parquet(recipe.output_dir / "questions.parquet")
+    reach = {"rule": recipe.answer_rule, "normalize": recipe.normalize_answers}
+    results["vocabulary"] = {
+        "answers": len(answers),
+        "train": vocabulary_reach(train_rows["answers"], answers, **reach),
+        "validation": vocabulary_reach(validation_rows["answers"], answers, **reach),
+    }
+    results["cost"] = {"trained_parameters": trained_parameters, "training_seconds": round(seconds, 1)}
+    return results
+
+
+def _baselines(recipe: Recipe, train_rows: datasets.Dataset, validation_rows: datasets.Dataset) -> dict[str, float]:
+    """Accuracy of the same recipe without hops, and of that model when every image is blank."""
+    plain = {name: value for name, value in recipe.config.items() if name not in QUESTION_IN_VISION}
+    plain["num_attention_layers"] = 0
+    accuracies = {}
+    for name, rows in (
+        ("question_only", [_blank_images(train_rows), _blank_images(validation_rows)]),
+        ("image_mean", [train_rows, validation_rows]),
+    ):
+        folder = recipe.output_dir / "baselines" / name
+        variant = dataclasses.replace(
+            recipe,
+            relevance="none",
+            config=plain,
+            arguments={**recipe.arguments, "output_dir": str(folder)},
+        )
+        results = _train_one(variant, *rows)
+        accuracies[name] = results["metrics"]["accuracy"]
+        accuracies |= {f"{name}/{kind}": value for kind, value in results["per_question_type"].items()}
+    return accuracies
+
+
+QUESTION_IN_VISION = ("vision_conditioning_layers", "vision_conditioning", "token_budget", "token_budget_layer")
+
+
+def cache_features(
+    model: QCAForVisualQuestionAnswering, processor: QCAProcessor, splits: list[datasets.Dataset]
+) -> ImageFeatureCache:
+    """The frozen vision encoder's features of every image of `splits`, kept beside the cache of `datasets`."""
+    rows: dict[str, Any] = {}
+    for split in splits:
+        first = {image_id: index for index, image_id in reversed(list(enumerate(split["image_id"])))}
+        rows |= {image_id: split[index] for image_id, index in first.items()}
+    return ImageFeatureCache(Path(datasets.config.HF_DATASETS_CACHE) / "qca_image_features", model, processor, rows)
+
+
+def save_checkpoint(model: QCAForVisualQuestionAnswering, processor: QCAProcessor, folder: Path) -> None:
+    """Weights, config, processor and the code that loads them."""
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` whole or not at all."""
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(unfinished, path)
+
+
+class LinearRelevanceWeight(TrainerCallback):
+    """The weight of attention supervision falls linearly to 0 over the run; the saved config keeps the full weight."""
+
+    def __init__(self, weight: float):
+        self.weight = weight
+
+    def on_step_begin(self, args, state, control, model, **kwargs):
+        model.config.relevance_loss_weight = self.weight * (1 - state.global_step / state.max_steps)
+
+    def on_step_end(self, args, state, control, model, **kwargs):
+        model.config.relevance_loss_weight = self.weight
+
+
+def _accuracy(prediction: EvalPrediction) -> dict[str, float]:
+    best, labels = prediction.predictions, prediction.label_ids
+    if labels.ndim == 1:
+        return {"accuracy": float((best == labels).mean())}
+    return {"accuracy": float(np.take_along_axis(labels, best[:, None], axis=1).mean())}
+
+
+def _blank_images(rows: datasets.Dataset) -> datasets.Dataset:
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64), (128, 128, 128)).save(buffer, "PNG")
+    blank = {"path": None, "bytes": buffer.getvalue()}
+    count = len(rows)
+    rows = rows.remove_columns(["image", "image_id"]).add_column("image_id", ["blank"] * count)
+    return rows.add_column("image", [blank] * count).cast_column("image", datasets.Image(decode=False))
