@@ -16,7 +16,7 @@ from PIL import Image
 from tiny import WORDS, save_tiny_model, tiny_image, tiny_model, tiny_processor
 from transformers import pipeline
 
-from modeling_qca import QCAVisualQuestionAnsweringPipeline
+from modeling_qca import QCAVisualQuestionAnsweringPipeline, overlay
 
 QUESTIONS = ["what is the colour of the ball", "is there a big red cube", "how many"]
 
@@ -151,9 +151,19 @@ def test_relevance_comes_at_the_size_of_the_upright_image(ask):
     assert_same(first["answers"], ask(image, QUESTIONS[0], top_k=1))
 
 
+def test_look_draws_the_map_of_a_hop_over_the_image(ask):
+    image = tiny_image(size=(120, 60))
+    answer = ask(image, QUESTIONS[0], return_relevance=True, top_k=1)
+    best = answer["answers"][0]
+    for hop in (0, -1):
+        expected = overlay(image, answer["relevance"][hop], f"{QUESTIONS[0]} {best['answer']} ({best['score']:.0%})")
+        assert ask.look(image, QUESTIONS[0], hop=hop).tobytes() == expected.tobytes()
+
+
 def test_saving_the_pipeline_is_enough_to_load_it(ask, tmp_path):
     ask.save_pretrained(tmp_path)
-    assert {"pipeline_qca.py", "relevance_qca.py", "processor_config.json"} <= {p.name for p in tmp_path.iterdir()}
+    saved = {path.name for path in tmp_path.iterdir()}
+    assert {"pipeline_qca.py", "overlay_qca.py", "relevance_qca.py", "processor_config.json"} <= saved
     again = pipeline(model=str(tmp_path), pipeline_class=QCAVisualQuestionAnsweringPipeline)
     assert_same(again(tiny_image(), QUESTIONS), ask(tiny_image(), QUESTIONS))
 
