@@ -307,7 +307,8 @@ class QuestionAwareVisionEncoder(nn.Module):
         Raises:
             ValueError: where the backbone's tokens are not a prefix followed by the grid.
         """
-        grid = self.grid(*pixel_values.shape[-2:])
+        height, width = pixel_values.shape[-2:]
+        grid = self.grid(height, width)
         interpolation = self._interpolation(height, width)
         shared = self.config.first_question_layer
         if shared is None:
