@@ -15,9 +15,12 @@ LABELS = torch.tensor([0, 1, 2])
 PREFIX_TOKENS = {"vit": 1, "deit": 2, "dinov2": 1, "dinov2_with_registers": 5, "clip_vision_model": 1}
 
 
-def budget_model(vision: str = "vit", token_budget: int | list[int] = 5, **fields) -> QCAForVisualQuestionAnswering:
+def budget_model(
+    vision: str = "vit", token_budget: int | list[int] = 5, attention: str = "sdpa", **fields
+) -> QCAForVisualQuestionAnswering:
     """A budget after the first of three layers, whose scores are far enough apart to choose by."""
     model = tiny_model(vision, token_budget=token_budget, token_budget_layer=1, **fields)
+    model.set_attn_implementation(attention)
     if model.qca.vision_encoder.budget.scorer == "learned":
         model.qca.vision_encoder.budget.q_proj.weight.data *= 3
     return model
@@ -35,7 +38,7 @@ class MaskingEncoder(nn.Module):
         super().__init__()
         self.backbone, self.budget, self.encode_images = encoder.backbone, encoder.budget, encoder.encode_images
 
-    def forward(self, features, image_index, question, question_tokens, question_mask) -> QCAVisionOutput:
+    def forward(self, features, image_index, question, question_tokens, question_mask, **requested) -> QCAVisionOutput:
         tokens, budget = features.last_hidden_state[image_index], self.budget
         patches = tokens[:, 1:]
         scores = (budget.q_proj(question)[:, None] * budget.norm(patches)).sum(-1) / patches.shape[-1] ** 0.5
@@ -129,9 +132,9 @@ def test_dropped_patches_live_on_as_their_relevance_weighted_mean() -> None:
 @pytest.mark.parametrize("token_budget", [1, 5, 14, [2, 12]])
 def test_gathered_patches_give_what_masking_the_others_gives(token_budget, attention: str, size) -> None:
     """Logits, maps and the scorer's gradients, in training and inference."""
-    model = budget_model(token_budget=token_budget, token_budget_mass=0.6, attn_implementation=attention)
+    model = budget_model(token_budget=token_budget, token_budget_mass=0.6, attention=attention)
     batch = tiny_batch(size=size)
-    masking = budget_model(token_budget=token_budget, token_budget_mass=0.6, attn_implementation=attention)
+    masking = budget_model(token_budget=token_budget, token_budget_mass=0.6, attention=attention)
     masking.qca.vision_encoder = MaskingEncoder(masking.qca.vision_encoder)
     for training in (False, True):
         gathered, masked = model.train(training)(**batch, labels=LABELS), masking(**batch, labels=LABELS)
@@ -168,7 +171,7 @@ def test_relevance_is_learned_straight_through() -> None:
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_adaptive_budget_does_not_depend_on_batch_mates(attention: str) -> None:
-    model = budget_model(token_budget=[1, 14], token_budget_mass=0.5, attn_implementation=attention)
+    model = budget_model(token_budget=[1, 14], token_budget_mass=0.5, attention=attention)
     batch = tiny_batch(questions=8, images=3)
     with torch.no_grad():
         together = model(**batch)
@@ -188,7 +191,7 @@ def test_adaptive_budget_does_not_depend_on_batch_mates(attention: str) -> None:
 def test_eager_and_sdpa_agree(token_budget, vision: str) -> None:
     outputs = []
     for attention in ("eager", "sdpa"):
-        model = budget_model(vision, token_budget=token_budget, token_budget_mass=0.6, attn_implementation=attention)
+        model = budget_model(vision, token_budget=token_budget, token_budget_mass=0.6, attention=attention)
         with torch.no_grad():
             outputs.append(model(**tiny_batch(size=(40, 24))))
     assert torch.equal(outputs[0].patch_mask, outputs[1].patch_mask)
@@ -243,7 +246,7 @@ def test_random_budget_follows_the_seed_and_favours_nobody() -> None:
 
 @pytest.mark.parametrize("vision", PREFIX_TOKENS)
 def test_cls_attention_is_the_row_of_the_next_layer(vision: str) -> None:
-    model = budget_model(vision, token_budget=16, token_budget_scorer="cls_attention", attn_implementation="eager")
+    model = budget_model(vision, token_budget=16, token_budget_scorer="cls_attention", attention="eager")
     output = model(**tiny_batch(questions=2, images=2), output_attentions=True)
     row = output.vision_attentions[1][:, :, 0].mean(1)[:, PREFIX_TOKENS[vision] :]  # [B, H, S, S] -> [B, N]
     torch.testing.assert_close(output.budget_relevance, row / row.sum(-1, keepdim=True))
@@ -251,7 +254,7 @@ def test_cls_attention_is_the_row_of_the_next_layer(vision: str) -> None:
 
 
 def test_recorded_layers_shrink_where_patches_were_dropped() -> None:
-    model = budget_model(attn_implementation="eager")
+    model = budget_model(attention="eager")
     output = model(**tiny_batch(), output_hidden_states=True, output_attentions=True)
     assert [states.shape[:2] for states in output.vision_hidden_states] == [(2, 17), (2, 17), (3, 7), (3, 7)]
     assert [weights.shape for weights in output.vision_attentions] == [(2, 4, 17, 17), (3, 4, 7, 7), (3, 4, 7, 7)]

@@ -59,7 +59,8 @@ def backbone_outputs(model: QCAForVisualQuestionAnswering, pixel_values: torch.T
 @pytest.mark.parametrize("inside", QUESTION_INSIDE)
 @pytest.mark.parametrize("vision", VISION_CONFIGS)
 def test_patches_are_bit_identical_to_the_backbones_own(vision: str, inside: str, attention: str) -> None:
-    model = tiny_model(vision, attn_implementation=attention, **QUESTION_INSIDE[inside])
+    model = tiny_model(vision, **QUESTION_INSIDE[inside])
+    model.set_attn_implementation(attention)
     for size in SIZES.values():
         batch = tiny_batch(questions=2, images=2, size=size)
         with torch.no_grad():
@@ -73,7 +74,8 @@ def test_patches_are_bit_identical_to_the_backbones_own(vision: str, inside: str
 @pytest.mark.parametrize("inside", ["nothing", *MODES])
 @pytest.mark.parametrize("vision", VISION_CONFIGS)
 def test_recorded_layers_are_the_backbones_own(vision: str, inside: str) -> None:
-    model = tiny_model(vision, attn_implementation="eager", **QUESTION_INSIDE[inside])
+    model = tiny_model(vision, **QUESTION_INSIDE[inside])
+    model.set_attn_implementation("eager")
     batch = tiny_batch(questions=2, images=2)
     requested = {"output_hidden_states": True, "output_attentions": True}
     with torch.no_grad():
