@@ -122,7 +122,7 @@ def split_rows(
 ) -> tuple[datasets.Dataset, datasets.Dataset]:
     """(train, validation) of `rows`, whole groups on either side; see `load_rows`.
 
-    Groups go to validation in an order drawn from `seed` until it has its share of the rows.
+    In an order drawn from `seed`, each group goes to validation that brings it closer to its share of the rows.
 
     Raises:
         ValueError: the ratio is not between 0 and 1, `group_by` is malformed, or one side would be empty.
@@ -132,11 +132,11 @@ def split_rows(
     groups: dict[str, list[int]] = {}
     for index, group in enumerate(_groups(rows, group_by)):
         groups.setdefault(group, []).append(index)
+    wanted = validation_ratio * len(rows)
     held_out: list[int] = []
     for group in sorted(groups, key=lambda group: blake2b(f"{seed}:{group}".encode(), digest_size=8).digest()):
-        if len(held_out) >= round(validation_ratio * len(rows)):
-            break
-        held_out += groups[group]
+        if abs(len(held_out) + len(groups[group]) - wanted) < abs(len(held_out) - wanted):
+            held_out += groups[group]
     chosen = set(held_out)
     kept = [index for index in range(len(rows)) if index not in chosen]
     if not kept or not chosen:
@@ -205,7 +205,12 @@ def _build(reader: Reader, split: str, on_bad_image: str, cache: Path) -> datase
     cache.mkdir(parents=True, exist_ok=True)
     try:
         rows = datasets.Dataset.from_generator(
-            _generate, FEATURES, str(cache), gen_kwargs=arguments, fingerprint=fingerprint, split=split
+            _generate,
+            FEATURES,
+            str(cache),
+            gen_kwargs=arguments,
+            fingerprint=fingerprint,
+            split=re.sub(r"\W", "_", split),
         )
     except datasets.exceptions.DatasetGenerationError as error:
         if isinstance(error.__cause__, ValueError):
@@ -246,6 +251,8 @@ def _fingerprint(reader: Reader, on_bad_image: str) -> str:
     if isinstance(reader, HubTable):
         digest.update(reader.fingerprint().encode())
     for source in reader.sources():
+        if not source.exists():
+            raise ValueError(f"{source}: no such file or folder")
         for path in sorted(source.iterdir()) if source.is_dir() else [source]:
             stat = path.stat()
             digest.update(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode())

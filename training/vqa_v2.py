@@ -44,12 +44,9 @@ class VQAv2:
         folder = ImageFolder(self._image_folder())
         for index, question in enumerate(read_items(Path(shard), "questions.item")):
             place = f"{shard} question {question['question_id']}"
-            if annotations:
-                if question["question_id"] not in annotations:
-                    raise ValueError(f"{place}: {self._annotation_file()} has no annotation for it")
-                question_type, answers = annotations[question["question_id"]]
-            else:
-                question_type, answers = "", ()
+            question_type, answers = annotations.get(question["question_id"], ("", ()))
+            if not answers and not self._unlabelled():
+                raise ValueError(f"{place}: {self._annotation_file()} has no answers to it")
             name = f"COCO_{self._image_subtype}_{question['image_id']:012d}.jpg"
             yield (
                 f"{place} (row {index})",

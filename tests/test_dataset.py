@@ -1,0 +1,647 @@
+"""Loaders of every format, on small files written in the official form, and the shared data where it is present."""
+
+import csv
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from datasets.distributed import split_dataset_by_node
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from modeling_qca.training.dataset import FEATURES, group_key, load_rows, parse_group_by, split_rows
+from modeling_qca.training.relevance_maps import cell_shares, read_maps, write_maps
+
+SHARED = Path(__file__).parents[1].parent / "shared" / "data"
+needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="the shared data is not on this machine")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+def draw(path: Path, shade: int = 90, size: tuple[int, int] = (12, 8)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (shade, shade, shade)).save(path)
+    return path
+
+
+def write_csv(path: Path, header: str, *lines: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join([header, *lines]) + "\n")
+    return path
+
+
+def write_json(path: Path, content: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def table_folder(folder: Path, rows: int = 24, images: int = 12) -> Path:
+    for number in range(images):
+        draw(folder / "images" / f"image{number}.jpg", shade=10 * number)
+    lines = [f"image{row % images},what is at {row},answer {row}" for row in range(rows)]
+    write_csv(folder / "train.csv", "image_id,question,answer", *lines)
+    return folder
+
+
+# Tables
+
+
+def test_a_csv_row_becomes_the_schema(tmp_path):
+    table_folder(tmp_path)
+    rows = load_rows(tmp_path)
+    assert rows.features == FEATURES
+    assert rows[3] | {"image": None} == {
+        "image": None,
+        "image_id": "image3",
+        "question": "what is at 3",
+        "question_id": "train-3",
+        "question_type": "",
+        "answers": [{"answer": "answer 3", "count": 1}],
+        "relevance": None,
+    }
+    assert rows[3]["image"].getpixel((0, 0)) == (30, 30, 30)
+
+
+def test_images_are_stored_as_paths_and_decoded_on_access_only(tmp_path):
+    rows = load_rows(table_folder(tmp_path)).cast_column("image", datasets.Image(decode=False))
+    assert rows[0]["image"] == {"path": str((tmp_path / "images" / "image0.jpg").resolve()), "bytes": None}
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_all_table_formats_give_the_same_rows(tmp_path, suffix):
+    table_folder(tmp_path)
+    with open(tmp_path / "train.csv", newline="") as file:
+        records = list(csv.DictReader(file))
+    expected = load_rows(tmp_path).remove_columns("image").to_list()
+    (tmp_path / "train.csv").unlink()
+    if suffix == "csv":
+        write_csv(tmp_path / "train.csv", ",".join(records[0]), *(",".join(record.values()) for record in records))
+    elif suffix == "jsonl":
+        (tmp_path / "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    else:
+        datasets.Dataset.from_list(records).to_parquet(str(tmp_path / "train.parquet"))
+    assert load_rows(tmp_path).remove_columns("image").to_list() == expected
+
+
+def test_columns_are_mapped_and_lists_of_answers_counted(tmp_path):
+    draw(tmp_path / "photos" / "a.png")
+    record = {"file": "a.png", "q": "what", "labels": ["cup", "cup", "mug"], "sort": "object", "number": 7}
+    (tmp_path / "train.jsonl").write_text(json.dumps(record))
+    columns = {"image": "file", "image_id": "file", "question": "q", "answers": "labels", "question_type": "sort"}
+    rows = load_rows(tmp_path, images=tmp_path / "photos", columns={**columns, "question_id": "number"})
+    assert rows[0]["answers"] == [{"answer": "cup", "count": 2}, {"answer": "mug", "count": 1}]
+    assert (rows[0]["image_id"], rows[0]["question_id"], rows[0]["question_type"]) == ("a.png", "7", "object")
+
+
+def test_an_answer_separator_makes_sets(tmp_path):
+    draw(tmp_path / "image1.png")
+    write_csv(tmp_path / "train.csv", "image,question,answer", 'image1,what,"cup, plate"')
+    assert [answer["answer"] for answer in load_rows(tmp_path)[0]["answers"]] == ["cup, plate"]
+    rows = load_rows(tmp_path, answer_separator=",")
+    assert [answer["answer"] for answer in rows[0]["answers"]] == ["cup", "plate"]
+
+
+def test_maps_beside_a_table_go_to_their_rows(tmp_path):
+    table_folder(tmp_path, rows=5)
+    masks = np.random.default_rng(0).random((2, 2, 3, 4)).astype(np.float16)
+    np.savez_compressed(tmp_path / "train_relevance.npz", mask=masks, row=[1, 4], tier=["strict", "coarse"])
+    relevance = list(load_rows(tmp_path)["relevance"])
+    assert [maps is not None for maps in relevance] == [False, True, False, False, True]
+    np.testing.assert_array_equal(np.array(relevance[4], np.float16), masks[1])
+    strict = list(load_rows(tmp_path, relevance_filter={"tier": "strict"})["relevance"])
+    assert [maps is not None for maps in strict] == [False, True, False, False, False]
+
+
+def test_a_single_map_a_row_is_one_step(tmp_path):
+    table_folder(tmp_path, rows=2)
+    np.savez(tmp_path / "train_relevance.npz", mask=np.ones((2, 3, 4)))
+    assert np.shape(load_rows(tmp_path)[0]["relevance"]) == (1, 3, 4)
+
+
+def test_maps_in_a_column_may_be_missing(tmp_path):
+    draw(tmp_path / "a.png")
+    lines = [{"image": "a", "question": "q", "answer": "x", "relevance": [[1, 0]]}, {"image": "a", "question": "q"}]
+    lines[1] |= {"answer": "y", "relevance": None}
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert list(load_rows(tmp_path)["relevance"]) == [[[[1, 0]]], None]
+
+
+@pytest.mark.parametrize(
+    ("header", "line", "message"),
+    [
+        ("image,question", "a,what", "no column answers or answer for answers, only image, question"),
+        ("image,question,answer", "a,,cup", "train.csv row 0: the question is empty"),
+        ("image,question,answer", "a,what,", "train.csv row 0: the answer is empty"),
+        ("image,question,answer", ",what,cup", "train.csv row 0: no image"),
+        ("image,question,answer", "a,what", "train.csv row 0: has another number of columns"),
+        ("image,question,answer", "a,what,cup,cup", "train.csv row 0: has another number of columns"),
+    ],
+)
+def test_malformed_tables_name_file_and_row(tmp_path, header, line, message):
+    draw(tmp_path / "a.png")
+    write_csv(tmp_path / "train.csv", header, line)
+    with pytest.raises(ValueError, match=message):
+        load_rows(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"mask": np.ones((1, 2, 2)), "row": [9]}, "has a map for row 9, but .*train.csv has 3 rows"),
+        ({"mask": np.ones((2, 2, 2))}, "has 2 maps and no `row`"),
+        ({"mask": np.ones((2, 2, 2)), "row": [1, 0]}, "must ascend"),
+        ({"mask": -np.ones((3, 2, 2))}, "map 0: its relevance map holds a value that is negative"),
+        ({"masks": np.ones((3, 2, 2))}, "no array 'mask'"),
+    ],
+)
+def test_malformed_maps_are_named(tmp_path, arrays, message):
+    table_folder(tmp_path, rows=3)
+    np.savez(tmp_path / "train_relevance.npz", **arrays)
+    with pytest.raises(ValueError, match=message):
+        load_rows(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"format": "tabel"}, "format 'tabel' is none of table, hub"),
+        ({"image_folder": "x"}, "option 'image_folder' is not one of format table"),
+        ({"columns": {"answer": "label"}}, "'answer' is none of image"),
+        ({"columns": {"answers": "label"}}, "no column label for answers"),
+        ({"split": "validation"}, "no validation.csv"),
+        ({"images": "nowhere"}, "nowhere: no such file or folder"),
+        ({"validation_ratio": 1.5}, "between 0 and 1"),
+        ({"validation_ratio": 0.2, "streaming": True}, "do not stream"),
+        ({"group_by": "image_id"}, "give validation_ratio too"),
+        ({"validation_ratio": 0.2, "group_by": "image_id / 12"}, "group_by is a text column"),
+        ({"validation_ratio": 0.2, "split": "test"}, "makes train and validation"),
+        ({"on_bad_image": "ignore"}, "raise or skip"),
+    ],
+)
+def test_wrong_options_are_named(tmp_path, options, message):
+    table_folder(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        load_rows(tmp_path, **options)
+
+
+def test_data_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ValueError, match="no such file or folder; for a data set of the Hub"):
+        load_rows(tmp_path / "nothing")
+
+
+# Images that cannot be read
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """Image 2 ends early, image 5 is missing, each shown by two rows of 24."""
+    folder = table_folder(tmp_path / "data")
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "images" / "image2.jpg")
+    whole = (folder / "images" / "image2.jpg").read_bytes()
+    (folder / "images" / "image2.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "images" / "image5.jpg").unlink()
+    return folder
+
+
+def test_an_unreadable_image_names_its_path_and_row(damaged):
+    with pytest.raises(ValueError, match=r"train.csv row 2: image .*image2.jpg cannot be read: .*truncated"):
+        load_rows(damaged)
+
+
+@pytest.mark.parametrize("attempt", ["fresh", "cached"])
+def test_skipped_rows_are_counted_and_listed_even_from_the_cache(damaged, caplog, attempt):
+    if attempt == "cached":
+        load_rows(damaged, on_bad_image="skip")
+        caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        rows = load_rows(damaged, on_bad_image="skip")
+    assert len(rows) == 20
+    assert not {"image2", "image5"} & set(rows["image_id"])
+    assert "skipped 4 of 24 rows" in caplog.text
+    for place in ("row 2: ", "row 14: ", "row 5: ", "row 17: "):
+        assert place in caplog.text
+    assert "image5: no such file" in caplog.text
+
+
+def test_a_repaired_image_is_noticed(damaged):
+    assert len(load_rows(damaged, on_bad_image="skip")) == 20
+    draw(damaged / "images" / "image2.jpg")
+    draw(damaged / "images" / "image5.jpg")
+    assert len(load_rows(damaged)) == 24
+
+
+def test_a_changed_table_is_read_anew(tmp_path):
+    table_folder(tmp_path, rows=3)
+    assert len(load_rows(tmp_path)) == 3
+    table_folder(tmp_path, rows=4)
+    assert len(load_rows(tmp_path)) == 4
+
+
+def test_an_image_name_that_fits_two_files_is_an_error(tmp_path):
+    for suffix in ("png", "jpg"):
+        draw(tmp_path / f"a.{suffix}")
+    write_csv(tmp_path / "train.csv", "image,question,answer", "a,what,cup")
+    with pytest.raises(ValueError, match=r"fits a\.jpg and a\.png"):
+        load_rows(tmp_path)
+
+
+# Splits
+
+
+def test_splits_by_file(tmp_path):
+    table_folder(tmp_path)
+    write_csv(tmp_path / "validation.csv", "image_id,question,answer", "image1,what,cup")
+    assert (len(load_rows(tmp_path)), len(load_rows(tmp_path, split="validation"))) == (24, 1)
+
+
+def test_one_file_has_no_validation_split_of_its_own(tmp_path):
+    table_folder(tmp_path)
+    assert len(load_rows(tmp_path / "train.csv")) == 24
+    with pytest.raises(ValueError, match="is one file: cut it with validation_ratio"):
+        load_rows(tmp_path / "train.csv", split="validation")
+
+
+def test_cut_splits_share_no_row_and_are_the_same_every_time(tmp_path):
+    table_folder(tmp_path)
+    train, validation = (
+        load_rows(tmp_path, split=split, validation_ratio=0.25, seed=1)["question_id"][:]
+        for split in ("train", "validation")
+    )
+    assert len(validation) == 6
+    assert sorted([*train, *validation]) == sorted(f"train-{row}" for row in range(24))
+    assert load_rows(tmp_path, split="validation", validation_ratio=0.25, seed=1)["question_id"][:] == validation
+    assert load_rows(tmp_path, split="validation", validation_ratio=0.25, seed=2)["question_id"][:] != validation
+
+
+@given(
+    st.lists(st.integers(0, 40), min_size=4, max_size=40),
+    st.sampled_from([None, 1, 5]),
+    st.floats(0.1, 0.9),
+    st.integers(0, 3),
+)
+def test_groups_are_never_cut_apart(numbers, divisor, ratio, seed):
+    rows = datasets.Dataset.from_dict({"image_id": [f"image{number}.jpg" for number in numbers]})
+    group_by = "image_id" if divisor is None else f"image_id // {divisor}"
+    sizes = Counter(number // (divisor or 1) for number in numbers)
+    wanted = ratio * len(numbers)
+    try:
+        train, validation = split_rows(rows, ratio, group_by, seed)
+    except ValueError:  # only where every group is too large for one side, or one group for the other
+        assert min(sizes.values()) >= 2 * wanted or max(sizes.values()) > 2 * (len(numbers) - wanted)
+        return
+    sides = [{int(name[5:-4]) // (divisor or 1) for name in side["image_id"]} for side in (train, validation)]
+    assert not sides[0] & sides[1]
+    assert sides[0] | sides[1] == set(sizes)
+    assert len(train) + len(validation) == len(numbers)
+
+
+def test_group_keys_are_the_last_number_divided():
+    assert parse_group_by("image_id // 12") == ("image_id", 12)
+    assert [group_key(name, 12) for name in ("image11", "image12", "v2_image25.jpg")] == ["0", "1", "2"]
+    assert group_key("kitchen", None) == "kitchen"
+    with pytest.raises(ValueError, match="'kitchen' has none"):
+        group_key("kitchen", 12)
+
+
+# Streaming
+
+
+def test_streaming_gives_the_same_rows(tmp_path):
+    table_folder(tmp_path)
+    stream = load_rows(tmp_path, streaming=True)
+    assert isinstance(stream, datasets.IterableDataset)
+    rows = list(stream.remove_columns("image"))
+    assert rows == load_rows(tmp_path).remove_columns("image").to_list()
+
+
+def test_streamed_shards_do_not_overlap(tmp_path):
+    table_folder(tmp_path)
+    with open(tmp_path / "train.csv", newline="") as file:
+        records = list(csv.DictReader(file))
+    (tmp_path / "train.csv").unlink()
+    for shard in range(4):
+        part = datasets.Dataset.from_list(records[shard::4])
+        part.to_parquet(str(tmp_path / f"train-{shard:05d}-of-00004.parquet"))
+    stream = load_rows(tmp_path, streaming=True).remove_columns("image")
+    assert stream.num_shards == 4
+    halves = [[row["question"] for row in split_dataset_by_node(stream, rank, world_size=2)] for rank in (0, 1)]
+    assert len(halves[0]) == len(halves[1]) == 12
+    assert sorted(halves[0] + halves[1]) == sorted(record["question"] for record in records)
+
+
+def test_streaming_skips_and_raises_like_loading(damaged, caplog):
+    with pytest.raises(ValueError, match="row 2: image"):
+        list(load_rows(damaged, streaming=True))
+    assert len(list(load_rows(damaged, streaming=True, on_bad_image="skip"))) == 20
+    assert caplog.text.count("skipped") == 4
+
+
+# Hub
+
+
+def test_a_hub_data_set_is_mapped_to_the_schema(tmp_path):
+    draw(tmp_path / "a.png", 10)
+    draw(tmp_path / "b.png", 20)
+    table = datasets.Dataset.from_dict(
+        {
+            "picture": [str(tmp_path / f"{name}.png") for name in "aba"],
+            "text": ["q0", "q1", "q2"],
+            "answers": [[{"answer": "yes", "answer_id": 1}, {"answer": "yes", "answer_id": 2}]] * 3,
+        }
+    ).cast_column("picture", datasets.Image())
+    (tmp_path / "hub").mkdir()
+    table.to_parquet(str(tmp_path / "hub" / "train.parquet"))
+    options = {"format": "hub", "columns": {"image": "picture", "question": "text"}}
+    rows = load_rows(str(tmp_path / "hub"), **options)
+    assert rows.features == FEATURES
+    assert rows["question"][:] == ["q0", "q1", "q2"]
+    assert rows[0]["answers"] == [{"answer": "yes", "count": 2}]
+    assert rows[1]["image"].getpixel((0, 0)) == (20, 20, 20)
+    assert rows[0]["image_id"] == rows[2]["image_id"] != rows[1]["image_id"]  # the same bytes are the same image
+    stream = load_rows(str(tmp_path / "hub"), streaming=True, **options)
+    assert [row["question_id"] for row in stream] == rows["question_id"][:]
+
+
+# VQA v2
+
+
+def write_vqa(folder: Path, prefix: str = "v2_") -> Path:
+    questions = [
+        {"image_id": 42, "question": "How many?", "question_id": 420001},
+        {"image_id": 7, "question": "Is it red?", "question_id": 70000},
+    ]
+    annotations = [  # in another order than the questions
+        {
+            "question_id": question_id,
+            "question_type": question_type,
+            "answer_type": "other",
+            "multiple_choice_answer": answers[0],
+            "image_id": image_id,
+            "answers": [
+                {"answer": answer, "answer_confidence": "yes", "answer_id": number + 1}
+                for number, answer in enumerate(answers)
+            ],
+        }
+        for question_id, image_id, question_type, answers in (
+            (70000, 7, "is it", ["yes"] * 10),
+            (420001, 42, "how many", ["2"] * 7 + ["3", "two", "two"]),
+        )
+    ]
+    info = {"info": {}, "license": {}, "data_type": "mscoco", "data_subtype": "train2014"}
+    stem = f"{prefix}OpenEnded_mscoco_train2014_questions.json"
+    write_json(folder / stem, {**info, "task_type": "Open-Ended", "questions": questions})
+    write_json(folder / f"{prefix}mscoco_train2014_annotations.json", {**info, "annotations": annotations})
+    for image_id in (7, 42):
+        draw(folder / "train2014" / f"COCO_train2014_{image_id:012d}.jpg", shade=image_id)
+    return folder
+
+
+def test_vqa_v2_joins_questions_annotations_and_coco_images(tmp_path):
+    rows = load_rows(write_vqa(tmp_path), format="vqa_v2")
+    assert rows["question_id"][:] == ["420001", "70000"]
+    assert rows["question_type"][:] == ["how many", "is it"]
+    counts = [{"answer": "2", "count": 7}, {"answer": "3", "count": 1}, {"answer": "two", "count": 2}]
+    assert rows[0]["answers"] == counts
+    assert rows[0]["image_id"] == "42"
+    assert rows[0]["image"].getpixel((0, 0)) == (42, 42, 42)
+
+
+def test_vqa_v2_test_splits_have_no_answers(tmp_path):
+    questions = {"questions": [{"image_id": 1, "question": "What?", "question_id": 10}]}
+    write_json(tmp_path / "v2_OpenEnded_mscoco_test-dev2015_questions.json", questions)
+    draw(tmp_path / "test2015" / "COCO_test2015_000000000001.jpg")
+    assert load_rows(tmp_path, format="vqa_v2", split="test-dev2015")[0]["answers"] == []
+
+
+def test_vqa_v2_names_what_is_wrong(tmp_path):
+    with pytest.raises(ValueError, match="0 files fit"):
+        load_rows(tmp_path, format="vqa_v2")
+    write_vqa(tmp_path)
+    (tmp_path / "train2014" / "COCO_train2014_000000000007.jpg").unlink()
+    with pytest.raises(
+        ValueError, match=r"question 70000 \(row 1\): image .*000000000007.jpg cannot be read: no such"
+    ):
+        load_rows(tmp_path, format="vqa_v2")
+    draw(tmp_path / "train2014" / "COCO_train2014_000000000007.jpg")
+    (tmp_path / "v2_mscoco_train2014_annotations.json").write_text('{"annotations": []}')
+    with pytest.raises(ValueError, match=r"question 420001: .*annotations\.json has no answers"):
+        load_rows(tmp_path, format="vqa_v2")
+    (tmp_path / "v2_mscoco_train2014_annotations.json").write_text('{"annotations": [')
+    with pytest.raises(ValueError, match=r"annotations\.json: not JSON"):
+        load_rows(tmp_path, format="vqa_v2")
+
+
+# VQA-HAT
+
+
+def test_vqa_hat_averages_the_maps_of_a_question(tmp_path):
+    write_vqa(tmp_path, prefix="")  # VQA-HAT is about VQA v1
+    left = np.zeros((6, 8), np.uint8)
+    left[:, :4] = 255
+    (tmp_path / "maps").mkdir()
+    Image.fromarray(left).save(tmp_path / "maps" / "420001_1.png")
+    Image.fromarray(255 - left).resize((80, 60), Image.Resampling.NEAREST).save(tmp_path / "maps" / "420001_2.png")
+    options = {"format": "vqa_hat", "maps": tmp_path / "maps", "relevance_grid": [3, 4]}
+    rows = load_rows(tmp_path, **options)
+    assert rows["question_id"][:] == ["420001"]
+    np.testing.assert_allclose(rows[0]["relevance"], np.full((1, 3, 4), 0.5), atol=1e-6)
+    (tmp_path / "maps" / "420001_2.png").unlink()
+    np.testing.assert_allclose(load_rows(tmp_path, **options)[0]["relevance"], [[[1, 1, 0, 0]] * 3])
+    draw(tmp_path / "maps" / "overview.png")
+    with pytest.raises(ValueError, match=r"overview\.png: the map of a question is called"):
+        load_rows(tmp_path, **options)
+
+
+# DAQUAR
+
+
+def test_daquar_text_pairs(tmp_path):
+    text = "what is on the table in the image3 ?\ncup, plate\nhow many chairs are there in the image3?\n2\n"
+    (tmp_path / "qa.37.raw.train.txt").write_text(text)
+    (tmp_path / "qa.37.raw.test.txt").write_text("what is it in image1 ?\nbed\n")
+    draw(tmp_path / "nyu" / "image3.png")
+    draw(tmp_path / "nyu" / "image1.png")
+    rows = load_rows(tmp_path, format="daquar", images=tmp_path / "nyu")
+    assert rows["question"][:] == ["what is on the table", "how many chairs are there"]
+    assert [[answer["answer"] for answer in row] for row in rows["answers"]] == [["cup", "plate"], ["2"]]
+    assert rows["image_id"][:] == ["image3", "image3"]
+    test = load_rows(tmp_path, format="daquar", images=tmp_path / "nyu", split="validation")
+    assert test["question"][:] == ["what is it"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("what is it in the image1 ?\n", "txt line 2: the answer is missing"),
+        ("what is it ?\nbed\n", "txt line 1: a question ends with its image"),
+    ],
+)
+def test_daquar_names_the_line(tmp_path, text, message):
+    (tmp_path / "qa.37.raw.train.txt").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_rows(tmp_path, format="daquar", images=draw(tmp_path / "image1.png").parent)
+
+
+def test_daquar_reads_the_csv_form_too(tmp_path):
+    draw(tmp_path / "images" / "image1.jpg")
+    write_csv(tmp_path / "train.csv", "question,answer,image_id", 'what,"cup,plate",image1')
+    assert len(load_rows(tmp_path, format="daquar")[0]["answers"]) == 2
+
+
+# GQA
+
+
+def write_gqa(folder: Path) -> Path:
+    objects = {
+        "10": {"name": "table", "x": 0, "y": 0, "w": 4, "h": 8, "attributes": [], "relations": []},
+        "11": {"name": "cup", "x": 6, "y": 4, "w": 6, "h": 4, "attributes": [], "relations": []},
+        "12": {"name": "wall", "x": 0, "y": 0, "w": 12, "h": 8, "attributes": [], "relations": []},
+    }
+    graphs = {"2354786": {"width": 12, "height": 8, "objects": objects}}
+    annotations = {
+        "both": {"question": {"4": "10"}, "answer": {"0": "11"}, "fullAnswer": {"1": "11"}},
+        "one": {"question": {"2:4": "10,11"}, "answer": {}, "fullAnswer": {}},
+        "none": {"question": {}, "answer": {}, "fullAnswer": {}},
+    }
+    questions = {
+        name: {
+            "semantic": [],
+            "entailed": [],
+            "equivalent": [name],
+            "question": f"What is {name}?",
+            "imageId": "2354786",
+            "isBalanced": True,
+            "answer": "cup",
+            "fullAnswer": "It is a cup.",
+            "annotations": annotation,
+            "types": {"detailed": "relO", "semantic": "rel", "structural": "query"},
+        }
+        for name, annotation in annotations.items()
+    }
+    write_json(folder / "train_balanced_questions.json", questions)
+    write_json(folder / "train_sceneGraphs.json", graphs)
+    draw(folder / "images" / "2354786.jpg")
+    return folder
+
+
+def test_gqa_boxes_become_maps_of_question_then_answer_objects(tmp_path):
+    rows = load_rows(write_gqa(tmp_path), format="gqa", relevance_grid=(2, 3))  # cells of 4 x 4 pixels
+    table, cup = [[1, 0, 0], [1, 0, 0]], [[0, 0, 0], [0, 0.5, 1]]
+    either = [[1, 0, 0], [1, 0.5, 1]]
+    relevance = dict(zip(rows["question_id"], rows["relevance"], strict=True))
+    np.testing.assert_allclose(relevance["both"], [table, cup])
+    np.testing.assert_allclose(relevance["one"], [either, either])
+    assert relevance["none"] is None
+    assert rows[0]["question_type"] == "query"
+    assert rows[0]["answers"] == [{"answer": "cup", "count": 1}]
+
+
+def test_gqa_without_scene_graphs_must_be_asked_for(tmp_path):
+    write_gqa(tmp_path)
+    (tmp_path / "train_sceneGraphs.json").unlink()
+    with pytest.raises(ValueError, match="pass scene_graphs: false"):
+        load_rows(tmp_path, format="gqa")
+    assert list(load_rows(tmp_path, format="gqa", scene_graphs=False)["relevance"]) == [None] * 3
+
+
+def test_gqa_names_a_question_whose_object_is_unknown(tmp_path):
+    write_gqa(tmp_path)
+    write_json(tmp_path / "train_sceneGraphs.json", {"2354786": {"width": 12, "height": 8, "objects": {}}})
+    with pytest.raises(ValueError, match=r"question both \(row 0\): refers to object 10"):
+        load_rows(tmp_path, format="gqa")
+
+
+# Relevance maps
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 5), st.integers(1, 5), st.integers(0, 9))
+def test_cell_shares_are_overlaps_of_area(height, width, rows, columns, seed):
+    mask = np.random.default_rng(seed).random((height, width)) < 0.5
+    fine = np.kron(mask, np.ones((rows, columns)))  # each pixel cut so that cells begin and end between pieces
+    expected = fine.reshape(rows, height, columns, width).mean(axis=(1, 3))
+    np.testing.assert_allclose(cell_shares(mask, (rows, columns)), expected, atol=1e-5)
+
+
+def test_maps_written_one_at_a_time_are_an_ordinary_npz(tmp_path):
+    maps = np.random.default_rng(0).random((5, 2, 3, 4)).astype(np.float16)
+    write_maps(tmp_path / "maps.npz", iter(maps), 5, (2, 3, 4))
+    np.testing.assert_array_equal(np.load(tmp_path / "maps.npz")["mask"], maps)
+    for (row, read), written in zip(read_maps(tmp_path / "maps.npz"), maps, strict=True):
+        np.testing.assert_array_equal(read.astype(np.float16), written, err_msg=str(row))
+
+
+# The shared data
+
+
+@needs_shared
+def test_rooms_load_with_options_alone():
+    rows = load_rows(SHARED / "rooms", images=SHARED / "daquar" / "images")
+    assert len(rows) == 7367
+    assert set(rows["question_type"]) == {"exists", "side", "where", "bigger"}
+    masks = np.load(SHARED / "rooms" / "train_relevance.npz")["mask"]
+    for index in (0, 1234, 7366):
+        np.testing.assert_array_equal(np.array(rows[index]["relevance"], np.float16), masks[index])
+
+
+@needs_shared
+def test_daquar_loads_with_options_alone():
+    rows = load_rows(SHARED / "daquar", answer_separator=",")
+    assert len(rows) == 9974
+    assert sum(maps is not None for maps in rows["relevance"]) == 4278
+    scenes = [
+        {
+            int(name[5:]) // 12
+            for name in load_rows(
+                SHARED / "daquar", split=split, validation_ratio=0.2, group_by="image_id // 12", answer_separator=","
+            )["image_id"]
+        }
+        for split in ("train", "validation")
+    ]
+    assert scenes[0] and scenes[1] and not scenes[0] & scenes[1]
+
+
+# Memory
+
+MEASURE = """
+import re, sys
+from modeling_qca.training.dataset import load_rows
+rows = load_rows(sys.argv[1], cache_dir=sys.argv[2])
+train = load_rows(sys.argv[1], cache_dir=sys.argv[2], validation_ratio=0.2, group_by="image_id // 12")
+assert 0 < len(train) < len(rows)
+# Memory of the process's own; pages of the mapped Arrow file are the kernel's to drop.
+print(len(rows), int(re.search(r"RssAnon:\\s*(\\d+)", open("/proc/self/status").read())[1]) // 1024)
+"""
+
+
+def own_megabytes(folder: Path, rows: int, images: int) -> int:
+    for number in range(images):
+        draw(folder / "images" / f"image{number}.jpg")
+    lines = (f"image{row % images},what is at place {row},answer {row % 50}" for row in range(rows))
+    write_csv(folder / "train.csv", "image_id,question,answer", *lines)
+    maps = (np.full((2, 16, 16), row % 7, np.float16) for row in range(rows))
+    write_maps(folder / "train_relevance.npz", maps, rows, (2, 16, 16))
+    arguments = [sys.executable, "-c", MEASURE, str(folder), str(folder / "cache")]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True, env=dict(os.environ))
+    count, own = map(int, done.stdout.split())
+    assert count == rows
+    return own
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_stays_flat_as_rows_grow_tenfold(tmp_path):
+    small = own_megabytes(tmp_path / "small", rows=10_000, images=10_000)
+    large = own_megabytes(tmp_path / "large", rows=100_000, images=10_000)
+    assert large < small + 50, f"{small} MB for 10,000 rows, {large} MB for 100,000"
