@@ -252,11 +252,12 @@ class QuestionAttention(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(config.hidden_size)
         self.scorer = DotProductScorer(config.hidden_size, config.hidden_size, config.hidden_size, num_heads=1)
+        self.softmax = MaskedSoftmax()
 
     def forward(self, query: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """`query` `[B, 1, D]`, `tokens` `[B, L, D]` and boolean `mask` `[B, L]` -> `[B, 1, D]`"""
         scores = self.scorer(self.scorer.queries(self.norm(query)), self.scorer.keys(tokens))  # [B, 1, 1, L]
-        return torch.matmul(masked_softmax(scores[:, 0], mask[:, None]).to(tokens.dtype), tokens)
+        return torch.matmul(self.softmax(scores, mask[:, None, None])[:, 0].to(tokens.dtype), tokens)
 
 
 class AttentionHop(GradientCheckpointingLayer):

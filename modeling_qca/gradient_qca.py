@@ -30,6 +30,7 @@ class WeightedAttention:
     vision: list[torch.Tensor]  # [B, S', S'] a layer
     conditioning: dict[int, torch.Tensor]  # [B, S', L], or [B, 1, S'] where the question reads the patches
     pooling: torch.Tensor  # [B, 1, L]
+    words: list[torch.Tensor]  # [B, 1, L] a hop, with `query_tokens="attended"`
     hops: list[torch.Tensor]  # [B, Q, N or K] a hop
 
 
@@ -49,38 +50,43 @@ def gradient_relevance(
     text = identity = torch.eye(mask.shape[1], device=mask.device).expand(len(mask), -1, -1)
     for weights in attention.text:
         text = text + weights @ text  # eq. 6
-    image, image_text = _vision_relevancy(config, attention, tokens, _normalised(text, identity))
-    patches = tokens.patches(_normalised(image, tokens.residual(len(attention.vision))))
-    pooled = config.query_tokens == "pooled"
-    query_text = attention.pooling @ _normalised(text, identity) if pooled else text  # eq. 10
-    query_image = image.new_zeros(len(mask), query_text.shape[1], image.shape[-1])
-    for weights in attention.hops:
+    text_normed, each_token = _normalised(text, identity), config.query_tokens == "all"
+    patches, patches_text = _patch_relevancy(config, attention, tokens, text_normed)
+    query_text = text if each_token else attention.pooling @ text_normed  # eq. 10
+    query_image = patches.new_zeros(len(mask), query_text.shape[1], patches.shape[-1])
+    for hop, weights in enumerate(attention.hops):
+        if attention.words:
+            query_text = query_text + attention.words[hop] @ text_normed  # eq. 10
         seen = weights @ patches
-        query_image = query_image + (seen if pooled else _normalised(query_text, identity).transpose(1, 2) @ seen)
-        query_text = query_text + weights @ tokens.patches(image_text)  # eq. 11
-    query_mask = None if pooled else mask
+        query_image = query_image + (_normalised(query_text, identity).transpose(1, 2) @ seen if each_token else seen)
+        query_text = query_text + weights @ patches_text  # eq. 11
+    query_mask = mask if each_token else None
     query_image, query_text = (masked_mean(states, query_mask, dim=1) for states in (query_image, query_text))
     return query_image[:, tokens.prefix :], query_text * mask
 
 
-def _vision_relevancy(
+def _patch_relevancy(
     config: PreTrainedConfig, attention: WeightedAttention, tokens: ImageTokens, text: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """R_ii `[B, S', S]` and R_it `[B, S', L]` after the last vision layer; `text` is the normalised R_tt."""
+    """Of the patches that the hops read: the normalised R_ii `[B, N or K, S]`, several layers in equal shares, and R_it
+    `[B, N or K, L]`; `text` is the normalised R_tt."""
     image = tokens.identity
     image_text = image.new_zeros(*image.shape[:2], text.shape[-1])
+    read_after = config.vision_feature_layers or [len(attention.vision)]
+    read: list[torch.Tensor] = []
     for index, weights in enumerate(attention.vision):
         image, image_text = tokens.at_layer(index, image), tokens.at_layer(index, image_text)
         if index in attention.conditioning:
-            read = attention.conditioning[index]
+            question = attention.conditioning[index]
             if config.vision_conditioning == "question_reads_patches":  # one answer, added to every token
-                image, image_text = image + read @ image, image_text + read @ image_text
+                image, image_text = image + question @ image, image_text + question @ image_text
             else:
                 residual = tokens.residual(index)
                 own = _normalised(image, residual) @ residual.transpose(1, 2)  # [B, S', S']
-                image_text = image_text + own.transpose(1, 2) @ read @ text  # eq. 10
+                image_text = image_text + own.transpose(1, 2) @ question @ text  # eq. 10
         image, image_text = image + weights @ image, image_text + weights @ image_text  # eq. 6 and 7
-    return image, image_text
+        read += [_normalised(image, tokens.residual(index))] * read_after.count(index + 1)
+    return tokens.patches(torch.stack(read).mean(dim=0)), tokens.patches(image_text)
 
 
 def _normalised(relevancy: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
@@ -97,10 +103,11 @@ class AttentionRecorder(TorchFunctionMode):
         super().__init__()
         self.config = model.config
         self.embeddings, self.embedder = model.get_input_embeddings(), model.base_model.query_embedder
-        self.softmaxes = [hop.attention.softmax for hop in model.base_model.hops.layers]
+        self.layers = model.base_model.hops.layers
         self.question: dict[str, torch.Tensor] = {}
         self.conditioning: list[torch.Tensor] = []  # [B, heads, S', L] in the order of the layers
         self.hops: list[torch.Tensor] = []  # [B, H, Q, N or K]
+        self.words: list[torch.Tensor] = []  # [B, 1, 1, L]
 
     @classmethod
     @contextmanager
@@ -118,8 +125,10 @@ class AttentionRecorder(TorchFunctionMode):
 
         yield self.embeddings, lambda module, inputs, output: output.requires_grad_()  # also of a frozen encoder
         yield self.embedder.projection, keep_question
-        for softmax in self.softmaxes:
-            yield softmax, lambda module, inputs, output: self.hops.append(output)
+        for layer in self.layers:
+            yield layer.attention.softmax, lambda module, inputs, output: self.hops.append(output)
+            if layer.question_attention is not None:
+                yield layer.question_attention.softmax, lambda module, inputs, output: self.words.append(output)
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function is not nn.functional.scaled_dot_product_attention:
@@ -140,6 +149,7 @@ class AttentionRecorder(TorchFunctionMode):
             "text": outputs.text_attentions,
             "vision": outputs.vision_attentions,
             "conditioning": self.conditioning,
+            "words": self.words,
             "hops": self.hops,
         }
         maps = [weights for part in parts.values() for weights in part]
@@ -147,9 +157,9 @@ class AttentionRecorder(TorchFunctionMode):
             score, [*maps, self.question["pooled"]], allow_unused=True, materialize_grads=True
         )
         weighted = iter([_weighted(*pair) for pair in zip(maps, gradients, strict=True)])
-        text, vision, conditioning, hops = (list(islice(weighted, len(part))) for part in parts.values())
+        text, vision, conditioning, words, hops = (list(islice(weighted, len(part))) for part in parts.values())
         by_layer = dict(zip(self.config.conditioned_layers, conditioning, strict=True))
-        return WeightedAttention(text, vision, by_layer, self._pooling(pooled, mask), hops)
+        return WeightedAttention(text, vision, by_layer, self._pooling(pooled, mask), words, hops)
 
     def _pooling(self, pooled_gradient: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         weights = pooling_weights(self.embedder, mask)[:, None, None]  # [B, 1, 1, L]: one head, one query

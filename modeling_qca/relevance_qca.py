@@ -4,12 +4,12 @@ B questions, L question tokens, N patches, T hops, H heads, C answers.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
 from .gradient_qca import AttentionRecorder, gradient_relevance, pooling_weights
@@ -26,8 +26,9 @@ class QCAExplanation(ModelOutput):
             Shares of the patches, which sum to one. One map a hop; by gradient one for all, of a single head, which is
             zero everywhere if no attention raised the answer's score.
         grid (`tuple[int, int]`): (rows, columns) of the patches.
-        token_relevance (`torch.FloatTensor` of shape `(questions, tokens)`, *optional*):
-            Shares of the question's tokens, zero on padding; see [`word_relevance`].
+        token_relevance (`torch.FloatTensor` of shape `(questions, maps or 1, tokens)`, *optional*):
+            Shares of the question's tokens, zero on padding; see [`word_relevance`]. `None` by the hops' own
+            relevance, unless they attend to the question (`query_tokens="attended"`).
         logits (`torch.FloatTensor` of shape `(questions, answers)`).
         answers (`torch.LongTensor` of shape `(questions,)`): the answers explained.
         patch_mask (`torch.BoolTensor` of shape `(questions, patches)`, *optional*): patches the token budget kept.
@@ -81,21 +82,25 @@ def explain(
 
 @torch.no_grad()
 def _by_hops(model: PreTrainedModel, inputs: dict, answers: torch.LongTensor | None) -> QCAExplanation:
-    outputs = model(**inputs)
-    return _explanation(outputs, outputs.relevance, None, answers)
+    with _recorded_words(model) as words:
+        outputs = model(**inputs)
+    return _explanation(outputs, outputs.relevance, torch.cat(words, dim=1) if words else None, answers)
 
 
 @torch.no_grad()
 def _by_rollout(model: PreTrainedModel, inputs: dict, answers: torch.LongTensor | None) -> QCAExplanation:
-    with _eager_attention(model):
+    with _eager_attention(model), _recorded_words(model) as words:
         outputs = model(**inputs, output_attentions=True)
-    mask = _question_mask(inputs)
-    pooling = pooling_weights(model.base_model.query_embedder, mask)[:, None]
-    if model.config.query_tokens == "all":
-        pooling = (mask / mask.sum(dim=1, keepdim=True))[:, None]
-    tokens = pooling @ rollout(outputs.text_attentions)  # [B, 1, L]
+    mask = _question_mask(inputs)[:, None]
+    if words:
+        read = torch.cat(words, dim=1)
+    elif model.config.query_tokens == "all":
+        read = mask / mask.sum(dim=-1, keepdim=True)
+    else:
+        read = pooling_weights(model.base_model.query_embedder, mask[:, 0])[:, None]
+    token_relevance = read @ rollout(outputs.text_attentions) * mask  # [B, T or 1, L]
     relevance = rollout_relevance(model.config, outputs, _image_index(inputs))
-    return _explanation(outputs, relevance, tokens[:, 0] * mask, answers)
+    return _explanation(outputs, relevance, token_relevance, answers)
 
 
 def _by_gradient(model: PreTrainedModel, inputs: dict, answers: torch.LongTensor | None) -> QCAExplanation:
@@ -110,7 +115,7 @@ def _by_gradient(model: PreTrainedModel, inputs: dict, answers: torch.LongTensor
         attention = recorder.weighted(score, outputs, mask)
     with torch.no_grad():
         relevance, token_relevance = gradient_relevance(model.config, attention, tokens, mask)
-        return _explanation(outputs, relevance[:, None, None], token_relevance, answers)
+        return _explanation(outputs, relevance[:, None, None], token_relevance[:, None], answers)
 
 
 def _explanation(
@@ -148,6 +153,19 @@ def _question_mask(inputs: Mapping[str, Any]) -> torch.Tensor:
 
 
 @contextmanager
+def _recorded_words(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
+    """What each hop that attends to the question reads in it, `[B, 1, L]`, once the model has run."""
+    words: list[torch.Tensor] = []
+    with ExitStack() as hooks:
+        for layer in model.base_model.hops.layers:
+            if layer.question_attention is not None:
+                softmax = layer.question_attention.softmax
+                hook = softmax.register_forward_hook(lambda module, inputs, output: words.append(output[:, 0]))
+                hooks.enter_context(hook)
+        yield words
+
+
+@contextmanager
 def _eager_attention(model: PreTrainedModel) -> Iterator[None]:
     """The encoders return attention maps only where they compute them."""
     parts = (model, model.base_model.vision_encoder.backbone, model.base_model.text_encoder)
@@ -166,31 +184,32 @@ def word_relevance(
     questions: Sequence[str],
     attention_mask: torch.Tensor,
     token_relevance: torch.Tensor,
-) -> list[list[tuple[str, float]]]:
+) -> list[list[list[tuple[str, float]]]]:
     """
     Relevance of the words of each question; special tokens are left out and the shares scaled to sum to one.
 
     Args:
         tokenizer: a fast one, which knows what words its tokens are of.
-        attention_mask, token_relevance: `[B, L]`, of the inputs and of [`QCAExplanation`].
+        attention_mask, token_relevance: `[B, L]` of the inputs and `[B, M, L]` of [`QCAExplanation`].
 
     Returns:
-        For each question its words in order, each with its share.
+        For each question and each of its M maps the words in order, each with its share.
     """
     words = []
-    for question, mask, row in zip(questions, attention_mask.bool(), token_relevance, strict=True):
-        relevance = row[mask].tolist()
-        encoding = tokenizer(question, truncation=True, max_length=len(relevance))
-        shares: dict[int, float] = {}
-        for word, share in zip(encoding.word_ids(), relevance, strict=True):
-            if word is not None:
-                shares[word] = shares.get(word, 0.0) + share
-        total = sum(shares.values()) or 1.0
-        spans = {word: encoding.word_to_chars(word) for word in shares}
-        words.append(
-            [(question[spans[word].start : spans[word].end], share / total) for word, share in shares.items()]
-        )
+    for question, mask, maps in zip(questions, attention_mask.bool(), token_relevance, strict=True):
+        encoding = tokenizer(question, truncation=True, max_length=int(mask.sum()))
+        words.append([_words(question, encoding, relevance[mask].tolist()) for relevance in maps])
     return words
+
+
+def _words(question: str, encoding: BatchEncoding, relevance: list[float]) -> list[tuple[str, float]]:
+    shares: dict[int, float] = {}
+    for word, share in zip(encoding.word_ids(), relevance, strict=True):
+        if word is not None:
+            shares[word] = shares.get(word, 0.0) + share
+    total = sum(shares.values()) or 1.0
+    spans = {word: encoding.word_to_chars(word) for word in shares}
+    return [(question[spans[word].start : spans[word].end], share / total) for word, share in shares.items()]
 
 
 __all__ = ["QCAExplanation", "explain", "word_relevance"]

@@ -120,7 +120,13 @@ def rollout_relevance(config: PreTrainedConfig, outputs: ModelOutput, image_inde
     """
     tokens = ImageTokens.of(config, outputs)
     shared, attentions = tokens.shared_layers, outputs.vision_attentions
-    joint = rollout(attentions[:shared])[image_index] if shared else tokens.identity
+    if shared == 0:
+        joint = tokens.identity
+    elif config.vision_feature_layers is not None:  # side by side in equal shares
+        joint = torch.stack([rollout(attentions[:layer]) for layer in config.vision_feature_layers]).mean(dim=0)
+        joint = joint[image_index]
+    else:
+        joint = rollout(attentions[:shared])[image_index]
     for index, attention in enumerate(attentions[shared:], start=shared):
         joint = rollout([attention]) @ tokens.at_layer(index, joint)  # [B, S', S]
     relevance = tokens.of_patches(outputs.relevance) @ tokens.patches(joint)[:, None]  # [B, T, H, S]

@@ -20,6 +20,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "post_encoder": {},
     "every_token_asks": {"vision": "dinov2", "query_tokens": "all"},
     "mean_pooling": {"question_pooling": "mean", "vision": "siglip_vision_model", "relevance_scorer": "additive"},
+    "attended_words": {"query_tokens": "attended", "num_attention_layers": 3},
+    "several_layers": {"vision_feature_layers": [1, 3], "vision": "clip_vision_model"},
     "conditioned": {"vision_conditioning_layers": "late", "vision": "clip_vision_model"},
     "every_layer_conditioned": {"vision_conditioning_layers": "all", "vision_conditioning": "shared_projections"},
     "question_reads": {"vision_conditioning_layers": [1], "vision_conditioning": "question_reads_patches"},
@@ -93,7 +95,7 @@ def rollout_reference(model: QCAForVisualQuestionAnswering, inputs: dict[str, to
         outputs = model(**inputs, output_attentions=True)
     size, patches = outputs.vision_attentions[0].shape[-1], outputs.relevance.shape[-1]
     prefix, read = size - patches, list(range(patches))
-    joint = np.eye(size)
+    joint, taken = np.eye(size), []
     for layer, attention in enumerate(outputs.vision_attentions):
         if outputs.patch_mask is not None and layer == model.config.token_budget_layer:
             made_of, read = through_budget(outputs, prefix)
@@ -103,6 +105,8 @@ def rollout_reference(model: QCAForVisualQuestionAnswering, inputs: dict[str, to
             weights[i, i] += 1.0
             weights[i] = weights[i] / weights[i].sum()
         joint = product(weights, joint)
+        taken += [joint] * (layer + 1 in (model.config.vision_feature_layers or [3]))
+    joint = sum(taken) / len(taken)
     relevance = array(outputs.relevance[0])
     result = np.zeros_like(relevance)
     for hop in range(relevance.shape[0]):
@@ -120,10 +124,13 @@ class Cams:
         with torch.no_grad():
             answer = model(**inputs).logits.argmax()
         self.hops: list = []
+        self.words: list = []
         self.conditioning: list = []
         self.pool = model.qca.query_embedder._pool
         for hop in model.qca.hops.layers:
-            monkeypatch.setattr(hop.attention.softmax, "forward", self.probed_softmax)
+            monkeypatch.setattr(hop.attention.softmax, "forward", self.probed_softmax(self.hops))
+            if hop.question_attention is not None:
+                monkeypatch.setattr(hop.question_attention.softmax, "forward", self.probed_softmax(self.words))
         monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", self.probed_attention)
         monkeypatch.setattr(model.qca.query_embedder, "_pool", self.probed_pool)
         self.outputs = model(**inputs, output_attentions=True)
@@ -136,11 +143,12 @@ class Cams:
         self.states, self.pooled = states, torch.zeros(1, states.shape[-1], requires_grad=True)
         return self.pool(states, mask) + self.pooled
 
-    def probed_softmax(self, scores, mask):
-        weights = scores.float().softmax(-1)
-        if mask is not None:
-            weights = scores.float().masked_fill(~mask, -torch.inf).softmax(-1)
-        return self.probe(weights, self.hops)
+    def probed_softmax(self, record):
+        def softmax(scores, mask):
+            scores = scores.float() if mask is None else scores.float().masked_fill(~mask, -torch.inf)
+            return self.probe(scores.softmax(-1), record)
+
+        return softmax
 
     def probed_attention(self, query, key, value, attn_mask=None):
         assert attn_mask is None or attn_mask.all()  # a single question without padding
@@ -183,7 +191,7 @@ def gradient_reference(model, inputs, monkeypatch) -> tuple[np.ndarray, np.ndarr
     r_it = np.zeros((len(r_ii), len(r_tt)))
     patches = outputs.relevance.shape[-1]
     prefix, read = len(r_ii) - patches, patches
-    conditioning = iter(cams.conditioning)
+    conditioning, words, taken = iter(cams.conditioning), iter(cams.words), []
     for layer, attention in enumerate(outputs.vision_attentions):
         if outputs.patch_mask is not None and layer == config.token_budget_layer:
             image_eye, kept = through_budget(outputs, prefix)
@@ -199,8 +207,10 @@ def gradient_reference(model, inputs, monkeypatch) -> tuple[np.ndarray, np.ndarr
                 r_it = r_it + product(product(own.T, cam), normalised(r_tt, text_eye))  # eq. 10
         cam = Cams.cam(attention, attention.grad)
         r_ii, r_it = r_ii + product(cam, r_ii), r_it + product(cam, r_it)  # eq. 6 and 7
+        taken += [normalised(r_ii, image_eye)] * (layer + 1 in (config.vision_feature_layers or [3]))
+    r_ii = sum(taken) / len(taken)
     r_qt, own = r_tt, normalised(r_tt, text_eye)
-    if config.query_tokens == "pooled":
+    if config.query_tokens != "all":
         pooling = np.zeros((1, len(r_tt)))
         pooling[0, 0] = 1.0
         if config.question_pooling == "mean":
@@ -213,7 +223,9 @@ def gradient_reference(model, inputs, monkeypatch) -> tuple[np.ndarray, np.ndarr
         cam = Cams.cam(weights, zero.grad)
         if config.query_tokens == "all":
             own = normalised(r_qt, text_eye)
-        r_qi = r_qi + product(product(own.T, cam), normalised(r_ii, image_eye)[prefix : prefix + read])  # eq. 10
+        for word_weights, word_zero in [next(words)] if config.query_tokens == "attended" else []:
+            r_qt = r_qt + product(Cams.cam(word_weights, word_zero.grad), normalised(r_tt, text_eye))  # eq. 10
+        r_qi = r_qi + product(product(own.T, cam), r_ii[prefix : prefix + read])  # eq. 10
         r_qt = r_qt + product(cam, r_it[prefix : prefix + read])  # eq. 11
     return shares(r_qi.mean(0)[prefix:]), shares(r_qt.mean(0))
 
@@ -250,8 +262,8 @@ def test_gradient_relevance_follows_the_rules_for_two_modalities(name, monkeypat
         patches, tokens = gradient_reference(model, question(batch, index), monkeypatch)
         np.testing.assert_allclose(array(explanation.relevance[index, 0, 0]), patches, atol=1e-6, rtol=1e-5)
         length = int(batch["attention_mask"][index].sum())
-        np.testing.assert_allclose(array(explanation.token_relevance[index, :length]), tokens, atol=1e-6, rtol=1e-5)
-        assert (explanation.token_relevance[index, length:] == 0).all()
+        np.testing.assert_allclose(array(explanation.token_relevance[index, 0, :length]), tokens, atol=1e-6, rtol=1e-5)
+        assert (explanation.token_relevance[index, 0, length:] == 0).all()
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "last"])
@@ -267,8 +279,8 @@ def test_rollout_of_the_question_starts_from_what_is_pooled(pooling):
         for attention in attentions:
             joint = product(0.5 * array(attention[0]).mean(0) + 0.5 * np.eye(length), joint)
         expected = {"cls": joint[0], "mean": joint.mean(0), "last": joint[-1]}[pooling]
-        np.testing.assert_allclose(array(relevance[index, :length]), expected, atol=1e-6, rtol=1e-5)
-        assert (relevance[index, length:] == 0).all()
+        np.testing.assert_allclose(array(relevance[index, 0, :length]), expected, atol=1e-6, rtol=1e-5)
+        assert (relevance[index, 0, length:] == 0).all()
 
 
 def test_relevance_is_what_the_hops_report():
@@ -279,6 +291,25 @@ def test_relevance_is_what_the_hops_report():
     torch.testing.assert_close(explanation.relevance, outputs.relevance)
     torch.testing.assert_close(explanation.logits, outputs.logits)
     assert explanation.answers.tolist() == outputs.logits.argmax(-1).tolist()
+
+
+def test_hops_that_attend_to_the_question_say_which_words_each_read():
+    model, batch = tiny_model(query_tokens="attended"), tiny_batch()
+    read = []
+    for hop in model.qca.hops.layers:
+        hop.question_attention.softmax.register_forward_hook(
+            lambda module, inputs, output: read.append(output[:, 0, 0])
+        )
+    relevance = model.explain(batch).token_relevance
+    torch.testing.assert_close(relevance, torch.stack(read, dim=1))
+    assert (relevance[:, 0] - relevance[:, 1]).abs().max() > 1e-3
+    rolled = model.explain(batch, method="rollout").token_relevance
+    eager(model)
+    with torch.no_grad():
+        joint = rollout(model(**batch, output_attentions=True).text_attentions)
+    expected = torch.einsum("btl,blm->btm", relevance, joint) * batch["attention_mask"][:, None]
+    torch.testing.assert_close(rolled, expected)
+    assert tiny_model().explain(batch).token_relevance is None
 
 
 def test_gradient_relevance_depends_on_the_answer_and_on_no_batch_mate():
@@ -367,8 +398,8 @@ def test_words_collect_the_shares_of_their_pieces(side):
     )
     questions = ["Where are chairs?", "chairs"]
     mask = tokenizer(questions, padding=True, return_tensors="pt")["attention_mask"]
-    relevance = mask * torch.tensor([1.0, 2.0, 3.0, 4.0, 10.0])
-    first, second = word_relevance(tokenizer, questions, mask, relevance)
+    relevance = (mask * torch.tensor([1.0, 2.0, 3.0, 4.0, 10.0]))[:, None]
+    (first,), (second,) = word_relevance(tokenizer, questions, mask, relevance)
     assert first == [("Where", 0.05), ("are", 0.1), ("chairs", pytest.approx(0.35)), ("?", 0.5)]
     assert second == [("chairs", 1.0)]
 
@@ -376,6 +407,6 @@ def test_words_collect_the_shares_of_their_pieces(side):
 def test_special_tokens_are_no_words():
     tokenizer, questions = tiny_tokenizer(), ["what is left", "how many"]
     mask = tokenizer(questions, padding=True, return_tensors="pt")["attention_mask"]
-    first, second = word_relevance(tokenizer, questions, mask, mask / mask.sum(1, keepdim=True))
-    assert first == [(word, pytest.approx(1 / 3)) for word in ("what", "is", "left")]
+    (first, again), (second, _) = word_relevance(tokenizer, questions, mask, mask[:, None].float().expand(-1, 2, -1))
+    assert first == again == [(word, pytest.approx(1 / 3)) for word in ("what", "is", "left")]
     assert second == [(word, pytest.approx(1 / 2)) for word in ("how", "many")]
