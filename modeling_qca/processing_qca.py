@@ -131,11 +131,16 @@ class QCAProcessor(ProcessorMixin):
             bilinearly (a point's value is then the probability of the patch around it).
 
         Raises:
-            ValueError: where there is not one size for each question.
+            ValueError: where there is not one size for each question, or the image processor cropped the images.
         """
         maps = outputs.relevance.mean(dim=2).unflatten(-1, outputs.grid)  # [B, T, H, N] -> [B, T, rows, columns]
         if target_sizes is None:
             return list(maps)
+        if self.image_processor.do_center_crop:
+            raise ValueError(
+                "The image processor crops: its maps do not cover the whole picture. Set `do_center_crop=False`, or "
+                "take the maps on the grid, without `target_sizes`."
+            )
         if len(target_sizes) != len(maps):
             raise ValueError(f"{len(target_sizes)} `target_sizes` for {len(maps)} questions; pass one for each.")
         return [

@@ -352,6 +352,14 @@ def test_maps_need_a_size_for_each_question(processor):
         processor.post_process_relevance(outputs, [(8, 8)])
 
 
+def test_maps_of_a_cropped_image_are_not_spread_over_the_whole_picture():
+    processor = tiny_processor(do_center_crop=True, crop_size={"height": 32, "width": 32})
+    outputs = outputs_of(relevance=torch.rand(1, 1, 1, 4), grid=(2, 2))
+    assert len(processor.post_process_relevance(outputs)) == 1
+    with pytest.raises(ValueError, match="do_center_crop=False"):
+        processor.post_process_relevance(outputs, [(8, 8)])
+
+
 def test_the_whole_way_from_a_file_to_an_answer_and_a_map(processor, tmp_path):
     path = saved(tiny_image(size=(60, 40)), tmp_path / "room.jpg")
     model = tiny_model()
