@@ -68,8 +68,8 @@ def gradient_relevance(
 def _patch_relevancy(
     config: PreTrainedConfig, attention: WeightedAttention, tokens: ImageTokens, text: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of the patches that the hops read: the normalised R_ii `[B, N or K, S]`, several layers in equal shares, and R_it
-    `[B, N or K, L]`; `text` is the normalised R_tt."""
+    """Of the patches that the hops read: the normalised R_ii `[B, N or K, S]`, several layers in equal shares, and
+    R_it `[B, N or K, L]`; `text` is the normalised R_tt."""
     image = tokens.identity
     image_text = image.new_zeros(*image.shape[:2], text.shape[-1])
     read_after = config.vision_feature_layers or [len(attention.vision)]

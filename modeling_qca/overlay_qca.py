@@ -15,6 +15,8 @@ VIRIDIS = np.array(
 MAP_SHARE = 0.6  # of the heat map in the blend
 MARGIN = 8  # pixels
 
+Box = tuple[float, float, float, float]
+
 
 def colours(values: np.ndarray) -> np.ndarray:
     """Viridis: `[...]` in [0, 1] -> `[..., 3]` 8-bit RGB."""
@@ -25,7 +27,11 @@ def colours(values: np.ndarray) -> np.ndarray:
 
 
 def overlay(
-    image: Image.Image, relevance: torch.Tensor, caption: str | None = None, legend: bool = True
+    image: Image.Image,
+    relevance: torch.Tensor,
+    caption: str | None = None,
+    legend: bool = True,
+    box: Box | None = None,
 ) -> Image.Image:
     """
     A heat map on an image.
@@ -36,6 +42,8 @@ def overlay(
             colour is its largest share.
         caption: printed below, such as the question and the answer.
         legend: print the scale below.
+        box: (left, top, right, bottom) in pixels of the part of the image that `relevance` is of; all of it unless
+            given. The rest keeps its colours.
 
     Returns:
         RGB, as large as the image plus the caption and the legend.
@@ -46,21 +54,28 @@ def overlay(
     if relevance.dim() != 2:
         raise ValueError(f"`relevance` must be one map [rows, columns], got shape {tuple(relevance.shape)}.")
     image = image.convert("RGB")
-    size = (image.height, image.width)
+    left, top, right, bottom = _pixels(box, image)
+    size = (bottom - top, right - left)
     shares = nn.functional.interpolate(relevance[None, None].float().cpu(), size=size, mode="bilinear")[0, 0].numpy()
     peak = float(relevance.max())
     heat = Image.fromarray(colours(shares / peak if peak > 0 else shares))
-    blended = Image.blend(image.convert("L").convert("RGB"), heat, MAP_SHARE)
+    seen = image.crop((left, top, right, bottom))
+    picture = image.copy()
+    picture.paste(Image.blend(seen.convert("L").convert("RGB"), heat, MAP_SHARE), (left, top))
     if legend:
-        blended = _above(blended, _legend(image.width, peak))
-    return blended if caption is None else _above(blended, text_strip(caption, image.width))
+        picture = _above(picture, _legend(image.width, peak))
+    return picture if caption is None else _above(picture, text_strip(caption, image.width))
 
 
-def kept_patches(image: Image.Image, kept: torch.Tensor) -> Image.Image:
-    """`image` with the patches that the token budget dropped greyed out; `kept` is `[rows, columns]`, boolean."""
+def kept_patches(image: Image.Image, kept: torch.Tensor, box: Box | None = None) -> Image.Image:
+    """`image` with the patches that the token budget dropped greyed out; `kept` is `[rows, columns]`, boolean, of the
+    part of the image in `box`."""
     image = image.convert("RGB")
+    left, top, right, bottom = _pixels(box, image)
     faded = Image.blend(image.convert("L").convert("RGB"), Image.new("RGB", image.size, "white"), 0.75)
-    mask = Image.fromarray(kept.cpu().numpy()).convert("L").resize(image.size, Image.Resampling.NEAREST)
+    mask = Image.new("L", image.size, 255)
+    cells = Image.fromarray(kept.cpu().numpy()).convert("L")
+    mask.paste(cells.resize((right - left, bottom - top), Image.Resampling.NEAREST), (left, top))
     return Image.composite(image, faded, mask)
 
 
@@ -93,6 +108,11 @@ def text_strip(text: str, width: int) -> Image.Image:
     return picture
 
 
+def _pixels(box: Box | None, image: Image.Image) -> tuple[int, int, int, int]:
+    left, top, right, bottom = box or (0, 0, image.width, image.height)
+    return round(left), round(top), round(right), round(bottom)
+
+
 def _legend(width: int, peak: float) -> Image.Image:
     font = ImageFont.load_default(max(10, min(14, width // 25)))
     low, high = "0", f"{peak:.1%} a patch"
@@ -114,4 +134,4 @@ def _above(upper: Image.Image, lower: Image.Image) -> Image.Image:
     return canvas
 
 
-__all__ = ["colours", "kept_patches", "overlay", "strip", "text_strip"]
+__all__ = ["Box", "colours", "kept_patches", "overlay", "strip", "text_strip"]

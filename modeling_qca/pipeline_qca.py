@@ -9,8 +9,9 @@ from PIL import Image
 from transformers import Pipeline
 from transformers.utils import ModelOutput
 
-from .overlay_qca import overlay
+from .look_qca import Look, seen_box
 from .processing_qca import open_image
+from .relevance_qca import word_relevance
 
 ImageSource = str | Path | bytes | Image.Image
 Question = str | list[str]
@@ -25,7 +26,7 @@ class QCAVisualQuestionAnsweringPipeline(Pipeline):
     >>> ask("room.jpg", "what is on the table", top_k=2)
     [{'answer': 'lamp', 'score': 0.61}, {'answer': 'books', 'score': 0.14}]
     >>> ask("room.jpg", ["what is on the table", "is there a bed"])  # one list of answers for each question
-    >>> ask.look("room.jpg", "what is on the table").save("look.png")  # where it looked
+    >>> ask.look("room.jpg", "what is on the table").overlay().save("look.png")  # where it looked
     >>> ask([{"image": "room.jpg", "question": "is there a bed"}, ...], batch_size=8)  # also from a generator
     ```
 
@@ -74,12 +75,34 @@ class QCAVisualQuestionAnsweringPipeline(Pipeline):
         flat = [result for group in results for result in group]
         return flat if isinstance(image, (list, tuple)) else flat[0]
 
-    def look(self, image: ImageSource, question: str, hop: int = -1) -> Image.Image:
-        """A picture of where hop number `hop` looked, with the question and the best answer below."""
-        picture = open_image(image)
-        result = self(picture, question, top_k=1, return_relevance=True)
-        (best,) = result["answers"]
-        return overlay(picture, result["relevance"][hop], f"{question} {best['answer']} ({best['score']:.0%})")
+    def look(
+        self, image: ImageSource, question: Question, method: str = "relevance", top_k: int = 5
+    ) -> Look | list[Look]:
+        """
+        Where the model looks and which words it reads; `ask.look("room.jpg", "is there a bed").overlay()` shows it.
+
+        Args:
+            method: `"relevance"`, `"rollout"` or `"gradient"`, see `QCAForVisualQuestionAnswering.explain`.
+
+        Returns:
+            A [`Look`], or one for each of a list of questions.
+        """
+        picture, questions = open_image(image), [question] if isinstance(question, str) else list(question)
+        inputs = self.processor(images=picture, text=questions).to(self.device)
+        explanation = self.model.explain(inputs, method)
+        answers = self.processor.post_process_question_answering(explanation, self.model.config, top_k)
+        maps = self.processor.post_process_relevance(explanation)
+        words: list[list] = [[] for _ in questions]
+        if explanation.token_relevance is not None:
+            words = word_relevance(
+                self.processor.tokenizer, questions, inputs["attention_mask"], explanation.token_relevance
+            )
+        kept = [None] * len(questions)
+        if explanation.patch_mask is not None:
+            kept = explanation.patch_mask.unflatten(-1, explanation.grid).cpu()
+        box = seen_box(self.processor.image_processor, *picture.size)
+        looks = [Look(picture, *parts, box=box) for parts in zip(questions, answers, maps, words, kept, strict=True)]
+        return looks[0] if isinstance(question, str) else looks
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any):
         """Save the model, its code and the processor, all that loading the pipeline again takes."""

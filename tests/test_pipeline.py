@@ -10,13 +10,15 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import WORDS, save_tiny_model, tiny_image, tiny_model, tiny_processor
-from transformers import pipeline
+from tiny import WORDS, save_tiny_model, tiny_image, tiny_model, tiny_processor, tiny_tokenizer
+from transformers import CLIPImageProcessorPil, pipeline
 
-from modeling_qca import QCAVisualQuestionAnsweringPipeline, overlay
+from modeling_qca import QCAProcessor, QCAVisualQuestionAnsweringPipeline, overlay
+from modeling_qca.look_qca import Look, seen_box
 
 QUESTIONS = ["what is the colour of the ball", "is there a big red cube", "how many"]
 
@@ -151,19 +153,74 @@ def test_relevance_comes_at_the_size_of_the_upright_image(ask):
     assert_same(first["answers"], ask(image, QUESTIONS[0], top_k=1))
 
 
-def test_look_draws_the_map_of_a_hop_over_the_image(ask):
+@pytest.mark.parametrize("method", ["relevance", "rollout", "gradient"])
+def test_a_look_holds_what_the_model_explains(ask, method):
     image = tiny_image(size=(120, 60))
-    answer = ask(image, QUESTIONS[0], return_relevance=True, top_k=1)
-    best = answer["answers"][0]
-    for hop in (0, -1):
-        expected = overlay(image, answer["relevance"][hop], f"{QUESTIONS[0]} {best['answer']} ({best['score']:.0%})")
-        assert ask.look(image, QUESTIONS[0], hop=hop).tobytes() == expected.tobytes()
+    looks = ask.look(image, QUESTIONS, method=method, top_k=2)
+    explanation = ask.model.explain(tiny_processor()(images=image, text=QUESTIONS), method=method)
+    for look, maps, question in zip(looks, explanation.relevance.mean(2), QUESTIONS, strict=True):
+        torch.testing.assert_close(look.relevance, maps.unflatten(-1, (4, 4)))
+        assert_same(look.answers, ask(image, question, top_k=2))
+        assert (look.question, look.kept, look.box) == (question, None, (0, 0, 120, 60))
+        best = look.answers[0]
+        for index in (0, -1):
+            expected = overlay(image, look.relevance[index], f"{question} {best['answer']} ({best['score']:.0%})")
+            assert look.overlay(index).tobytes() == expected.tobytes()
+        for words in look.words:
+            assert [word for word, _ in words] == question.split()
+            assert sum(share for _, share in words) == pytest.approx(1)
+    assert len(looks[0].words) == (0 if method == "relevance" else 1)
+    assert ask.look(image, QUESTIONS[1], method=method).question == QUESTIONS[1]
+
+
+def test_a_look_shows_what_the_token_budget_kept():
+    ask = QCAVisualQuestionAnsweringPipeline(
+        model=tiny_model(token_budget=6, token_budget_layer=1, query_tokens="attended"), processor=tiny_processor()
+    )
+    image = tiny_image(size=(40, 40))
+    look = ask.look(image, QUESTIONS[0])
+    assert look.kept.shape == (4, 4) and look.kept.sum() == 6
+    assert (look.relevance.amax(0) > 0).sum() == 6
+    picture = look.kept_patches()
+    for row in range(4):
+        for column in range(4):
+            box = (10 * column, 10 * row, 10 * column + 10, 10 * row + 10)
+            assert (picture.crop(box).tobytes() == image.crop(box).tobytes()) == bool(look.kept[row, column])
+    assert len(look.words) == 2
+    without = QCAVisualQuestionAnsweringPipeline(model=tiny_model(), processor=tiny_processor())
+    with pytest.raises(ValueError, match="no token budget"):
+        without.look(image, QUESTIONS[0]).kept_patches()
+
+
+@pytest.mark.parametrize("size", [(120, 60), (50, 90), (64, 64)])
+def test_maps_lie_on_the_part_of_the_image_that_the_processor_crops(size):
+    processor = QCAProcessor(
+        CLIPImageProcessorPil(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}), tiny_tokenizer()
+    )
+    left, top, right, bottom = seen_box(processor.image_processor, *size)
+    assert right - left == pytest.approx(bottom - top) == pytest.approx(0.8 * min(size))
+    for row, column in [(0, 0), (1, 3), (3, 2)]:
+        image = Image.new("RGB", size, "black")
+        x, y = left + (column + 0.5) * (right - left) / 4, top + (row + 0.5) * (bottom - top) / 4
+        image.paste("white", (round(x) - 2, round(y) - 2, round(x) + 2, round(y) + 2))
+        pixels = processor(images=image)["pixel_values"][0].sum(0).unfold(0, 8, 8).unfold(1, 8, 8).sum((2, 3))
+        assert pixels.argmax() == 4 * row + column  # the model sees the spot in this patch
+        relevance = torch.zeros(4, 4)
+        relevance[row, column] = 1
+        look = Look(
+            image, "what", [{"answer": "red", "score": 1}], relevance[None], [], None, (left, top, right, bottom)
+        )
+        picture = np.asarray(look.overlay(caption=False)).astype(int)[: size[1]]
+        yellow = picture[..., 0] + picture[..., 1] - 2 * picture[..., 2]
+        assert yellow[round(y) - 3 : round(y) + 3, round(x) - 3 : round(x) + 3].max() == yellow.max()
+        outside = (np.asarray(image) == picture).all(-1)
+        assert outside[: int(top)].all() and outside[:, : int(left)].all()
 
 
 def test_saving_the_pipeline_is_enough_to_load_it(ask, tmp_path):
     ask.save_pretrained(tmp_path)
     saved = {path.name for path in tmp_path.iterdir()}
-    assert {"pipeline_qca.py", "overlay_qca.py", "relevance_qca.py", "processor_config.json"} <= saved
+    assert {"pipeline_qca.py", "look_qca.py", "relevance_qca.py", "processor_config.json"} <= saved
     again = pipeline(model=str(tmp_path), pipeline_class=QCAVisualQuestionAnsweringPipeline)
     assert_same(again(tiny_image(), QUESTIONS), ask(tiny_image(), QUESTIONS))
 
