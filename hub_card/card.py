@@ -1,7 +1,8 @@
 """results.json -> the model card. Every number of the card is read from results.json, the file an evaluation writes:
 
     metrics            {metric: value}; a value is a number, or {"mean", "std", "seeds"} over several runs
-    baselines          {baseline: {metric: value}}, such as {"majority": {"accuracy": 0.2}}
+    baselines          {baseline: {metric: value}}, such as {"majority": {"accuracy": 0.2}}; a baseline's accuracy on
+                       one question type stands under the type's name
     attention          {metric: {"model": value, "centre": ..., "uniform": ..., "shuffled_question": ...}}
     per_question_type  {question type: {metric: value}}
     data               {"name", "split", "rows", "images", "fingerprint"} of the rows that were evaluated
@@ -9,17 +10,19 @@
     versions           {package: version}
     command            the command that trained and evaluated
     cost               {"milliseconds_per_question", "trained_parameters", ...}
-    recipe             {field: value} of the training recipe; may be left out
+    recipe             the training recipe; may be left out
 
 Names are lower case with underscores; no value is NaN or infinite.
 """
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from modeling_qca import QCAConfig, __version__
@@ -96,7 +99,7 @@ class Release:
         tag: of this version, which the card's examples then load.
         license: identifier of the Hub, such as "cc-by-4.0".
         language: of the questions and answers, an ISO 639 code.
-        base_model: Hub ids of the encoders, or of the model that was fine-tuned.
+        base_model: Hub ids of the encoders, or of the model that was fine-tuned; those of the recipe unless given.
     """
 
     repo_id: str
@@ -130,22 +133,31 @@ def model_card(config: QCAConfig, results: Results | None, release: Release, ove
         overlay=overlay,
         results=results,
         tables=_tables(results) if results else {},
+        recipe=yaml.safe_dump(results.get("recipe"), sort_keys=False, allow_unicode=True) if results else "",
         format=format_value,
     )
 
 
 def card_metadata(results: Results | None, release: Release) -> ModelCardData:
     """The part of the card the Hub reads."""
+    recipe = (results or {}).get("recipe", {})
+    encoders = [recipe.get("vision_encoder"), recipe.get("text_encoder")]
+    bases = list(release.base_model) or [encoder for encoder in encoders if encoder and is_hub_id(encoder)]
     return ModelCardData(
         license=release.license,
         language=release.language,
         library_name="transformers",
         pipeline_tag=TASK,
         tags=["vqa", "query-conditioned-attention"],
-        base_model=list(release.base_model) or None,
-        base_model_relation="finetune" if release.base_model else None,
+        base_model=bases or None,
+        base_model_relation="finetune" if bases else None,
         **(measured_metadata(results, release) if results else {}),
     )
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether `name` is `owner/name` and no folder."""
+    return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) is not None and not Path(name).exists()
 
 
 def measured_metadata(results: Results, release: Release) -> dict[str, Any]:
@@ -175,16 +187,19 @@ def measured_metadata(results: Results, release: Release) -> dict[str, Any]:
 
 def _tables(results: Results) -> dict[str, str]:
     """The card's Markdown tables; empty where there is nothing to show."""
+    types, baselines = results["per_question_type"], results["baselines"]
+    overall = {name: {key: values[key] for key in values if key not in types} for name, values in baselines.items()}
+    of_baselines = {
+        kind: {name: values[kind] for name, values in baselines.items() if kind in values} for kind in types
+    }
     attention = {
         source: {metric: values[source] for metric, values in results["attention"].items() if source in values}
         for source in ATTENTION_SOURCES
     }
-    recipe = {name: {"value": str(value)} for name, value in results.get("recipe", {}).items()}
     return {
-        "results": _table("metric", _transposed({"this model": results["metrics"], **results["baselines"]})),
-        "per_question_type": _table("question type", results["per_question_type"]),
+        "results": _table("metric", _transposed({"this model": results["metrics"], **overall})),
+        "per_question_type": _table("question type", {kind: types[kind] | of_baselines[kind] for kind in types}),
         "attention": _table("metric", _transposed(attention)),
-        "recipe": _table("field", recipe),
     }
 
 

@@ -22,7 +22,7 @@ import modeling_qca
 from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor
 from modeling_qca.configuration_qca import AUTO_MAP, CUSTOM_PIPELINES
 
-from .card import Release, Results, card_metadata, model_card, read_results
+from .card import Release, Results, card_metadata, is_hub_id, model_card, read_results
 
 CODE = Path(modeling_qca.__file__).parent
 RESULTS, OVERLAY, CARD = "results.json", "overlay.png", "README.md"
@@ -109,12 +109,14 @@ def _assemble_model(checkpoint: Path, folder: Path, release: Release, results: R
     try:
         loaded: Any = QCAForVisualQuestionAnswering.from_pretrained(checkpoint, output_loading_info=True)
         processor = QCAProcessor.from_pretrained(checkpoint)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{checkpoint} cannot be loaded: {error}") from error
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{checkpoint} cannot be loaded: {str(error).splitlines()[0]}") from error
     model, loading = loaded
     if missing := sorted(loading["missing_keys"]):
         raise ValueError(f"{checkpoint} lacks {len(missing)} weights, such as {missing[0]}; it is not a whole model.")
     model.save_pretrained(folder)
+    for state in ("is_local", "local_files_only"):  # of this process, which transformers would save with the tokenizer
+        processor.tokenizer.init_kwargs.pop(state, None)
     processor.save_pretrained(folder)
     write_code(model.config, folder)
     overlay = OVERLAY if (checkpoint / OVERLAY).exists() else None
@@ -143,13 +145,7 @@ def _assemble_adapter(checkpoint: Path, folder: Path, release: Release, results:
     config = _read_json(checkpoint / ADAPTER_CONFIG)
     if not (checkpoint / ADAPTER_WEIGHTS).exists():
         raise ValueError(f"{checkpoint} has no {ADAPTER_WEIGHTS}; save the adapter with save_pretrained.")
-    if release.base_model:
-        config["base_model_name_or_path"] = release.base_model[0]
-    base = config["base_model_name_or_path"]
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", base) or Path(base).exists():
-        raise ValueError(
-            f"The adapter's base model {base!r} is not on the Hub: push it first, and pass its id as `base_model`."
-        )
+    base = config["base_model_name_or_path"] = adapter_base(config["base_model_name_or_path"], release)
     (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     shutil.copyfile(checkpoint / ADAPTER_WEIGHTS, folder / ADAPTER_WEIGHTS)
     card = ModelCard.load(checkpoint / CARD)
@@ -158,6 +154,20 @@ def _assemble_adapter(checkpoint: Path, folder: Path, release: Release, results:
             card.data[key] = value
     card.data["base_model"], card.data["base_model_relation"] = base, "adapter"
     card.save(folder / CARD)
+
+
+def adapter_base(stored: str, release: Release) -> str:
+    """The Hub id of an adapter's base model: the release's, or the `stored` one of the adapter.
+
+    Raises:
+        ValueError: where that is a folder.
+    """
+    base = release.base_model[0] if release.base_model else stored
+    if not is_hub_id(base):
+        raise ValueError(
+            f"The adapter's base model {base!r} is not on the Hub: push it first, and pass its id as `base_model`."
+        )
+    return base
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -188,7 +198,7 @@ def check_folder(folder: Path) -> None:
         ValueError: naming the file that may hold a pickle, a token or an absolute path.
     """
     token = get_token()
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(folder.rglob("*"), key=lambda path: path.name == CARD):  # the card only repeats the others
         if path.suffix not in ALLOWED:
             raise ValueError(f"{path.name} is not published: only {', '.join(sorted(ALLOWED))} files are.")
         if path.suffix not in READABLE:
@@ -221,8 +231,9 @@ def _upload(folder: Path, release: Release, private: bool) -> str:
         outcome = f"{repo_id} was published, but without its tag {tag}"
         if tag:
             _persistently(lambda: api.create_tag(repo_id, tag=tag, revision=commit.oid, exist_ok=True))
-    except (HTTPError, json.JSONDecodeError) as error:
-        raise _as_one_message(error, outcome) from error
+    except (HTTPError, RuntimeError, json.JSONDecodeError) as error:
+        cause = error.__cause__ if isinstance(error, RuntimeError) else error  # a failed upload comes wrapped
+        raise _as_one_message(cause or error, outcome) from error
     return commit.commit_url
 
 
@@ -242,7 +253,7 @@ def _persistently(request: Callable[[], Outcome]) -> Outcome:
     return request()
 
 
-def _as_one_message(error: Exception, outcome: str) -> OSError:
+def _as_one_message(error: BaseException, outcome: str) -> OSError:
     if not isinstance(error, HfHubHTTPError):
         return ConnectionError(f"{outcome}: the Hub cannot be reached ({error}). Run the command again.")
     status = error.response.status_code

@@ -7,7 +7,7 @@ from peft import PeftModel
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from .card import Release, model_card, read_results
-from .publish import CARD, RESULTS, write_code
+from .publish import CARD, RESULTS, adapter_base, write_code
 
 
 def keep_card(
@@ -21,13 +21,19 @@ def keep_card(
     card of an adapter.
 
     Raises:
-        ValueError: for a trainer that does not push, or that was given a token.
+        ValueError: for a trainer that does not push, that was given a token, or whose adapter has a base model that
+            is not on the Hub.
     """
     if trainer.hub_model_id is None:
         raise ValueError("This Trainer does not push; pass `push_to_hub=True` in its arguments.")
     if trainer.args.hub_token is not None:
         raise ValueError("Do not pass `hub_token`, it is saved with the arguments: log in with `hf auth login`.")
-    trainer.add_callback(_CompletePush(Release(trainer.hub_model_id, None, license, language, base_model)))
+    release = Release(trainer.hub_model_id, None, license, language, base_model)
+    if isinstance(trainer.model, PeftModel):
+        adapter = trainer.model.active_peft_config
+        adapter.base_model_name_or_path = adapter_base(adapter.base_model_name_or_path, release)
+        trainer.model.get_base_model().config.name_or_path = adapter.base_model_name_or_path  # for PEFT's card
+    trainer.add_callback(_CompletePush(release))
     trainer.create_model_card = lambda *_, **__: None  # type: ignore[method-assign]
 
 

@@ -82,8 +82,12 @@ def test_attention_stands_beside_its_controls() -> None:
 
 def test_question_types_recipe_cost_and_seeds_are_shown() -> None:
     card = render(example_results())
-    assert table(card, "question type")[2] == ["side\\|which", "0.777", "924"]
-    assert table(card, "field")[1] == ["learning_rate", "2e-05"]
+    assert table(card, "question type") == [
+        ["question type", "accuracy", "rows", "question_only"],
+        ["where", "0.573", "310", "0.131"],
+        ["side\\|which", "0.777", "924", "–"],
+    ]
+    assert "```yaml\nlearning_rate: 2.0e-05\nnum_train_epochs: 40\n```" in card
     for line in ("Seeds: 7, 8, 9.", "- milliseconds per question: 3.217", "- trained parameters: 71,845"):
         assert line in card
     assert "1,234 questions about 85 images" in card and "qca train recipes/rooms.yaml" in card
@@ -117,15 +121,23 @@ def test_the_examples_are_python_for_this_repository_and_tag() -> None:
     assert "revision" not in render(example_results(), Release("user/qca-rooms"))
 
 
+def test_the_encoders_of_the_recipe_are_the_base_models_unless_told_otherwise() -> None:
+    recipe = {"vision_encoder": "facebook/dinov2-small", "text_encoder": "../encoders/minilm-l6"}
+    results = example_results(recipe=recipe)
+    assert front_matter(render(results, Release("user/model")))["base_model"] == ["facebook/dinov2-small"]
+    assert front_matter(render(results))["base_model"] == list(RELEASE.base_model)
+    assert "base_model" not in front_matter(render(example_results(), Release("user/model")))
+
+
 def test_the_overlay_is_shown_where_there_is_one() -> None:
     assert "(overlay.png)" in render(None, overlay="overlay.png") and "(overlay.png)" not in render(None)
 
 
-@settings(deadline=None)
-@given(
-    st.text(min_size=1),
-    st.dictionaries(st.text(min_size=1), st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=3),
-)
+NAMES = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1)
+
+
+@settings(deadline=None, max_examples=40)
+@given(NAMES, st.dictionaries(NAMES, st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=3))
 def test_no_name_breaks_the_metadata_or_the_tables(name: str, metrics: dict[str, float]) -> None:
     data = example_results()["data"] | {"name": name}
     card = render(example_results(metrics=metrics, per_question_type={name: {"accuracy": 0.5}}, data=data))

@@ -11,7 +11,10 @@ from modeling_qca import QCAForVisualQuestionAnswering
 
 _RESULTS: dict[str, Any] = {
     "metrics": {"accuracy": {"mean": 0.7281, "std": 0.0123, "seeds": 3}, "wups_0.9": 0.7344},
-    "baselines": {"majority": {"accuracy": 0.2105}, "question_only": {"accuracy": 0.4085, "wups_0.9": 0.4}},
+    "baselines": {
+        "majority": {"accuracy": 0.2105},
+        "question_only": {"accuracy": 0.4085, "wups_0.9": 0.4, "where": 0.1309},
+    },
     "attention": {
         "pointing_game": {"model": 0.8174, "centre": 0.3127, "uniform": 0.2531, "shuffled_question": 0.3082},
         "energy": {"model": 0.6412, "uniform": 0.2531},
