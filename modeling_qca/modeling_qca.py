@@ -184,6 +184,8 @@ class QCAPreTrainedModel(PreTrainedModel):
 class QCAModel(QCAPreTrainedModel):
     """A vision encoder, a text encoder and the hops between them, without an answer head."""
 
+    _keys_to_ignore_on_load_unexpected = [r"^fusion\.", r"^classifier\."]  # noqa: RUF012  of a checkpoint with a head
+
     def __init__(self, config: QCAConfig):
         super().__init__(config)
         self.vision_encoder = QuestionAwareVisionEncoder(config)
