@@ -74,8 +74,7 @@ def test_the_model_without_a_head_loads_from_one_with_a_head_and_back(tmp_path):
     model.save_pretrained(tmp_path / "head")
     body, info = QCAModel.from_pretrained(tmp_path / "head", output_loading_info=True)
     assert same_weights(model.qca, body)
-    assert not info["missing_keys"]
-    assert {name.split(".")[0] for name in info["unexpected_keys"]} == {"fusion", "classifier"}
+    assert not any(info.values()), info
     body.save_pretrained(tmp_path / "body")
     whole, info = QCAForVisualQuestionAnswering.from_pretrained(tmp_path / "body", output_loading_info=True)
     assert same_weights(model.qca, whole.qca)
