@@ -89,7 +89,7 @@ def _by_hops(model: PreTrainedModel, inputs: dict, answers: torch.LongTensor | N
 
 @torch.no_grad()
 def _by_rollout(model: PreTrainedModel, inputs: dict, answers: torch.LongTensor | None) -> QCAExplanation:
-    with _eager_attention(model), _recorded_words(model) as words:
+    with eager_attention(model), _recorded_words(model) as words:
         outputs = model(**inputs, output_attentions=True)
     mask = _question_mask(inputs)[:, None]
     if words:
@@ -105,7 +105,7 @@ def _by_rollout(model: PreTrainedModel, inputs: dict, answers: torch.LongTensor 
 
 def _by_gradient(model: PreTrainedModel, inputs: dict, answers: torch.LongTensor | None) -> QCAExplanation:
     pixel_values, mask = inputs["pixel_values"][_image_index(inputs)], _question_mask(inputs)
-    with torch.enable_grad(), _eager_attention(model), AttentionRecorder.of(model) as recorder:
+    with torch.enable_grad(), eager_attention(model), AttentionRecorder.of(model) as recorder:
         inputs["pixel_values"] = pixel_values.detach().requires_grad_()  # also where all weights are frozen
         inputs["image_index"] = torch.arange(len(mask), device=mask.device)
         outputs = model(**inputs, output_attentions=True)
@@ -166,7 +166,7 @@ def _recorded_words(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
 
 
 @contextmanager
-def _eager_attention(model: PreTrainedModel) -> Iterator[None]:
+def eager_attention(model: PreTrainedModel) -> Iterator[None]:
     """The encoders return attention maps only where they compute them."""
     parts = (model, model.base_model.vision_encoder.backbone, model.base_model.text_encoder)
     implementations = [part.config._attn_implementation for part in parts]
@@ -212,4 +212,4 @@ def _words(question: str, encoding: BatchEncoding, relevance: list[float]) -> li
     return [(question[spans[word].start : spans[word].end], share / total) for word, share in shares.items()]
 
 
-__all__ = ["QCAExplanation", "explain", "word_relevance"]
+__all__ = ["QCAExplanation", "eager_attention", "explain", "word_relevance"]
