@@ -21,3 +21,11 @@ def write_csv(path: Path, header: str, *lines: str) -> Path:
 def write_json(path: Path, content: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))
+
+
+def table_folder(folder: Path, rows: int = 24, images: int = 12) -> Path:
+    for number in range(images):
+        draw(folder / "images" / f"image{number}.jpg", shade=10 * number)
+    lines = [f"image{row % images},what is at {row},answer {row}" for row in range(rows)]
+    write_csv(folder / "train.csv", "image_id,question,answer", *lines)
+    return folder

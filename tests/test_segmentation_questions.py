@@ -98,6 +98,13 @@ def test_regions_are_not_counted_where_one_is_almost_noise():
     assert counted not in texts(unclear)
 
 
+def test_regions_that_touch_at_a_corner_are_one():
+    labels = np.full((60, 90), 3)
+    labels[0:20, 0:30] = labels[20:40, 30:60] = 1
+    asked = {question.question: question.answer for question in image_questions("image1", labels, NAMES)}
+    assert asked["how many separate regions of bed are in the picture"] == "1"
+
+
 def test_things_of_equal_size_nearly_above_each_other_are_not_compared_across():
     labels = np.full((60, 90), 3)
     labels[0:20, 30:50] = 1
