@@ -18,13 +18,11 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 
-import modeling_qca
 from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor
 from modeling_qca.configuration_qca import AUTO_MAP, CUSTOM_PIPELINES
 
 from .card import Release, Results, card_metadata, is_hub_id, model_card, read_results
 
-CODE = Path(modeling_qca.__file__).parent
 RESULTS, OVERLAY, CARD = "results.json", "overlay.png", "README.md"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ALLOWED = {".json", ".jinja", ".md", ".model", ".png", ".py", ".safetensors", ".txt"}
@@ -114,11 +112,12 @@ def _assemble_model(checkpoint: Path, folder: Path, release: Release, results: R
     model, loading = loaded
     if missing := sorted(loading["missing_keys"]):
         raise ValueError(f"{checkpoint} lacks {len(missing)} weights, such as {missing[0]}; it is not a whole model.")
+    model.config.auto_map = dict(AUTO_MAP)  # of the code that is saved now
+    model.config.custom_pipelines = dict(CUSTOM_PIPELINES)
     model.save_pretrained(folder)
     for state in ("is_local", "local_files_only"):  # of this process, which transformers would save with the tokenizer
         processor.tokenizer.init_kwargs.pop(state, None)
     processor.save_pretrained(folder)
-    write_code(model.config, folder)
     overlay = OVERLAY if (checkpoint / OVERLAY).exists() else None
     if overlay:
         shutil.copyfile(checkpoint / overlay, folder / overlay)
@@ -131,14 +130,6 @@ def _check_model_type(checkpoint: Path) -> None:
         raise ValueError(
             f"{checkpoint} holds a {config.get('model_type')!r} model; only qca models are published here."
         )
-
-
-def write_code(config: QCAConfig, folder: Path) -> None:
-    """Puts the installed package's code beside the weights, and a config that points at it."""
-    config.auto_map, config.custom_pipelines = dict(AUTO_MAP), dict(CUSTOM_PIPELINES)
-    config.save_pretrained(folder)
-    for source in CODE.glob("*_qca.py"):
-        shutil.copyfile(source, folder / source.name)
 
 
 def _assemble_adapter(checkpoint: Path, folder: Path, release: Release, results: Results | None) -> None:

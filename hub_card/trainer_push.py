@@ -5,9 +5,10 @@ from typing import Any
 
 from peft import PeftModel
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.dynamic_module_utils import custom_object_save
 
 from .card import Release, model_card, read_results
-from .publish import CARD, RESULTS, adapter_base, write_code
+from .publish import CARD, RESULTS, adapter_base
 
 
 def keep_card(
@@ -50,6 +51,7 @@ class _CompletePush(TrainerCallback):
         (folder / ".gitignore").write_text("training_args.bin\n", encoding="utf-8")
         if isinstance(model, PeftModel):
             return
-        write_code(model.config, folder)
+        custom_object_save(model, folder)
+        model.config.save_pretrained(folder)
         results = read_results(folder / RESULTS) if (folder / RESULTS).exists() else None
         model_card(model.config, results, self.release).save(folder / CARD)

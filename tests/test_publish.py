@@ -136,14 +136,26 @@ def hashes(folder: Path) -> dict[str, str]:
 
 def test_a_folder_is_assembled_whole_with_the_same_weights(checkpoint: Path, folder: Path) -> None:
     assemble(checkpoint, folder, RELEASE)
-    code = {path.name for path in (Path(__file__).parents[1] / "modeling_qca").glob("*_qca.py")}
+    code = {path.name for path in folder.glob("*.py")}
     settings = {"config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json"}
     others = {"model.safetensors", "README.md", "results.json", "overlay.png"}
     assert {path.name for path in folder.iterdir()} == code | settings | others
     assert {"modeling_qca.py", "configuration_qca.py", "processing_qca.py", "pipeline_qca.py"} <= code
+    assert code == {path.name for path in checkpoint.glob("*.py")}
     before, after = load_file(checkpoint / "model.safetensors"), load_file(folder / "model.safetensors")
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     assert read_results(folder / "results.json") == example_results()
+
+
+def test_the_config_names_the_classes_of_the_code_that_goes_with_it(checkpoint: Path, folder: Path) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["auto_map"]["AutoModel"] = "modeling_qca.AnOlderName"
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    assemble(checkpoint, folder, RELEASE)
+    published = json.loads((folder / "config.json").read_text())
+    names = [*published["auto_map"].values(), published["custom_pipelines"]["visual-question-answering"]["impl"]]
+    for module, name in (reference.split(".") for reference in names):
+        assert f"class {name}(" in (folder / f"{module}.py").read_text()
 
 
 def test_only_what_belongs_to_the_model_is_taken_from_a_training_folder(checkpoint: Path, folder: Path) -> None:
@@ -391,6 +403,7 @@ def test_a_lasting_fault_ends_in_one_message_and_changes_nothing(
     before = hashes(tmp_path)
     *_, a, b, c, d = run_pushes(client, *first, *second, before=WITHOUT_WAITING)
     assert a.startswith("ConnectionError: user/a was not published: the Hub cannot be reached (")
+    assert "uploading" not in a, "the cause, not the name huggingface_hub wraps it in"
     assert b.startswith("ConnectionError: user/b was not published: the Hub answers 503 Service Unavailable.")
     assert c.startswith("ConnectionError: user/c was published, but without its tag v2: the Hub answers 503")
     assert d.startswith("PermissionError: user/d was not published: the Hub refuses the token (401).")
