@@ -42,7 +42,7 @@ def test_skipped_rows_are_counted_and_listed_even_from_the_cache(damaged, caplog
         rows = load_rows(damaged, on_bad_image="skip")
     assert len(rows) == 20
     assert not {"image2", "image5"} & set(rows["image_id"])
-    assert "skipped 4 of 24 rows" in caplog.text
+    assert "skipped 4 rows" in caplog.text
     for place in ("row 2: ", "row 14: ", "row 5: ", "row 17: "):
         assert place in caplog.text
     assert "image5: no such file" in caplog.text
@@ -67,4 +67,4 @@ def test_streaming_skips_and_raises_like_loading(damaged, caplog):
     with pytest.raises(ValueError, match="row 2: image"):
         list(load_rows(damaged, streaming=True))
     assert len(list(load_rows(damaged, streaming=True, on_bad_image="skip"))) == 20
-    assert caplog.text.count("skipped") == 4
+    assert "skipped 4 rows" in caplog.text

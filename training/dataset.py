@@ -216,12 +216,14 @@ def _build(reader: Reader, split: str, on_bad_image: str, cache: Path) -> datase
         if isinstance(error.__cause__, ValueError):
             raise error.__cause__ from None
         raise
-    if skipped := json.loads(report.read_text()):
-        lines = "\n".join(f"  {entry['place']}: {entry['image']}: {entry['reason']}" for entry in skipped)
-        logger.warning(
-            "skipped %d of %d rows, their images cannot be read:\n%s", len(skipped), len(rows) + len(skipped), lines
-        )
+    _warn_of(json.loads(report.read_text()))
     return rows
+
+
+def _warn_of(skipped: list[dict[str, str]]) -> None:
+    if skipped:
+        lines = "\n".join(f"  {entry['place']}: {entry['image']}: {entry['reason']}" for entry in skipped)
+        logger.warning("skipped %d rows, their images cannot be read:\n%s", len(skipped), lines)
 
 
 def _generate(shards: list[str], reader: Reader, on_bad_image: str, report: Path | None) -> Iterator[Row]:
@@ -235,11 +237,11 @@ def _generate(shards: list[str], reader: Reader, on_bad_image: str, report: Path
                 yield row
             elif on_bad_image == "raise":
                 raise ValueError(f"{place}: image {image_key(row['image'])} cannot be read: {reason}")
-            elif report is None:
-                logger.warning("skipped %s: image %s cannot be read: %s", place, image_key(row["image"]), reason)
             else:
                 skipped.append({"place": place, "image": image_key(row["image"]), "reason": reason})
-    if report is not None:
+    if report is None:
+        _warn_of(skipped)
+    else:
         part = report.with_suffix(".part")
         part.write_text(json.dumps(skipped))
         os.replace(part, report)
