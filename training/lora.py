@@ -35,13 +35,13 @@ def lora_config(model: QCAForVisualQuestionAnswering | QCAModel, **kwargs: Any) 
 
 
 def _attention_projections(body: QCAModel) -> str:
-    vision, text = body.config.vision_config, body.config.text_config
-    for config, encoder in ((vision, body.vision_encoder.backbone), (text, body.text_encoder)):
+    encoders: list[Any] = [body.vision_encoder.backbone, body.text_encoder]
+    for encoder in encoders:
         linear = [part for part, module in encoder.named_modules() if isinstance(module, nn.Linear)]
         if not any(re.search(rf"(?:^|\.){PROJECTION}$", part) for part in linear):
             raise ValueError(
-                f"No attention projections found in the encoder {config.model_type}: pass `target_modules`, the names "
-                "or a pattern of its linear layers."
+                f"No attention projections found in the encoder {encoder.config.model_type}: pass `target_modules`, "
+                "the names or a pattern of its linear layers."
             )
     return rf"(?:.*\.)?(?:vision_encoder\.backbone|text_encoder)\.(?:.*\.)?{PROJECTION}"
 
