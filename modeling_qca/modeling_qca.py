@@ -8,6 +8,7 @@ image each question is about.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
 import torch
@@ -119,10 +120,15 @@ class PatchEmbedder(nn.Module):
         self.norm = nn.LayerNorm(len(layers) * config.vision_config.hidden_size)
         self.projection = nn.Linear(len(layers) * config.vision_config.hidden_size, size)
         self.position = nn.Sequential(nn.Linear(2, size), nn.GELU(), nn.Linear(size, size))
+        self.update = nn.Sequential(
+            nn.LayerNorm(size), nn.Linear(size, 2 * size), nn.GELU(), nn.Linear(2 * size, size)
+        )
+        self.dropout = nn.Dropout(config.classifier_dropout)
 
     def forward(self, patches: torch.Tensor, coordinates: torch.Tensor) -> torch.Tensor:
         """`[I, N, E]` and `[N, 2]` or `[I, N, 2]` -> `[I, N, D]`"""
-        return self.projection(self.norm(patches)) + self.position(coordinates.to(patches.dtype))
+        states = self.projection(self.norm(patches)) + self.position(coordinates.to(patches.dtype))
+        return states + self.dropout(self.update(states))
 
 
 def grid_coordinates(grid: tuple[int, int], device: torch.device) -> torch.Tensor:
@@ -152,6 +158,11 @@ class QCAPreTrainedModel(PreTrainedModel):
             init.zeros_(module.gate)
         elif isinstance(module, AdditiveScorer):
             init.normal_(module.score_weight, mean=0.0, std=module.score_weight.shape[-1] ** -0.5)
+
+    def save_pretrained(self, save_directory: str | PathLike, save_original_format: bool = False, **kwargs: Any):
+        """As of any model, except that weights keep the names they have here: `Trainer` reads its checkpoints by name,
+        and would pass over a vision encoder stored under the names of its first release."""
+        super().save_pretrained(save_directory, save_original_format=save_original_format, **kwargs)
 
     @classmethod
     def from_vision_text_pretrained(cls, vision_model: str, text_model: str, **kwargs: Any) -> "QCAPreTrainedModel":

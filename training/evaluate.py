@@ -149,7 +149,9 @@ def evaluate_model(
     scores = answer_accuracy(predicted["answer"], rows, rule, normalize)
     results: dict[str, Any] = {
         "metrics": {"accuracy": float(scores.mean())},
-        "per_question_type": by_type(scores, rows["question_type"]),
+        "per_question_type": {
+            kind: {"accuracy": value} for kind, value in by_type(scores, rows["question_type"]).items()
+        },
         "attention": {},
     }
     if model.config.num_attention_layers:

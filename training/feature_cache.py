@@ -98,7 +98,7 @@ def encoder_fingerprint(model: QCAForVisualQuestionAnswering, processor: QCAProc
     """Hex digest of all that decides an image's features, besides the image."""
     digest = hashlib.sha256()
     digest.update(processor.image_processor.to_json_string().encode())
-    digest.update(repr(model.config.first_question_layer).encode())
+    digest.update(repr((model.config.first_question_layer, model.config.vision_feature_layers)).encode())
     for name, tensor in model.base_model.vision_encoder.backbone.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

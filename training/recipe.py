@@ -19,6 +19,7 @@ from .parameter_groups import check_groups
 
 SECRETS = ("hub_token", "push_to_hub_token")
 OUR_ARGUMENTS = ("remove_unused_columns", "label_names")  # what the collator needs decides them
+BASELINES = ("question_only", "image_mean")
 ARGUMENT_DEFAULTS = {
     "learning_rate": 3e-4,
     "per_device_train_batch_size": 128,
@@ -32,7 +33,8 @@ ARGUMENT_DEFAULTS = {
     "logging_steps": 20,
     "report_to": "none",
     "metric_for_best_model": "accuracy",
-    "dataloader_pin_memory": torch.cuda.is_available(),
+    "dataloader_pin_memory": torch.accelerator.is_available(),
+    "use_cpu": not torch.accelerator.is_available(),
 }
 
 
@@ -61,7 +63,8 @@ class Recipe:
         cache_image_features: compute a frozen vision encoder's features once.
         moving_average: decay of an exponential moving average of the weights.
         early_stopping_patience: evaluations without improvement before a run stops.
-        baselines: also train the question-only and the image-mean model and report them beside this one.
+        baselines: models to train too and report beside this one: `question_only` sees blank images, `image_mean` has
+            no hops.
     """
 
     data: str
@@ -88,13 +91,16 @@ class Recipe:
     cache_image_features: bool = False
     moving_average: float | None = None
     early_stopping_patience: int | None = None
-    baselines: bool = False
+    baselines: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     arguments: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
         check_groups(self.freeze)
         check_groups(self.learning_rates)
+        for name in self.baselines:
+            if name not in BASELINES:
+                raise ValueError(f"there is no baseline {name!r}; the baselines are {', '.join(BASELINES)}")
         encoders = self.vision_encoder is not None and self.text_encoder is not None
         if (self.model is None) != encoders or (self.vision_encoder is None) != (self.text_encoder is None):
             raise ValueError("a recipe names either `model`, or both `vision_encoder` and `text_encoder`")

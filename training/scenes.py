@@ -52,8 +52,8 @@ def draw_scene(objects: list[SceneObject], rng: random.Random) -> Image.Image:
     ground = Image.fromarray(np.clip(base + texture, 0, 255).astype(np.uint8)).resize((size, size), Image.BILINEAR)
     drawing = ImageDraw.Draw(ground)
     for item in objects:
-        radius = rng.uniform(10, 13)
-        slack = CELL / 2 - radius - 1
+        radius = rng.uniform(11, 14)
+        slack = min(CELL / 2 - radius - 1, 2)
         x = (item.column + 0.5) * CELL + rng.uniform(-slack, slack)
         y = (item.row + 0.5) * CELL + rng.uniform(-slack, slack)
         _draw_object(drawing, item, x, y, radius)

@@ -57,11 +57,14 @@ def train(recipe: Recipe) -> dict[str, Any]:
     train_rows, validation_rows = load_splits(recipe)
     results = _train_one(recipe, train_rows, validation_rows)
     rule, normalize = recipe.answer_rule, recipe.normalize_answers
-    if len(train_rows) and not recipe.streaming:
-        results["baselines"] = {"majority": majority_accuracy(train_rows, validation_rows, rule, normalize)}
-    if recipe.baselines:
-        results["baselines"] |= _baselines(recipe, train_rows, validation_rows)
+    if not recipe.streaming:
+        majority = majority_accuracy(train_rows, validation_rows, rule, normalize)
+        results["baselines"]["majority"] = {"accuracy": majority}
+    for name in recipe.baselines:
+        results["baselines"][name] = _baseline(name, recipe, train_rows, validation_rows)
+    vocabulary = results.pop("vocabulary")
     results |= provenance(validation_rows, Path(recipe.data).name, "validation")
+    results["data"]["vocabulary"] = vocabulary
     results |= {"seeds": [recipe.training_arguments().seed], "recipe": described}
     write_json(finished, results)
     return results
@@ -141,29 +144,25 @@ def _train_one(recipe: Recipe, train_rows: datasets.Dataset, validation_rows: da
         "validation": vocabulary_reach(validation_rows["answers"], answers, **reach),
     }
     results["cost"] = {"trained_parameters": trained_parameters, "training_seconds": round(seconds, 1)}
+    results["baselines"] = {}
     return results
 
 
-def _baselines(recipe: Recipe, train_rows: datasets.Dataset, validation_rows: datasets.Dataset) -> dict[str, float]:
-    """Accuracy of the same recipe without hops, and of that model when every image is blank."""
-    plain = {name: value for name, value in recipe.config.items() if name not in QUESTION_IN_VISION}
-    plain["num_attention_layers"] = 0
-    accuracies = {}
-    for name, rows in (
-        ("question_only", [_blank_images(train_rows), _blank_images(validation_rows)]),
-        ("image_mean", [train_rows, validation_rows]),
-    ):
-        folder = recipe.output_dir / "baselines" / name
-        variant = dataclasses.replace(
-            recipe,
-            relevance="none",
-            config=plain,
-            arguments={**recipe.arguments, "output_dir": str(folder)},
-        )
-        results = _train_one(variant, *rows)
-        accuracies[name] = results["metrics"]["accuracy"]
-        accuracies |= {f"{name}/{kind}": value for kind, value in results["per_question_type"].items()}
-    return accuracies
+def _baseline(
+    name: str, recipe: Recipe, train_rows: datasets.Dataset, validation_rows: datasets.Dataset
+) -> dict[str, float]:
+    """Accuracies of the same recipe without hops; `question_only` also sees a blank image every time."""
+    if name == "question_only":
+        train_rows, validation_rows = _blank_images(train_rows), _blank_images(validation_rows)
+    plain = {field: value for field, value in recipe.config.items() if field not in QUESTION_IN_VISION}
+    variant = dataclasses.replace(
+        recipe,
+        relevance="none",
+        config={**plain, "num_attention_layers": 0},
+        arguments={**recipe.arguments, "output_dir": str(recipe.output_dir / "baselines" / name)},
+    )
+    results = _train_one(variant, train_rows, validation_rows)
+    return results["metrics"] | {kind: values["accuracy"] for kind, values in results["per_question_type"].items()}
 
 
 QUESTION_IN_VISION = ("vision_conditioning_layers", "vision_conditioning", "token_budget", "token_budget_layer")

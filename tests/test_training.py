@@ -1,0 +1,206 @@
+"""Training from recipes: it finishes, resumes to the same weights, stops where it must, and says what it measured."""
+
+import dataclasses
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from modeling_qca import QCAForVisualQuestionAnswering, configuration
+from modeling_qca.training import train as training
+from modeling_qca.training.moving_average import MovingAverage
+from modeling_qca.training.recipe import Recipe, load_recipe, make_recipe
+from modeling_qca.training.scenes import write_scenes
+from modeling_qca.training.train import Interrupted, train
+
+
+RECIPES = sorted(Path(configuration.__file__).parent.glob("recipes/*.yaml"))
+# What a recipe for real photos asks of its encoders, in the measure of the tiny preset.
+TINY = {"vision_feature_layers": [1, 3], "hidden_size": 64, "vision_conditioning_layers": [2], "token_budget": 12}
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes")
+    write_scenes(folder, {"train": 12, "validation": 6}, seed=0)
+    return folder
+
+
+def recipe(scenes: Path, output: Path, **values) -> Recipe:
+    common = {
+        "data": str(scenes),
+        "model": "qca-tiny",
+        "output_dir": str(output),
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 32,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "disable_tqdm": True,
+    }
+    return make_recipe({**common, **values}, "test")
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def assert_same_weights(first: Path, second: Path) -> None:
+    one, other = weights(first), weights(second)
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+class StopAt(TrainerCallback):
+    """Does something at the end of a step: what a power cut, a Ctrl-C or a bad row would do."""
+
+    def __init__(self, step, act):
+        self.step, self.act = step, act
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            self.act()
+
+
+@pytest.fixture
+def at_step(monkeypatch):
+    """Act at a step of the runs that follow."""
+
+    def install(step, act):
+        class Trainer(training.QCATrainer):
+            def __init__(self, *args, **kwargs):
+                super().__init__(*args, **kwargs)
+                self.add_callback(StopAt(step, act))
+
+        monkeypatch.setattr(training, "QCATrainer", Trainer)
+        return monkeypatch
+
+    return install
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_shipped_recipe_runs(path, scenes, tmp_path):
+    shipped = load_recipe(path)
+    config = {name: TINY.get(name, value) for name, value in shipped.config.items()}
+    arguments = {**shipped.arguments, "output_dir": str(tmp_path), "max_steps": 1, "disable_tqdm": True}
+    tiny = dataclasses.replace(
+        shipped,
+        data=str(scenes),
+        format="table",
+        data_options={},
+        validation_ratio=None,
+        group_by=None,
+        model="qca-tiny",
+        vision_encoder=None,
+        text_encoder=None,
+        baselines=[],
+        config=config,
+        arguments=arguments,
+    )
+    results = train(tiny)
+    assert 0 <= results["metrics"]["accuracy"] <= 1
+    loaded = QCAForVisualQuestionAnswering.from_pretrained(tmp_path)
+    assert loaded.config.num_labels == results["data"]["vocabulary"]["answers"]
+
+
+def test_results_say_what_was_measured_beside_what_knows_less(scenes, tmp_path):
+    run = recipe(scenes, tmp_path, relevance="every_hop", baselines=["question_only", "image_mean"])
+    results = train(run)
+    assert results == json.loads((tmp_path / "results.json").read_text())
+    assert set(results["baselines"]) == {"majority", "question_only", "image_mean"}
+    assert set(results["attention"]["pointing"]) == {"model", "shuffled_question", "centre", "uniform"}
+    assert set(results["per_question_type"]) == {"attribute", "exists", "count", "compare"}
+    assert results["data"]["images"] == 6
+    assert results["cost"]["trained_parameters"] > 1e5
+    assert train(run) == results  # finished already: read, not trained again
+
+
+@pytest.mark.parametrize("moving_average", [None, 0.9])
+def test_a_killed_run_goes_on_to_the_same_weights(scenes, tmp_path, at_step, moving_average):
+    options = {"relevance": "every_hop", "moving_average": moving_average, "classifier_dropout": 0.1}
+    train(recipe(scenes, tmp_path / "whole", **options))
+
+    class PowerCut(BaseException):
+        pass
+
+    def cut():
+        raise PowerCut
+
+    patch = at_step(3, cut)
+    with pytest.raises(PowerCut):
+        train(recipe(scenes, tmp_path / "cut", **options))
+    patch.undo()
+    # a kill in the middle of saving leaves a checkpoint without its last file
+    half_written = tmp_path / "cut" / "checkpoint-9"
+    half_written.mkdir()
+    (half_written / "model.safetensors").write_bytes(b"")
+    train(recipe(scenes, tmp_path / "cut", **options))
+    assert_same_weights(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(scenes, tmp_path, at_step):
+    options = {"save_strategy": "no"}
+    train(recipe(scenes, tmp_path / "whole", **options))
+    patch = at_step(2, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(Interrupted, match=r"stopped at step [23]; the same command goes on"):
+        train(recipe(scenes, tmp_path / "stopped", **options))
+    patch.undo()
+    assert not (tmp_path / "stopped" / "results.json").exists()
+    train(recipe(scenes, tmp_path / "stopped", **options))
+    assert_same_weights(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_a_loss_that_is_no_number_stops_with_the_step_and_the_questions(scenes, tmp_path):
+    run = recipe(scenes, tmp_path, learning_rate=1e30, warmup_steps=0, max_grad_norm=0.0)
+    with pytest.raises(FloatingPointError, match=r"The loss is nan at step \d, questions train-\d+"):
+        train(run)
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_two_stages_add_the_hops_to_what_the_first_learned(scenes, tmp_path):
+    train(recipe(scenes, tmp_path / "one", num_attention_layers=0))
+    train(recipe(scenes, tmp_path / "two", model=str(tmp_path / "one"), num_attention_layers=2, freeze=["vision"]))
+    first, second = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert not any(".hops." in name for name in first) and any(".hops." in name for name in second)
+    vision = [name for name in first if ".backbone." in name]
+    assert vision and all(torch.equal(first[name], second[name]) for name in vision)
+
+
+def test_frozen_and_slow_groups(scenes, tmp_path):
+    train(recipe(scenes, tmp_path / "start", max_steps=1, learning_rate=0.0))
+    train(recipe(scenes, tmp_path / "end", max_steps=2, freeze=["vision"], learning_rates={"text": 0.0}))
+    start, end = weights(tmp_path / "start"), weights(tmp_path / "end")
+    changed = {name for name in start if not torch.equal(start[name], end[name])}
+    assert not [name for name in changed if ".backbone." in name or ".text_encoder." in name]
+    assert any(".hops." in name for name in changed) and any("classifier" in name for name in changed)
+
+
+def test_cached_features_train_the_same_model(scenes, tmp_path, monkeypatch):
+    monkeypatch.setattr(training.datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    options = {"freeze": ["vision"], "relevance": "final", "max_steps": 2}
+    fresh = train(recipe(scenes, tmp_path / "fresh", **options))
+    cached = train(recipe(scenes, tmp_path / "cached", cache_image_features=True, **options))
+    one, other = weights(tmp_path / "fresh"), weights(tmp_path / "cached")
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-3, atol=1e-4)
+    assert cached["metrics"]["accuracy"] == pytest.approx(fresh["metrics"]["accuracy"], abs=0.05)
+
+
+def test_a_moving_average_is_the_formula():
+    module = torch.nn.Linear(2, 1, bias=False)
+    average = MovingAverage(module, 0.75)
+    expected = module.weight.detach().clone()
+    for step in range(1, 4):
+        with torch.no_grad():
+            module.weight.fill_(step)
+        average.update()
+        expected = 0.75 * expected + 0.25 * step
+    average.swap()
+    torch.testing.assert_close(module.weight.detach(), expected)
+    average.swap()
+    assert module.weight.tolist() == [[3.0, 3.0]]

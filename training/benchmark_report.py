@@ -1,0 +1,123 @@
+"""The benchmark's table and plot, from its measurements."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+REFERENCE = "vilt"
+COMPARED = {
+    "one_pair": "one pair",
+    "batch_8": "batch of 8 pairs",
+    "one_image_16_questions": "16 questions on one image",
+    "train_8_questions": "training step, 8 questions on one image",
+}
+GROWTH = {
+    "questions": ("questions", "questions about one image", "ms a question"),
+    "resolution": ("resolution", "pixels of a side", "ms a pair"),
+    "hops": ("hops", "hops", "ms for 16 questions, image features cached"),
+    "patches": ("resolution", "patches", "ms for 16 questions, image features cached"),
+}
+PATCH_SIZE = 16
+
+
+def write_report(results: dict[str, Any], folder: Path) -> None:
+    """`benchmark.md`, and `benchmark.png` where growth was measured."""
+    temporary = folder / "benchmark.md.tmp"
+    temporary.write_text(render_report(results))
+    os.replace(temporary, folder / "benchmark.md")
+    measured = [name for name in GROWTH if name in results["cases"]]
+    if measured:
+        _plot(results, measured, folder / "benchmark.png")
+
+
+def render_report(results: dict[str, Any]) -> str:
+    """The measurements as Markdown."""
+    settings, cases = results["settings"], results["cases"]
+    packages = ", ".join(f"{name} {number}" for name, number in settings["packages"].items())
+    lines = [
+        f"Random weights of the published sizes on {settings['device']}, {settings['threads']} threads; medians of "
+        f"{settings['rounds']} rounds in turn, with quartiles; {packages}.",
+    ]
+    if settings["quick"]:
+        lines.append("**A quick run with narrow models: it shows that the program runs, and measures nothing.**")
+    for name, title in COMPARED.items():
+        if name in cases:
+            lines += ["", f"### {title[0].upper()}{title[1:]}", "", *_compared(cases[name], results["matmul_peak"])]
+    if "implementations_batch_8" in cases:
+        rows = _compared(cases["implementations_batch_8"], results["matmul_peak"], reference="qca")
+        lines += ["", "### Precision and attention implementation, batch of 8 pairs", "", *rows]
+    if "questions" in cases:
+        lines += ["", "### Questions about one image", "", *_questions(cases["questions"])]
+    for name, title in (("memory_batch_8", "batch of 8 pairs"), ("memory_train_8_questions", "training step")):
+        if name in cases:
+            rows = [[row["model"], f"{row['peak_bytes'] / 2**30:.2f}"] for row in cases[name]]
+            lines += ["", f"### Peak memory, {title}", "", *_table(["model", "GiB"], rows)]
+    return "\n".join(lines) + "\n"
+
+
+def ratio(rows: Sequence[dict[str, Any]], model: str, reference: str) -> float:
+    """Median time of `model` over that of `reference`, each the first row of its name."""
+    median = {row["model"]: row["median_s"] for row in reversed(rows)}
+    return median[model] / median[reference]
+
+
+def _compared(rows: Sequence[dict[str, Any]], peak: dict[str, float], reference: str = REFERENCE) -> list[str]:
+    base = next(row["median_s"] for row in rows if row["model"] == reference)
+    header = ["model", "dtype", "attention", "ms", "quartiles", f"x {reference}", "GFLOP", "share of peak"]
+    table = []
+    for row in rows:
+        attention = row["attention"] + (", compiled" if row["compiled"] else "")
+        quartiles = f"{_ms(row['quartile_1_s'])} to {_ms(row['quartile_3_s'])}"
+        share = row["flops"] / row["median_s"] / peak[row["dtype"]]
+        cells = [_ms(row["median_s"]), quartiles, f"{row['median_s'] / base:.2f}", f"{row['flops'] / 1e9:.1f}"]
+        table.append([row["model"], row["dtype"], attention, *cells, f"{share:.0%}"])
+    return _table(header, table)
+
+
+def _questions(rows: Sequence[dict[str, Any]]) -> list[str]:
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    counts = sorted({row["questions"] for row in rows})
+    median = {(row["model"], row["questions"]): row["median_s"] / row["questions"] for row in rows}
+    table = [
+        [str(count), *(_ms(median[model, count]) for model in models), min(models, key=lambda m: median[m, count])]
+        for count in counts
+    ]
+    return _table(["questions", *(f"{model}, ms a question" for model in models), "cheapest"], table)
+
+
+def _table(header: list[str], rows: list[list[str]]) -> list[str]:
+    lines = [header, ["---"] * len(header), *rows]
+    return ["| " + " | ".join(cells) + " |" for cells in lines]
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.4g}"
+
+
+def _plot(results: dict[str, Any], measured: list[str], file: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5 * len(measured), 4), layout="constrained")
+    for axis, name in zip(figure.subplots(1, len(measured), squeeze=False)[0], measured, strict=True):
+        field, horizontal, vertical = GROWTH[name]
+        rows = results["cases"][name]
+        for model in dict.fromkeys(row["model"] for row in rows):
+            of_model = [row for row in rows if row["model"] == model]
+            places = [row[field] for row in of_model]
+            if name == "patches":
+                places = [(size // PATCH_SIZE) ** 2 for size in places]
+            each = [row["questions"] if name == "questions" else 1 for row in of_model]
+            times, low, high = (
+                [1000 * row[key] / count for row, count in zip(of_model, each, strict=True)]
+                for key in ("median_s", "quartile_1_s", "quartile_3_s")
+            )
+            (line,) = axis.plot(places, times, marker="o", label=model)
+            axis.fill_between(places, low, high, alpha=0.2, color=line.get_color())
+        axis.set(xlabel=horizontal, ylabel=vertical, ylim=(0, None))
+        if name == "questions":
+            axis.set_xscale("log", base=2)
+        axis.legend()
+    temporary = file.with_name("benchmark.tmp.png")
+    figure.savefig(temporary, dpi=120)
+    os.replace(temporary, file)

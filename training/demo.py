@@ -1,0 +1,75 @@
+"""The whole job in two minutes on a CPU: generated scenes, training from scratch, answers, and where the model looked."""
+
+from pathlib import Path
+from typing import Any
+
+from modeling_qca import configuration
+
+from .ask import answer_questions
+from .recipe import load_recipe
+from .scenes import write_scenes
+from .train import load_splits, train
+
+
+RECIPE = Path(configuration.__file__).parent / "recipes" / "demo.yaml"
+TRAIN_SCENES, VALIDATION_SCENES = 3000, 250
+PICTURES = 4
+
+
+def run_demo(output_dir: Path, seed: int) -> dict[str, Any]:
+    """
+    Args:
+        output_dir: gets `data/`, `checkpoint/`, the overlays and `report.md`.
+        seed: of the scenes and of the training.
+
+    Returns:
+        The results of `train.train`.
+    """
+    data, checkpoint = output_dir / "data", output_dir / "checkpoint"
+    write_scenes(data, {"train": TRAIN_SCENES, "validation": VALIDATION_SCENES}, seed)
+    recipe = load_recipe(RECIPE, {"data": str(data), "output_dir": str(checkpoint), "seed": str(seed)})
+    results = train(recipe)
+    pictures = draw_examples(output_dir, checkpoint, recipe)
+    (output_dir / "report.md").write_text(_report(results, pictures))
+    return results
+
+
+def draw_examples(output_dir: Path, checkpoint: Path, recipe: Any) -> list[Path]:
+    """Overlays for two questions about each of a few held-out scenes."""
+    rows = load_splits(recipe)[1]
+    questions: dict[str, list[str]] = {}
+    files: dict[str, str] = {}
+    for row in rows.select_columns(["image", "image_id", "question", "relevance"]):
+        if row["relevance"] is not None and any(map(any, row["relevance"][-1])):
+            questions.setdefault(row["image_id"], []).append(row["question"])
+            files[row["image_id"]] = row["image"]["path"]
+    pictures: list[Path] = []
+    for image_id in list(questions)[:PICTURES]:
+        answered = answer_questions(
+            str(checkpoint), files[image_id], questions[image_id][:2], 1, output_dir / f"look-{image_id}.png"
+        )
+        pictures += [answer.overlay for answer in answered if answer.overlay is not None]
+    return pictures
+
+
+def _report(results: dict[str, Any], pictures: list[Path]) -> str:
+    accuracy, attention = results["metrics"]["accuracy"], results["attention"]["pointing"]
+    baselines = results["baselines"]
+    lines = [
+        "# Demo",
+        "",
+        f"{results['data']['rows']} questions about {results['data']['images']} held-out scenes; trained in "
+        f"{results['cost']['training_seconds']:.0f} s.",
+        "",
+        "| | accuracy |",
+        "| --- | --- |",
+        *(f"| {name.replace('_', ' ')} | {values['accuracy']:.3f} |" for name, values in baselines.items()),
+        f"| this model | {accuracy:.3f} |",
+        "",
+        "| pointing game | |",
+        "| --- | --- |",
+        *(f"| {name.replace('_', ' ')} | {value:.3f} |" for name, value in attention.items()),
+        "",
+        *(f"![{picture.stem}]({picture.name})" for picture in pictures),
+    ]
+    return "\n".join(lines) + "\n"
