@@ -1,6 +1,6 @@
 """A look: one question about one image, the answers, where the model looked and which words it read."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,6 +37,13 @@ class Look:
         """The question, the best answer and its score."""
         best = self.answers[0]
         return f"{self.question} {best['answer']} ({best['score']:.0%})"
+
+    def fit(self, side: int) -> "Look":
+        """The same look drawn on the image at another size: its longer side has `side` pixels."""
+        scale = side / max(self.image.size)
+        size = (round(self.image.width * scale), round(self.image.height * scale))
+        box = tuple(edge * scale for edge in self.box)
+        return replace(self, image=self.image.resize(size, Image.Resampling.LANCZOS), box=box)
 
     def overlay(self, index: int = -1, caption: bool = True) -> Image.Image:
         """Map number `index` on the image, with a legend and, with `caption`, the question and the answer."""

@@ -16,7 +16,7 @@ METHODS = {
     "back through the vision encoder (rollout)": "rollout",
     "what raised the answer's score (gradient)": "gradient",
 }
-LARGEST_SIDE = 1024  # pixels
+SIDE = 640  # pixels of the longer side of what is drawn
 COLOURS = {"red": "#d62728", "green": "#2ca02c", "blue": "#1f77b4", "yellow": "#f2c12e", "purple": "#8e44ad"}
 SHAPES = ("square", "circle", "triangle")
 # Fonts of the reader's machine: nothing is fetched from elsewhere.
@@ -65,12 +65,11 @@ def build_app(checkpoint: str) -> gr.Blocks:
     def answer(image: Image.Image | None, question: str, method: str, earlier: list) -> tuple:
         if image is None:
             raise gr.Error("Choose a picture first.")
-        image = image.copy()
-        image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
         try:
             look = ask.look(image, question, method=METHODS[method])
             if not look.words:
                 look.words = ask.look(image, question, method="gradient").words
+            look = look.fit(SIDE)
         except ValueError as error:
             raise gr.Error(str(error)) from error
         maps = len(look.relevance)
@@ -93,34 +92,50 @@ def build_app(checkpoint: str) -> gr.Blocks:
         with gr.Row():
             with gr.Column(min_width=300):
                 image = gr.Image(type="pil", label="Picture", sources=["upload", "clipboard"], elem_id="picture")
-                question = gr.Textbox(
-                    label="Question", placeholder="what is left of the red square", elem_id="question"
-                )
+                question = gr.Textbox(label="Question", placeholder="what is left of the table", elem_id="question")
                 method = gr.Radio(list(METHODS), value=next(iter(METHODS)), label="Show", elem_id="method")
                 button = gr.Button("Ask", variant="primary", elem_id="ask")
-                gr.Examples(
-                    [[example_image(1), "what colour is the circle"], [example_image(2), "is there a green square"]],
-                    [image, question],
-                    label="Examples",
-                )
             with gr.Column(min_width=300):
                 answers = gr.Label(label="Answers", num_top_classes=5, elem_id="answers")
-                overlay = gr.Image(label="Where it looked", format="png", interactive=False, elem_id="overlay")
+                overlay = picture("Where it looked", "overlay")
                 hop = gr.Slider(1, max(hops, 2), hops, step=1, label="Hop", visible=hops > 1, elem_id="hop")
                 words = gr.HighlightedText(label="Words it read", elem_id="words")
-                kept = gr.Image(
-                    label="Patches the token budget kept",
-                    format="png",
-                    interactive=False,
-                    visible=budget is not None,
-                    elem_id="kept",
-                )
-        earlier = gr.Gallery(label="Questions so far", format="png", columns=3, visible=False, elem_id="earlier")
+                kept = picture("Patches the token budget kept", "kept", visible=budget is not None)
+        earlier = gr.Gallery(
+            label="Questions so far",
+            format="png",
+            columns=4,
+            fit_columns=False,
+            height="auto",
+            object_fit="contain",
+            interactive=False,
+            visible=False,
+            elem_id="earlier",
+        )
+        gr.Examples(
+            [[example_image(1), "what colour is the circle"], [example_image(2), "is there a green square"]],
+            [image, question],
+        )
         outputs = [look, answers, hop, overlay, words, kept, earlier]
         gr.on([button.click, question.submit], answer, [image, question, method, earlier], outputs)
-        hop.release(show_hop, [look, hop], [overlay, words], show_progress="hidden")
+        hop.input(show_hop, [look, hop], [overlay, words], show_progress="hidden")
         image.change(lambda: gr.Gallery([], visible=False), None, earlier)
     return app
+
+
+def picture(title: str, elem_id: str, visible: bool = True) -> gr.Image:
+    """A picture under its title, which would otherwise lie on it."""
+    gr.Markdown(f"**{title}**", visible=visible)
+    return gr.Image(
+        label=title,
+        show_label=False,
+        format="png",
+        interactive=False,
+        buttons=["download", "fullscreen"],
+        alt_text=title,
+        visible=visible,
+        elem_id=elem_id,
+    )
 
 
 def launch_app(checkpoint: str, **options: Any) -> Any:
