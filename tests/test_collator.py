@@ -9,7 +9,6 @@ from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor
 from modeling_qca.training.building import PRESETS
 from modeling_qca.training.collator import QuestionCollator
 
-
 ANSWERS = {"red": 0, "blue": 1}
 
 
@@ -19,9 +18,7 @@ def processor():
 
 
 def config(**fields):
-    return QCAConfig.from_pretrained(
-        PRESETS / "qca-tiny", label2id=ANSWERS, id2label={0: "red", 1: "blue"}, **fields
-    )
+    return QCAConfig.from_pretrained(PRESETS / "qca-tiny", label2id=ANSWERS, id2label={0: "red", 1: "blue"}, **fields)
 
 
 def row(path, image_id, question="is it red", answers=(("red", 1),), relevance=None):

@@ -7,7 +7,6 @@ import pytest
 from modeling_qca import configuration
 from modeling_qca.training.recipe import load_recipe
 
-
 RECIPES = sorted(Path(configuration.__file__).parent.glob("recipes/**/*.yaml"))
 
 
@@ -61,7 +60,7 @@ def test_what_is_wrong_is_said_with_the_file(tmp_path, text, message):
 
 
 def test_a_missing_recipe_is_named(tmp_path):
-    with pytest.raises(ValueError, match="absent.yaml"):
+    with pytest.raises(ValueError, match=r"absent\.yaml"):
         load_recipe(tmp_path / "absent.yaml")
 
 

@@ -16,8 +16,7 @@ from modeling_qca.training import train as training
 from modeling_qca.training.moving_average import MovingAverage
 from modeling_qca.training.recipe import Recipe, load_recipe, make_recipe
 from modeling_qca.training.scenes import write_scenes
-from modeling_qca.training.train import Interrupted, train
-
+from modeling_qca.training.train import TrainingStoppedError, train
 
 RECIPES = sorted(Path(configuration.__file__).parent.glob("recipes/*.yaml"))
 # What a recipe for real photos asks of its encoders, in the measure of the tiny preset.
@@ -147,7 +146,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(scenes, tmp_path, at_step):
     options = {"save_strategy": "no"}
     train(recipe(scenes, tmp_path / "whole", **options))
     patch = at_step(2, lambda: os.kill(os.getpid(), signal.SIGINT))
-    with pytest.raises(Interrupted, match=r"stopped at step [23]; the same command goes on"):
+    with pytest.raises(TrainingStoppedError, match=r"stopped at step [23]; the same command goes on"):
         train(recipe(scenes, tmp_path / "stopped", **options))
     patch.undo()
     assert not (tmp_path / "stopped" / "results.json").exists()
@@ -204,3 +203,12 @@ def test_a_moving_average_is_the_formula():
     torch.testing.assert_close(module.weight.detach(), expected)
     average.swap()
     assert module.weight.tolist() == [[3.0, 3.0]]
+
+
+def test_training_rows_of_held_out_groups_are_left_out(scenes, tmp_path):
+    run = recipe(scenes, tmp_path, validation_data=str(scenes), group_by="image_id // 4")
+    train_rows, validation_rows = training.load_splits(run)
+    # `train7` and `validation7` end in the same number: of one neighbourhood, by name
+    held_out = {int(name.removeprefix("validation")) // 4 for name in validation_rows["image_id"]}
+    assert held_out == {0, 1}
+    assert {int(name.removeprefix("train")) // 4 for name in train_rows["image_id"]} == {2}

@@ -51,6 +51,8 @@ def answer_questions(
         if overlay is not None:
             path = overlay if len(questions) == 1 else overlay.with_stem(f"{overlay.stem}-{number}")
             best = result["answers"][0]
-            draw_overlay(picture, result["relevance"][-1], f"{question} {best['answer']} ({best['score']:.0%})").save(path)
+            draw_overlay(picture, result["relevance"][-1], f"{question} {best['answer']} ({best['score']:.0%})").save(
+                path
+            )
         answered.append(Answered(question, result["answers"], path))
     return answered

@@ -10,7 +10,6 @@ from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor,
 
 from .recipe import Recipe
 
-
 logger = logging.getLogger(__name__)
 PRESETS = Path(configuration.__file__).parent
 
@@ -36,7 +35,8 @@ def build_model(recipe: Recipe, answers: list[str]) -> tuple[QCAForVisualQuestio
             recipe.vision_encoder, recipe.text_encoder, **fields
         )
         processor = QCAProcessor(
-            AutoImageProcessor.from_pretrained(recipe.vision_encoder), AutoTokenizer.from_pretrained(recipe.text_encoder)
+            AutoImageProcessor.from_pretrained(recipe.vision_encoder),
+            AutoTokenizer.from_pretrained(recipe.text_encoder),
         )
     else:
         preset = PRESETS / recipe.model

@@ -9,7 +9,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -54,7 +53,7 @@ def train(
 ):
     """Train what RECIPE.yaml describes; `--key value` replaces single keys. The same command resumes a stopped run."""
     from .recipe import load_recipe
-    from .train import Interrupted
+    from .train import TrainingStoppedError
     from .train import train as run
 
     paths, overrides = _overrides([*map(str, recipes), *context.args])
@@ -66,7 +65,7 @@ def train(
         recipe = load_recipe(path, values)
         try:
             results = run(recipe)
-        except Interrupted as stopped:
+        except TrainingStoppedError as stopped:
             console.print(str(stopped))
             raise typer.Exit(130) from None
         previous = recipe.output_dir

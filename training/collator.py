@@ -44,7 +44,7 @@ class QuestionCollator:
     def __post_init__(self):
         if self.relevance != "none" and self.processor.image_processor.do_center_crop:
             raise ValueError(
-                "Relevance maps cover the whole picture, but this image processor crops it: set `do_center_crop=False`."
+                "Relevance maps cover the whole picture, but the image processor crops it: set `do_center_crop=False`."
             )
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""The whole job in two minutes on a CPU: generated scenes, training from scratch, answers, and where the model looked."""
+"""The whole job in minutes on a CPU: generated scenes, training from scratch, answers, and where the model looked."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,6 @@ from .ask import answer_questions
 from .recipe import load_recipe
 from .scenes import write_scenes
 from .train import load_splits, train
-
 
 RECIPE = Path(configuration.__file__).parent / "recipes" / "demo.yaml"
 TRAIN_SCENES, VALIDATION_SCENES = 3000, 250

@@ -22,7 +22,6 @@ from .answers import answer_scores
 from .collator import QuestionCollator
 from .metrics.attention_quality.attention_quality import attention_quality, centre_maps, shuffled_rows, uniform_maps
 
-
 ATTENTION_MEASURES = ("pointing", "energy", "iou", "spearman", "nss", "auc_judd", "cc", "kl", "sim")
 PACKAGES = ("modeling-qca", "torch", "transformers", "datasets", "peft", "accelerate")
 
@@ -62,9 +61,7 @@ def predict(
     return columns
 
 
-def answer_accuracy(
-    answers: Sequence[str], rows: datasets.Dataset, answer_rule: str, normalize: bool
-) -> np.ndarray:
+def answer_accuracy(answers: Sequence[str], rows: datasets.Dataset, answer_rule: str, normalize: bool) -> np.ndarray:
     """Score in [0, 1] of each answer: agreement with the row's annotators, see `answers.answer_scores`."""
     return np.array(
         [

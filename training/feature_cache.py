@@ -18,7 +18,6 @@ from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor
 
 from .image_reading import read_image
 
-
 BATCH_SIZE = 16
 
 

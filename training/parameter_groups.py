@@ -5,7 +5,6 @@ from collections.abc import Iterable
 
 from torch import nn
 
-
 PATTERNS = {
     "conditioning": r"vision_encoder\.(conditioning|budget)\.",
     "vision": r"vision_encoder\.backbone\.",

@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
@@ -15,7 +16,6 @@ from modeling_qca import QCAConfig
 
 from .answers import AnswerRule
 from .parameter_groups import check_groups
-
 
 SECRETS = ("hub_token", "push_to_hub_token")
 OUR_ARGUMENTS = ("remove_unused_columns", "label_names")  # what the collator needs decides them
@@ -47,6 +47,8 @@ class Recipe:
     Args:
         data: folder with `train.csv|jsonl|parquet`, a file, or the id of a data set of the Hub.
         format, data_options, validation_ratio, group_by, on_bad_image, streaming: of `dataset.load_rows`.
+        validation_data, validation_options: where the development split comes from, if not from `data`. Training rows
+            of the same group (`group_by`) as one of its rows are then left out.
         data_seed: of the cut into train and validation; the seed of everything else is `seed`.
         model: a preset's name (`qca-tiny`, `qca-small`, `qca-base`; trained from scratch) or a checkpoint to start
             from; or else
@@ -68,8 +70,10 @@ class Recipe:
     """
 
     data: str
+    validation_data: str | None = None
     format: str = "table"
     data_options: dict[str, Any] = field(default_factory=dict)
+    validation_options: dict[str, Any] = field(default_factory=dict)
     validation_ratio: float | None = None
     group_by: str | None = None
     data_seed: int = 0
@@ -208,22 +212,21 @@ def _number(value: Any) -> Any:
 
 
 def _typed(value: Any, expected: Any, name: str) -> Any:
-    """`value` as the type a field of `Recipe` has."""
-    options = get_args(expected) if get_origin(expected) is not Literal else ()
-    choices = [option for option in options if get_origin(option) is Literal] or [expected]
-    if get_origin(choices[0]) is Literal:
-        if value not in get_args(choices[0]):
-            raise ValueError(f"{name} is {value!r}, not one of {', '.join(map(str, get_args(choices[0])))}")
-        return value
-    if value is None and type(None) in options:
+    """`value` as a field of `Recipe` of type `expected` holds it."""
+    options = get_args(expected) if get_origin(expected) is UnionType else (expected,)
+    if value is None and NoneType in options:
         return None
-    wanted = [option for option in options if option is not type(None)][0] if type(None) in options else expected
-    kind = get_origin(wanted) or wanted
+    kind = options[0]
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise ValueError(f"{name} is {value!r}, not one of {', '.join(get_args(kind))}")
+        return value
     if kind is float:
         value = _number(value)
-        value = float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-    if kind is dict and get_args(wanted)[1] is float and isinstance(value, dict):
+        value = float(value) if type(value) is int else value
+    if kind == dict[str, float] and isinstance(value, dict):
         value = {key: _number(item) for key, item in value.items()}
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ValueError(f"{name} is {value!r}, not of type {kind.__name__}")
+    plain = get_origin(kind) or kind
+    if not isinstance(value, plain) or (plain is int and isinstance(value, bool)):
+        raise ValueError(f"{name} is {value!r}, not of type {plain.__name__}")
     return value

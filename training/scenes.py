@@ -16,7 +16,6 @@ import numpy as np
 from PIL import Image, ImageDraw
 from rich.progress import track
 
-
 GRID = 5
 CELL = 32  # pixels
 COLORS = {"red": (214, 40, 40), "green": (40, 170, 60), "blue": (45, 85, 225), "yellow": (240, 205, 40)}

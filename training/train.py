@@ -11,7 +11,6 @@ from typing import Any
 
 import datasets
 import numpy as np
-import torch
 from PIL import Image
 from transformers import EarlyStoppingCallback, EvalPrediction, TrainerCallback, set_seed
 
@@ -19,7 +18,7 @@ from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor
 
 from .building import build_model
 from .collator import QuestionCollator
-from .dataset import load_rows
+from .dataset import group_key, load_rows, parse_group_by
 from .evaluate import evaluate_model, majority_accuracy, provenance
 from .feature_cache import ImageFeatureCache
 from .parameter_groups import freeze
@@ -27,12 +26,11 @@ from .recipe import Recipe
 from .trainer import QCATrainer, SaveOnInterrupt, last_complete_checkpoint
 from .vocabulary import build_vocabulary, vocabulary_reach
 
-
 logger = logging.getLogger(__name__)
 RESULTS = "results.json"
 
 
-class Interrupted(Exception):
+class TrainingStoppedError(Exception):
     """Training stopped on request, its progress saved."""
 
 
@@ -47,7 +45,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
     Raises:
         ValueError: where the recipe, its data and its model do not fit together.
         FloatingPointError: where the loss is not a number; the message has the step and the questions.
-        Interrupted: after Ctrl-C, with the step it saved.
+        TrainingStoppedError: after Ctrl-C, with the step it saved.
     """
     finished = recipe.output_dir / RESULTS
     described = json.loads(json.dumps(dataclasses.asdict(recipe)))
@@ -71,19 +69,35 @@ def train(recipe: Recipe) -> dict[str, Any]:
 
 
 def load_splits(recipe: Recipe) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """(train, validation) rows, their images not decoded."""
-    options = {
-        "format": recipe.format,
-        "validation_ratio": recipe.validation_ratio,
-        "group_by": recipe.group_by,
-        "seed": recipe.data_seed,
-        "on_bad_image": recipe.on_bad_image,
-        **recipe.data_options,
-    }
-    train_rows = load_rows(recipe.data, split="train", streaming=recipe.streaming, **options)
-    validation_rows = load_rows(recipe.data, split="validation", **options)
+    """(train, validation) rows, their images not decoded; no group of rows is in both.
+
+    Raises:
+        ValueError: see `dataset.load_rows`; or where nothing is left to train on.
+    """
+    cut: dict[str, Any] = {}
+    if recipe.validation_ratio is not None:
+        cut = {"validation_ratio": recipe.validation_ratio, "group_by": recipe.group_by, "seed": recipe.data_seed}
+    own: dict[str, Any] = {"format": recipe.format, "on_bad_image": recipe.on_bad_image, **recipe.data_options}
+    if recipe.validation_data is None:
+        train_rows = load_rows(recipe.data, split="train", streaming=recipe.streaming, **cut, **own)
+        validation_rows = load_rows(recipe.data, split="validation", **cut, **own)
+    else:
+        other = {"on_bad_image": recipe.on_bad_image, **recipe.validation_options}
+        validation_rows = load_rows(recipe.validation_data, split="validation", **cut, **other)
+        train_rows = load_rows(recipe.data, split="train", streaming=recipe.streaming, **own)
+        if recipe.group_by is not None:
+            train_rows = _outside_groups(train_rows, validation_rows, recipe.group_by)
     stored = datasets.Image(decode=False)
     return train_rows.cast_column("image", stored), validation_rows.cast_column("image", stored)
+
+
+def _outside_groups(train_rows: datasets.Dataset, held_out: datasets.Dataset, group_by: str) -> datasets.Dataset:
+    column, divisor = parse_group_by(group_by)
+    groups = {group_key(value, divisor) for value in held_out[column]}
+    kept = [index for index, value in enumerate(train_rows[column]) if group_key(value, divisor) not in groups]
+    if not kept:
+        raise ValueError("every training row is of a group that validation holds out; nothing is left to train on")
+    return train_rows.select(kept)
 
 
 def _train_one(recipe: Recipe, train_rows: datasets.Dataset, validation_rows: datasets.Dataset) -> dict[str, Any]:
@@ -129,7 +143,7 @@ def _train_one(recipe: Recipe, train_rows: datasets.Dataset, validation_rows: da
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(arguments.output_dir))
     seconds = time.perf_counter() - start
     if interrupt.interrupted:
-        raise Interrupted(f"stopped at step {trainer.state.global_step}; the same command goes on from there")
+        raise TrainingStoppedError(f"stopped at step {trainer.state.global_step}; the same command goes on from there")
     trained_parameters = sum(p.numel() for p in trained.parameters() if p.requires_grad)
     if recipe.lora_rank is not None:
         trained.save_pretrained(recipe.output_dir / "adapter")

@@ -15,7 +15,6 @@ from .moving_average import MovingAverage
 from .parameter_groups import GROUPS, check_groups, group_of
 from .sampler import ImageGroupedSampler
 
-
 LOSS_PARTS = ("answer_loss", "relevance_loss")
 
 
