@@ -22,7 +22,7 @@ SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], Any], Callable[[dict[s
     "Most confident": ("all questions, by confidence", lambda row: -row["confidence"], lambda row: True),
     "Least confident": ("all questions, by confidence", lambda row: row["confidence"], lambda row: True),
     "Worst mistakes": ("wrong answers, by confidence", lambda row: -row["confidence"], lambda row: row["score"] == 0),
-    "Hesitant but right": (
+    "Right by a hair": (
         "right answers, by confidence",
         lambda row: row["confidence"],
         lambda row: row["score"] == 1,
