@@ -317,7 +317,7 @@ class QCAModel(QCAPreTrainedModel):
                 f"`image_features` {tuple(image_features.shape)} hold no {rows} x {columns} grid of patches; pass the "
                 "`last_hidden_state` of `get_image_features` and its `grid` as `image_grid`."
             )
-        return QCAImageFeatures(last_hidden_state=image_features, grid=(rows, columns))
+        return QCAImageFeatures(last_hidden_state=image_features.to(self.dtype), grid=(rows, columns))
 
     @staticmethod
     def _image_index(image_index: torch.Tensor | None, images: int, input_ids: torch.Tensor) -> torch.Tensor:

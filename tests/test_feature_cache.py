@@ -49,6 +49,14 @@ def test_features_are_the_encoders_own_and_computed_once(tmp_path, model, proces
     assert torch.equal(again.read(["4", "0"]), cache.read(["4", "0"]))
 
 
+def test_half_precision_stores_half_the_bytes_of_nearly_the_same_features(tmp_path, model, processor, rows):
+    whole = ImageFeatureCache(tmp_path / "cache", model, processor, rows)
+    half = ImageFeatureCache(tmp_path / "cache", model, processor, rows, half=True)
+    assert half.folder != whole.folder
+    assert half.read(["1"]).dtype == torch.float16
+    torch.testing.assert_close(half.read(["1"]).float(), whole.read(["1"]), rtol=0.05, atol=0.05)
+
+
 def test_a_changed_image_is_computed_again_and_only_it(tmp_path, model, processor, rows):
     before = ImageFeatureCache(tmp_path / "cache", model, processor, rows).read(["2"]).clone()
     Image.new("RGB", (40, 40), "red").save(rows["2"]["image"]["path"])

@@ -97,6 +97,129 @@ def ask(
             console.print(f"looked: {result.overlay}", highlight=False)
 
 
+@app.command()
+def evaluate(
+    checkpoint: Annotated[str, typer.Argument(help="A folder or a Hub id.")],
+    data: Annotated[str, typer.Argument(help="A folder, a file or a Hub data set, as in a recipe.")],
+    output_dir: Annotated[Path, typer.Option(help="Gets results.json and questions.parquet.")] = Path("runs/evaluate"),
+    split: Annotated[str, typer.Option(help="Split of the data.")] = "validation",
+    options: Annotated[str, typer.Option(help="Options of the data as YAML: `{format: vqa_v2, ...}`.")] = "{}",
+    report: Annotated[Path | None, typer.Option(help="Write a page with examples here.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the shuffled-question control.")] = 0,
+):
+    """Measure a checkpoint on a data set."""
+    from .evaluate import evaluate_checkpoint
+
+    results = evaluate_checkpoint(checkpoint, data, split, _mapping(options, "--options"), output_dir, seed, report)
+    print_results(results)
+    console.print(f"results.json and questions.parquet: {output_dir}", highlight=False)
+
+
+@app.command()
+def explain(
+    checkpoint: Annotated[str, typer.Argument(help="A folder or a Hub id.")],
+    image: Annotated[str, typer.Argument(help="A file or a URL.")],
+    questions: Annotated[list[str], typer.Argument(help="One question or several.")],
+    output_dir: Annotated[Path, typer.Option(help="Where the pictures go.")] = Path("runs/explain"),
+    method: Annotated[str, typer.Option(help="relevance, rollout or gradient.")] = "relevance",
+):
+    """Draw where a checkpoint looks, hop by hop."""
+    from .figures import explain_to_files
+
+    for path in explain_to_files(checkpoint, image, questions, output_dir, method):
+        console.print(str(path), highlight=False)
+
+
+@app.command()
+def faithfulness(
+    checkpoint: Annotated[str, typer.Argument(help="A folder or a Hub id.")],
+    data: Annotated[str, typer.Argument(help="A folder, a file or a Hub data set, as in a recipe.")],
+    output_dir: Annotated[Path, typer.Option(help="Gets the numbers and the figure.")] = Path("runs/faithfulness"),
+    split: Annotated[str, typer.Option(help="Split of the data.")] = "validation",
+    options: Annotated[str, typer.Option(help="Options of the data as YAML.")] = "{}",
+    method: Annotated[str, typer.Option(help="relevance, rollout or gradient.")] = "relevance",
+    rows: Annotated[int, typer.Option(help="At most this many questions.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of the random order patches are compared with.")] = 0,
+):
+    """Take patches away in order of relevance, and put them back: does the answer hang on them?"""
+    from .ask import load_pipeline
+    from .dataset import load_rows
+    from .faithfulness import measure_faithfulness
+
+    pipeline = load_pipeline(checkpoint)
+    chosen = load_rows(data, split=split, **_mapping(options, "--options"))
+    chosen = chosen.shuffle(seed=seed).select(range(min(rows, len(chosen))))
+    results = measure_faithfulness(pipeline.model, pipeline.processor, chosen, output_dir, method, seed=seed)
+    for source, curves in results["auc"].items():
+        console.print(source, curves, highlight=False)
+
+
+@app.command()
+def vocab(
+    data: Annotated[str, typer.Argument(help="A folder, a file or a Hub data set, as in a recipe.")],
+    config: Annotated[Path, typer.Argument(help="Folder whose config.json gets the answers.")],
+    minimum_count: Annotated[int | None, typer.Option(help="Keep answers of at least this many questions.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Keep this many answers.")] = None,
+    options: Annotated[str, typer.Option(help="Options of the data as YAML.")] = "{}",
+    rule: Annotated[str, typer.Option(help="consensus, or set where several answers belong together.")] = "consensus",
+):
+    """Build the list of answers, store it in a config, and say how far it reaches on train and validation."""
+    from .vocabulary import store_vocabulary
+
+    reach = store_vocabulary(data, config, minimum_count, top_k, _mapping(options, "--options"), rule)
+    table = Table(box=None)
+    for column in ("split", "rows", "coverage", "oracle ceiling"):
+        table.add_column(column, justify="left" if column == "split" else "right")
+    for split, values in reach.items():
+        table.add_row(split, str(values["rows"]), f"{values['coverage']:.3f}", f"{values['oracle_ceiling']:.3f}")
+    console.print(table)
+
+
+@app.command()
+def make_questions(
+    images: Annotated[Path, typer.Argument(help="Folder of images.")],
+    labels: Annotated[Path, typer.Argument(help="Folder of class label PNGs of the same names.")],
+    classes: Annotated[Path, typer.Argument(help="Class names: text, JSON {number: name} or COCO-panoptic JSON.")],
+    output: Annotated[Path, typer.Argument(help="Folder to make.")],
+    questions_per_kind: Annotated[int, typer.Option(help="Of a kind and answer about an image, at most.")] = 16,
+    group_by: Annotated[str, typer.Option(help="Keeps images together where balance is measured.")] = "image_id",
+    seed: Annotated[int, typer.Option(help="Decides which questions are kept.")] = 0,
+):
+    """Turn segmented images into balanced spatial questions with step-by-step relevance maps."""
+    from .segmentation_questions import make_questions as run
+
+    summary = run(images, labels, classes, output, questions_per_kind=questions_per_kind, group_by=group_by, seed=seed)
+    console.print_json(data=summary)
+
+
+@app.command()
+def make_views(
+    images: Annotated[Path, typer.Argument(help="Folder of images.")],
+    labels: Annotated[Path, typer.Argument(help="Folder of label PNGs of the same names.")],
+    output: Annotated[Path, typer.Argument(help="Folder to make, with images/ and labels/.")],
+    count: Annotated[int, typer.Option(help="Views of each picture, besides itself.")] = 8,
+    seed: Annotated[int, typer.Option(help="Decides every view.")] = 0,
+):
+    """Crop, mirror and recolour segmented images, label maps alike: more pictures to make questions from."""
+    from .label_views import make_views as run
+
+    console.print(f"{run(images, labels, output, count, seed)} pictures: {output}", highlight=False)
+
+
+@app.command()
+def bench(
+    output_dir: Annotated[Path, typer.Option(help="Gets the measurements, the table and the plot.")] = Path(
+        "runs/bench"
+    ),
+    quick: Annotated[bool, typer.Option(help="Small models, seconds: to see that it runs.")] = False,
+):
+    """Measure speed and memory beside ViLT, BLIP and the source document's model, interleaved."""
+    from .benchmark import run_benchmark
+
+    run_benchmark(output_dir, quick=quick)
+    console.print(f"Results: {output_dir}", highlight=False)
+
+
 def print_results(results: dict[str, Any]) -> None:
     """Accuracy beside its baselines, by question type, and attention beside its controls."""
     baselines = results["baselines"]
@@ -135,3 +258,12 @@ def _overrides(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
             raise ValueError(f"{argument}: a value is missing")
         overrides[key] = value
     return paths, overrides
+
+
+def _mapping(text: str, name: str) -> dict[str, Any]:
+    import yaml
+
+    value = yaml.safe_load(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"{name}: must be a YAML mapping such as {{format: vqa_v2}}, got {text!r}")
+    return value

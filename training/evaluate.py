@@ -5,7 +5,7 @@ import os
 import platform
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,11 @@ from torch.utils.data import DataLoader
 from modeling_qca import QCAForVisualQuestionAnswering
 
 from .answers import answer_scores
+from .ask import load_pipeline
 from .collator import QuestionCollator
+from .dataset import load_rows
 from .metrics.attention_quality.attention_quality import attention_quality, centre_maps, shuffled_rows, uniform_maps
+from .results_file import RESULTS, write_json
 
 ATTENTION_MEASURES = ("pointing", "energy", "iou", "spearman", "nss", "auc_judd", "cc", "kl", "sim")
 PACKAGES = ("modeling-qca", "torch", "transformers", "datasets", "peft", "accelerate")
@@ -161,6 +164,45 @@ def evaluate_model(
     details = details.add_column("answer", predicted["answer"])
     details = details.add_column("confidence", predicted["confidence"])
     return results, details.add_column("score", scores.tolist())
+
+
+def evaluate_checkpoint(
+    checkpoint: str,
+    data: str,
+    split: str,
+    options: Mapping[str, Any],
+    output_dir: Path,
+    seed: int,
+    report: Path | None = None,
+) -> dict[str, Any]:
+    """
+    Args:
+        checkpoint: folder or Hub id.
+        data, split, options: of `dataset.load_rows`; `answer_rule` among the options is of `answers.answer_scores`.
+        output_dir: gets `results.json` and `questions.parquet`.
+        seed: of the shuffled-question control.
+        report: page to write, see `report.write_report`.
+
+    Returns:
+        The results. The majority baseline is the best single answer of this very split, a bound no constant passes.
+    """
+    pipeline = load_pipeline(checkpoint)
+    options = dict(options)
+    rule = options.pop("answer_rule", "consensus")
+    rows = load_rows(data, split=split, **options).cast_column("image", datasets.Image(decode=False)).sort("image_id")
+    collator = QuestionCollator(pipeline.processor, pipeline.model.config, answer_rule=rule)
+    results, details = evaluate_model(pipeline.model, rows, collator, seed)
+    results["baselines"] = {"majority": {"accuracy": majority_accuracy(rows, rows, rule, normalize=True)}}
+    results["cost"] = {}
+    results |= provenance(rows, Path(data).name, split) | {"seeds": [seed]}
+    output_dir.mkdir(parents=True, exist_ok=True)
+    details.to_parquet(output_dir / "questions.parquet")
+    write_json(output_dir / RESULTS, results)
+    if report is not None:
+        from .report import write_report
+
+        write_report(report, results, rows, details, pipeline)
+    return results
 
 
 def provenance(rows: datasets.Dataset, name: str, split: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ BATCH_SIZE = 16
 
 class ImageFeatureCache:
     """
-    `QCAModel.get_image_features` of every image of a data set, in the model's dtype.
+    `QCAModel.get_image_features` of every image of a data set.
 
     The folder's name is a fingerprint of the encoder's weights, of how deep it is shared by all questions, and of the
     image processor; within it every row carries a fingerprint of its image. Whatever changed is computed again, and a
@@ -34,6 +34,7 @@ class ImageFeatureCache:
         model: its vision encoder must not train.
         processor: of the model.
         rows: a row of each image by image id (its image not decoded).
+        half: encode in bfloat16 and store float16, as a run in bfloat16 does; otherwise float32.
 
     Raises:
         ValueError: where an image cannot be read, or the vision encoder trains.
@@ -45,11 +46,13 @@ class ImageFeatureCache:
         model: QCAForVisualQuestionAnswering,
         processor: QCAProcessor,
         rows: Mapping[str, Mapping[str, Any]],
+        half: bool = False,
     ):
+        self.half = half
         encoder = model.base_model.vision_encoder
         if any(parameter.requires_grad for parameter in encoder.backbone.parameters()):
             raise ValueError("`cache_image_features` needs a frozen vision encoder: add `vision` to `freeze`.")
-        self.folder = Path(folder) / encoder_fingerprint(model, processor)
+        self.folder = Path(folder) / encoder_fingerprint(model, processor, half)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.position = {image_id: index for index, image_id in enumerate(sorted(rows))}
         keys = {image_id: image_fingerprint(image_id, rows[image_id]) for image_id in self.position}
@@ -60,7 +63,7 @@ class ImageFeatureCache:
             chunk = missing[start : start + BATCH_SIZE]
             where = [self.position[image_id] for image_id in chunk]
             pixel_values = processor(images=[read_image(rows[image_id]) for image_id in chunk])["pixel_values"]
-            self._features[where] = _encode(model, pixel_values)[0]
+            self._features[where] = _encode(model, pixel_values, half)[0]
             self._features.flush()
             self._keys[where] = [keys[image_id] for image_id in chunk]  # only now do the rows count
             self._keys.flush()
@@ -81,7 +84,7 @@ class ImageFeatureCache:
         if not shape_file.exists():
             first = next(iter(self.position))
             pixel_values = processor(images=[read_image(rows[first])])["pixel_values"]
-            features, grid = _encode(model, pixel_values)
+            features, grid = _encode(model, pixel_values, self.half)
             shape = (len(self.position), *features.shape[1:])
             np.lib.format.open_memmap(features_file, mode="w+", dtype=features.dtype, shape=shape)
             np.lib.format.open_memmap(keys_file, mode="w+", dtype="S32", shape=shape[:1])
@@ -93,11 +96,11 @@ class ImageFeatureCache:
         self._keys = np.load(keys_file, mmap_mode="r+")
 
 
-def encoder_fingerprint(model: QCAForVisualQuestionAnswering, processor: QCAProcessor) -> str:
+def encoder_fingerprint(model: QCAForVisualQuestionAnswering, processor: QCAProcessor, half: bool) -> str:
     """Hex digest of all that decides an image's features, besides the image."""
     digest = hashlib.sha256()
     digest.update(processor.image_processor.to_json_string().encode())
-    digest.update(repr((model.config.first_question_layer, model.config.vision_feature_layers)).encode())
+    digest.update(repr((model.config.first_question_layer, model.config.vision_feature_layers, half)).encode())
     for name, tensor in model.base_model.vision_encoder.backbone.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
@@ -112,9 +115,12 @@ def image_fingerprint(image_id: str, row: Mapping[str, Any]) -> bytes:
 
 
 @torch.no_grad()
-def _encode(model: QCAForVisualQuestionAnswering, pixel_values: torch.Tensor) -> tuple[np.ndarray, tuple[int, int]]:
+def _encode(
+    model: QCAForVisualQuestionAnswering, pixel_values: torch.Tensor, half: bool
+) -> tuple[np.ndarray, tuple[int, int]]:
     was_training = model.training
     model.eval()
-    features = model.get_image_features(pixel_values.to(model.device))
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=half):
+        features = model.get_image_features(pixel_values.to(model.device))
     model.train(was_training)
-    return features.last_hidden_state.float().cpu().numpy(), features.grid
+    return features.last_hidden_state.to(torch.float16 if half else torch.float32).cpu().numpy(), features.grid

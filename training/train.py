@@ -4,7 +4,6 @@ import dataclasses
 import io
 import json
 import logging
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,11 @@ from .evaluate import evaluate_model, majority_accuracy, provenance
 from .feature_cache import ImageFeatureCache
 from .parameter_groups import freeze
 from .recipe import Recipe
+from .results_file import RESULTS, write_json
 from .trainer import QCATrainer, SaveOnInterrupt, last_complete_checkpoint
 from .vocabulary import build_vocabulary, vocabulary_reach
 
 logger = logging.getLogger(__name__)
-RESULTS = "results.json"
 
 
 class TrainingStoppedError(Exception):
@@ -88,7 +87,8 @@ def load_splits(recipe: Recipe) -> tuple[datasets.Dataset, datasets.Dataset]:
         if recipe.group_by is not None:
             train_rows = _outside_groups(train_rows, validation_rows, recipe.group_by)
     stored = datasets.Image(decode=False)
-    return train_rows.cast_column("image", stored), validation_rows.cast_column("image", stored)
+    by_image = validation_rows.sort("image_id")  # evaluation then encodes an image in one batch, not in every one
+    return train_rows.cast_column("image", stored), by_image.cast_column("image", stored)
 
 
 def _outside_groups(train_rows: datasets.Dataset, held_out: datasets.Dataset, group_by: str) -> datasets.Dataset:
@@ -108,7 +108,9 @@ def _train_one(recipe: Recipe, train_rows: datasets.Dataset, validation_rows: da
     )
     model, processor = build_model(recipe, answers)
     freeze(model, recipe.freeze)
-    features = cache_features(model, processor, [train_rows, validation_rows]) if recipe.cache_image_features else None
+    features = None
+    if recipe.cache_image_features:
+        features = cache_features(model, processor, [train_rows, validation_rows], half=arguments.bf16)
     collator = QuestionCollator(
         processor, model.config, recipe.relevance, features, recipe.answer_rule, recipe.normalize_answers
     )
@@ -183,27 +185,21 @@ QUESTION_IN_VISION = ("vision_conditioning_layers", "vision_conditioning", "toke
 
 
 def cache_features(
-    model: QCAForVisualQuestionAnswering, processor: QCAProcessor, splits: list[datasets.Dataset]
+    model: QCAForVisualQuestionAnswering, processor: QCAProcessor, splits: list[datasets.Dataset], half: bool
 ) -> ImageFeatureCache:
     """The frozen vision encoder's features of every image of `splits`, kept beside the cache of `datasets`."""
     rows: dict[str, Any] = {}
     for split in splits:
         first = {image_id: index for index, image_id in reversed(list(enumerate(split["image_id"])))}
         rows |= {image_id: split[index] for image_id, index in first.items()}
-    return ImageFeatureCache(Path(datasets.config.HF_DATASETS_CACHE) / "qca_image_features", model, processor, rows)
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "qca_image_features"
+    return ImageFeatureCache(folder, model, processor, rows, half)
 
 
 def save_checkpoint(model: QCAForVisualQuestionAnswering, processor: QCAProcessor, folder: Path) -> None:
     """Weights, config, processor and the code that loads them."""
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write `content` whole or not at all."""
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(unfinished, path)
 
 
 class LinearRelevanceWeight(TrainerCallback):

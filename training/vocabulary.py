@@ -1,10 +1,15 @@
 """Answer vocabularies: which answers become classes, and how much of the data they can reach."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from modeling_qca import QCAConfig
+
 from .answers import AnswerRule, answer_scores, majority_answer
+from .dataset import load_rows
 
 Answers = Sequence[Mapping[str, Any]]
 
@@ -70,6 +75,38 @@ def vocabulary_reach(
         "coverage": sum(score > 0 for score in best) / len(best),
         "oracle_ceiling": sum(best) / len(best),
     }
+
+
+def store_vocabulary(
+    data: str,
+    folder: Path,
+    minimum_count: int | None,
+    top_k: int | None,
+    options: Mapping[str, Any],
+    rule: AnswerRule = "consensus",
+) -> dict[str, dict[str, float]]:
+    """
+    Build the vocabulary of `data`'s train split and write it into the config in `folder`.
+
+    Args:
+        data, options: of `dataset.load_rows`.
+        folder: with the `config.json` of a preset or checkpoint. A checkpoint's head is then as large as the new
+            vocabulary says only after training.
+        minimum_count, top_k, rule: of [`build_vocabulary`].
+
+    Returns:
+        [`vocabulary_reach`] on the train split, and on validation where there is one.
+    """
+    config = QCAConfig.from_pretrained(folder)
+    train = load_rows(data, split="train", **options)
+    vocabulary = build_vocabulary(train["answers"], minimum_count=minimum_count, top_k=top_k, rule=rule)
+    splits = {"train": train}
+    with contextlib.suppress(ValueError):  # a data set without a validation split has none to report on
+        splits["validation"] = load_rows(data, split="validation", **options)
+    config.id2label = dict(enumerate(vocabulary))
+    config.label2id = {answer: index for index, answer in enumerate(vocabulary)}
+    config.save_pretrained(folder)
+    return {name: vocabulary_reach(rows["answers"], vocabulary, rule) for name, rows in splits.items()}
 
 
 def _count(answers: Iterable[Answers], rule: AnswerRule, normalize: bool) -> Counter[str]:
