@@ -16,7 +16,6 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import ModelOutput
 
 from .attention_qca import masked_mean, masked_softmax
 from .rollout_qca import ImageTokens
@@ -102,8 +101,12 @@ class AttentionRecorder(TorchFunctionMode):
     def __init__(self, model: PreTrainedModel):
         super().__init__()
         self.config = model.config
-        self.embeddings, self.embedder = model.get_input_embeddings(), model.base_model.query_embedder
-        self.layers = model.base_model.hops.layers
+        body: Any = model.base_model
+        self.embeddings, self.embedder, self.layers = (
+            model.get_input_embeddings(),
+            body.query_embedder,
+            body.hops.layers,
+        )
         self.question: dict[str, torch.Tensor] = {}
         self.conditioning: list[torch.Tensor] = []  # [B, heads, S', L] in the order of the layers
         self.hops: list[torch.Tensor] = []  # [B, H, Q, N or K]
@@ -138,7 +141,7 @@ class AttentionRecorder(TorchFunctionMode):
         self.conditioning.append(masked_softmax(scores, kwargs["attn_mask"]))
         return self.conditioning[-1].to(value.dtype) @ value
 
-    def weighted(self, score: torch.Tensor, outputs: ModelOutput, mask: torch.Tensor) -> WeightedAttention:
+    def weighted(self, score: torch.Tensor, outputs: Any, mask: torch.Tensor) -> WeightedAttention:
         """
         Args:
             score: of the answers, summed over questions that share nothing, images included.
@@ -169,7 +172,7 @@ class AttentionRecorder(TorchFunctionMode):
         return _weighted(weights, gradient[:, None])
 
 
-def pooling_weights(query_embedder: nn.Module, mask: torch.Tensor) -> torch.Tensor:
+def pooling_weights(query_embedder: Any, mask: torch.Tensor) -> torch.Tensor:
     """The share of each question token in the pooled question, `[B, L]`, which is linear in the tokens' states."""
     tokens = torch.eye(mask.shape[1], device=mask.device).expand(len(mask), -1, -1)
     return query_embedder._pool(tokens, mask)

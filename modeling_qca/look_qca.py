@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import BaseImageProcessor
 
 from .overlay_qca import Box, kept_patches, overlay
 
@@ -42,8 +41,9 @@ class Look:
         """The same look drawn on the image at another size: its longer side has `side` pixels."""
         scale = side / max(self.image.size)
         size = (round(self.image.width * scale), round(self.image.height * scale))
-        box = tuple(edge * scale for edge in self.box)
-        return replace(self, image=self.image.resize(size, Image.Resampling.LANCZOS), box=box)
+        left, top, right, bottom = (edge * scale for edge in self.box)
+        image = self.image.resize(size, Image.Resampling.LANCZOS)
+        return replace(self, image=image, box=(left, top, right, bottom))
 
     def overlay(self, index: int = -1, caption: bool = True) -> Image.Image:
         """Map number `index` on the image, with a legend and, with `caption`, the question and the answer."""
@@ -56,7 +56,7 @@ class Look:
         return kept_patches(self.image, self.kept, self.box)
 
 
-def seen_box(image_processor: BaseImageProcessor, width: int, height: int) -> Box:
+def seen_box(image_processor: Any, width: int, height: int) -> Box:
     """
     The part of a `width` x `height` image that the model is shown: all of it, unless the image processor crops.
 

@@ -34,9 +34,9 @@ class QCAExplanation(ModelOutput):
         patch_mask (`torch.BoolTensor` of shape `(questions, patches)`, *optional*): patches the token budget kept.
     """
 
-    relevance: torch.FloatTensor | None = None
+    relevance: torch.Tensor | None = None
     grid: tuple[int, int] | None = None
-    token_relevance: torch.FloatTensor | None = None
+    token_relevance: torch.Tensor | None = None
     logits: torch.FloatTensor | None = None
     answers: torch.LongTensor | None = None
     patch_mask: torch.BoolTensor | None = None
@@ -81,14 +81,14 @@ def explain(
 
 
 @torch.no_grad()
-def _by_hops(model: PreTrainedModel, inputs: dict, answers: torch.LongTensor | None) -> QCAExplanation:
+def _by_hops(model: Any, inputs: dict, answers: torch.LongTensor | None) -> QCAExplanation:
     with _recorded_words(model) as words:
         outputs = model(**inputs)
     return _explanation(outputs, outputs.relevance, torch.cat(words, dim=1) if words else None, answers)
 
 
 @torch.no_grad()
-def _by_rollout(model: PreTrainedModel, inputs: dict, answers: torch.LongTensor | None) -> QCAExplanation:
+def _by_rollout(model: Any, inputs: dict, answers: torch.LongTensor | None) -> QCAExplanation:
     with eager_attention(model), _recorded_words(model) as words:
         outputs = model(**inputs, output_attentions=True)
     mask = _question_mask(inputs)[:, None]
@@ -103,7 +103,7 @@ def _by_rollout(model: PreTrainedModel, inputs: dict, answers: torch.LongTensor 
     return _explanation(outputs, relevance, token_relevance, answers)
 
 
-def _by_gradient(model: PreTrainedModel, inputs: dict, answers: torch.LongTensor | None) -> QCAExplanation:
+def _by_gradient(model: Any, inputs: dict, answers: torch.LongTensor | None) -> QCAExplanation:
     pixel_values, mask = inputs["pixel_values"][_image_index(inputs)], _question_mask(inputs)
     with torch.enable_grad(), eager_attention(model), AttentionRecorder.of(model) as recorder:
         inputs["pixel_values"] = pixel_values.detach().requires_grad_()  # also where all weights are frozen
@@ -119,7 +119,7 @@ def _by_gradient(model: PreTrainedModel, inputs: dict, answers: torch.LongTensor
 
 
 def _explanation(
-    outputs: ModelOutput,
+    outputs: Any,
     relevance: torch.Tensor,
     token_relevance: torch.Tensor | None,
     answers: torch.LongTensor | None,
@@ -153,7 +153,7 @@ def _question_mask(inputs: Mapping[str, Any]) -> torch.Tensor:
 
 
 @contextmanager
-def _recorded_words(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
+def _recorded_words(model: Any) -> Iterator[list[torch.Tensor]]:
     """What each hop that attends to the question reads in it, `[B, 1, L]`, once the model has run."""
     words: list[torch.Tensor] = []
     with ExitStack() as hooks:
@@ -166,7 +166,7 @@ def _recorded_words(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
 
 
 @contextmanager
-def eager_attention(model: PreTrainedModel) -> Iterator[None]:
+def eager_attention(model: Any) -> Iterator[None]:
     """The encoders return attention maps only where they compute them."""
     parts = (model, model.base_model.vision_encoder.backbone, model.base_model.text_encoder)
     implementations = [part.config._attn_implementation for part in parts]

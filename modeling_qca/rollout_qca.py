@@ -6,11 +6,11 @@ layer (P + K + 1 from the budget on, else S), T hops, H heads.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
-from transformers.utils import ModelOutput
 
 
 def rollout(attentions: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -45,12 +45,12 @@ class ImageTokens:
     identity: torch.Tensor  # [B, S, S]
     prefix: int
     shared_layers: int  # those before the first that depends on the question
-    budget_layer: int | None = None  # None where nothing was dropped
-    made_of: torch.Tensor | None = None  # [B, P + K + 1, S]
+    budget_layer: int = 0  # the first that sees what is left
+    made_of: torch.Tensor | None = None  # [B, P + K + 1, S]; None where nothing was dropped
     positions: torch.Tensor | None = None  # [B, K]
 
     @classmethod
-    def of(cls, config: PreTrainedConfig, outputs: ModelOutput) -> "ImageTokens":
+    def of(cls, config: PreTrainedConfig, outputs: Any) -> "ImageTokens":
         """
         Args:
             outputs: of a QCA model with `output_attentions=True`.
@@ -75,7 +75,7 @@ class ImageTokens:
             tokens._drop(outputs, config.token_budget_layer, count=after - tokens.prefix - 1)
         return tokens
 
-    def _drop(self, outputs: ModelOutput, layer: int, count: int):
+    def _drop(self, outputs: Any, layer: int, count: int):
         kept = outputs.patch_mask
         dropped = outputs.budget_relevance * ~kept
         merged = dropped / dropped.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(dropped.dtype).tiny)
@@ -105,7 +105,7 @@ class ImageTokens:
         return values.gather(-1, self.positions[:, None, None].expand(*values.shape[:3], -1))
 
 
-def rollout_relevance(config: PreTrainedConfig, outputs: ModelOutput, image_index: torch.Tensor) -> torch.Tensor:
+def rollout_relevance(config: PreTrainedConfig, outputs: Any, image_index: torch.Tensor) -> torch.Tensor:
     """
     The hops' distributions over the last layer's patches, followed back to the patches of the image.
 

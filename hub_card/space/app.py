@@ -28,8 +28,8 @@ def load_pipeline(checkpoint: str) -> Any:
     try:
         from modeling_qca import QCAVisualQuestionAnsweringPipeline
     except ImportError:
-        return pipeline("visual-question-answering", model=checkpoint, trust_remote_code=True)
-    return pipeline("visual-question-answering", model=checkpoint, pipeline_class=QCAVisualQuestionAnsweringPipeline)
+        return pipeline(model=checkpoint, trust_remote_code=True)  # type: ignore[call-overload]
+    return pipeline(model=checkpoint, pipeline_class=QCAVisualQuestionAnsweringPipeline)  # type: ignore[call-overload]
 
 
 def example_image(seed: int) -> Image.Image:
