@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from fresh_process import WITHOUT_PACKAGE
 from hub.card_validation import card_metadata as front_matter
-from hub.checkpoint import example_results, save_checkpoint
-from hub.client import WITHOUT_PACKAGE, Client
+from hub.checkpoint import example_results
+from hub.client import Client
 from hub.local_hub import LocalHub
 from peft import LoraConfig, get_peft_model
-from tiny import tiny_image
 from transformers import Trainer, TrainingArguments
 
 from modeling_qca import QCAForVisualQuestionAnswering
@@ -81,18 +81,6 @@ PUSH_ADAPTER = """
     with torch.no_grad():
         print(model.eval()(**inputs).logits.tolist())
 """
-
-
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    save_checkpoint(tmp_path / "checkpoint")
-    return tmp_path / "checkpoint"
-
-
-@pytest.fixture
-def photo(tmp_path: Path) -> Path:
-    tiny_image(seed=5).save(tmp_path / "photo.png")
-    return tmp_path / "photo.png"
 
 
 def logits(printed: str, line: int = -1) -> torch.Tensor:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from .local_hub import TOKEN, LocalHub
 
-WITHOUT_PACKAGE = "import sys; sys.modules['modeling_qca'] = None  # importing it raises ImportError\n"
 WITHOUT_WAITING = "import time; time.sleep = lambda seconds: None  # between the client's retries\n"
 
 

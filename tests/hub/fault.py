@@ -11,6 +11,7 @@ Kind = Literal["none", "status", "reset", "lost_reply", "slow", "truncate", "rev
 class Fault:
     """Happens to the next `times` requests (None: to all) in whose "METHOD /path" the regex `request` is found.
 
+    none        nothing; listed before another fault, it lets the first `times` requests pass
     status      answered with `status` and an HTML page, as a gateway does; nothing is done
     reset       the connection is reset when half of the request's body has arrived; nothing is done
     lost_reply  the request is carried out, then the connection is reset before the reply

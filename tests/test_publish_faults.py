@@ -1,0 +1,97 @@
+"""Publishing while the Hub or the network fails: success after retries, or one message and nothing changed."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import torch
+from hub.client import WITHOUT_WAITING, Client
+from hub.fault import Fault
+from hub.local_hub import LocalHub
+from hub.publishing import Published, run_pushes
+from safetensors.torch import load_file, save_file
+
+pytest_plugins = ["hub.fixtures"]
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def change_weights(checkpoint: Path, folder: Path) -> Path:
+    shutil.copytree(checkpoint, folder)
+    weights = load_file(checkpoint / "model.safetensors")
+    changed = {name: tensor + torch.rand(()) for name, tensor in weights.items()}
+    save_file(changed, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def test_passing_faults_of_every_kind_end_in_one_commit_and_its_tag(
+    checkpoint: Path, local_hub: LocalHub, client: Client
+) -> None:
+    local_hub.faults += [
+        Fault("status", "POST /api/repos/create", times=1),
+        Fault("lost_reply", "POST /api/repos/create", times=1),
+        Fault("status", "POST /api/validate-yaml", times=1, status=502),
+        Fault("status", "POST .*preupload", times=1, status=429),
+        Fault("reset", "PUT /_lfs", times=1),
+        Fault("slow", "PUT /_lfs", times=1, pieces=8, delay=0.05),
+        Fault("lost_reply", "POST .*/commit/", times=1),
+        Fault("status", "POST .*/tag/", times=1, status=500),
+        Fault("lost_reply", "POST .*/tag/", times=1),
+    ]
+    (url,) = run_pushes(client, (checkpoint, "user/model", {"tag": "v1", "private": True}), before=WITHOUT_WAITING)
+    assert url.endswith(local_hub.head("user/model"))
+    assert [fault for fault in local_hub.faults if fault.seen != fault.times] == []
+    repository = local_hub.repositories["user/model"]
+    assert [commit.title for commit in repository.commits.values()] == ["initial commit", "v1"]
+    assert repository.refs["refs/tags/v1"] == local_hub.head("user/model") and repository.private
+
+
+def test_a_lasting_fault_ends_in_one_message_and_changes_nothing(
+    checkpoint: Path, tmp_path: Path, local_hub: LocalHub, client: Client
+) -> None:
+    newer, unlucky = (change_weights(checkpoint, tmp_path / name) for name in ("newer", "unlucky"))
+    unlucky_weights = hashlib.sha256((unlucky / "model.safetensors").read_bytes()).hexdigest()
+    local_hub.faults += [
+        Fault("reset", f"PUT /_lfs/{unlucky_weights}"),
+        Fault("none", "POST .*user/b/commit/", times=1),
+        Fault("status", "POST .*user/b/commit/"),
+        Fault("none", "POST .*user/c/tag/", times=1),
+        Fault("status", "POST .*user/c/tag/"),
+        Fault("none", "POST .*user/d/commit/", times=1),
+        Fault("revoke", "POST .*user/d/commit/"),
+    ]
+    first = [(checkpoint, f"user/{name}", {"tag": "v1"}) for name in "abcd"]
+    second = [(unlucky if name == "a" else newer, f"user/{name}", {"tag": "v2"}) for name in "abcd"]
+    before = hashes(tmp_path)
+    *_, a, b, c, d = run_pushes(client, *first, *second, before=WITHOUT_WAITING)
+    assert a.startswith("ConnectionError: user/a was not published: the Hub cannot be reached (")
+    assert "uploading" not in a, "the cause, not the name huggingface_hub wraps it in"
+    assert b.startswith("ConnectionError: user/b was not published: the Hub answers 503 Service Unavailable.")
+    assert c.startswith("ConnectionError: user/c was published, but without its tag v2: the Hub answers 503")
+    assert d.startswith("PermissionError: user/d was not published: the Hub refuses the token (401).")
+    assert hashes(tmp_path) == before
+    for name in "abd":
+        repository = local_hub.repositories[f"user/{name}"]
+        assert repository.refs["refs/tags/v1"] == repository.refs["refs/heads/main"]
+    assert "refs/tags/v2" not in local_hub.repositories["user/c"].refs
+
+
+def test_a_push_that_may_not_be_made_is_refused_before_any_upload(published: Published, tmp_path: Path) -> None:
+    newer = change_weights(published.checkpoint, tmp_path / "newer")
+    published.hub.calls.clear()
+    outcomes = run_pushes(
+        published.client,
+        (newer, "user/model", {"tag": "v1"}),
+        (newer, "user/model", {"private": True}),
+        (newer, "somebody/model", {}),
+    )
+    assert outcomes == [
+        "ValueError: user/model already has a tag 'v1'; choose another one.",
+        "ValueError: user/model exists and is public; make it private on the Hub, or choose another name.",
+        "PermissionError: somebody/model was not published: the Hub refuses the token (403). Log in with "
+        "`hf auth login` and a token that may write.",
+    ]
+    assert not any(method == "PUT" or "/commit/" in path for method, path, _ in published.hub.calls)
