@@ -2,17 +2,14 @@
 
 B questions, I images (B >= I), L question tokens, Q queries a question (1 or L), N patches, D width, H heads, d = D/H.
 
-Keys and values are computed once per image and then handed to its questions: `patches` has I rows and `image_index`
-[B] says whose they are, until a hop updates them and every question has its own.
+`patches` has I rows and `image_index` [B] says whose they are, until a hop updates them and each question has its own.
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_qca import QCAConfig
 
@@ -59,77 +56,90 @@ def masked_mean(states: torch.Tensor, mask: torch.Tensor | None, dim: int) -> to
     return (states * weights).sum(dim=dim) / weights.sum(dim=dim).clamp(min=1)
 
 
-def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention `[B, H, Q, d] x [B, H, N, d] -> [B, Q, H, d]` with an additive mask; also returns its weights."""
-    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
-    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
-
-
 def split_heads(states: torch.Tensor, num_heads: int) -> torch.Tensor:
     """`[B, S, D] -> [B, H, S, d]`"""
     return states.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
 
+def head_blocks(states: torch.Tensor, num_heads: int) -> torch.Tensor:
+    """`[H, 1, D]` for `states` `[..., D]`: one where a head has its share of the width, zero elsewhere."""
+    share = states.shape[-1] // num_heads
+    return torch.eye(num_heads, dtype=states.dtype, device=states.device).repeat_interleave(share, dim=1)[:, None]
+
+
 class DotProductScorer(nn.Module):
-    r"""Scaled dot product \\(s_h = (W_q q)_h \cdot (W_k v)_h / \sqrt d\\) (Vaswani et al. 2017, eq. 1)."""
+    r"""
+    Scaled dot product \\(s_h = (W_q q)_h \cdot (W_k v)_h / \sqrt d\\) (Vaswani et al. 2017, eq. 1).
+
+    A question has few queries and an image hundreds of patches, so the queries go into the patches' space,
+    \\(q_h \cdot (W_k v)_h = (W_k^\top q_h) \cdot v\\), and no key is ever computed: `key_proj` is \\(W_k^\top\\).
+    """
 
     def __init__(self, query_size: int, patch_size: int, hidden_size: int, num_heads: int):
         super().__init__()
         self.num_heads = num_heads
         self.scaling = (hidden_size // num_heads) ** -0.5
         self.q_proj = nn.Linear(query_size, hidden_size)
-        self.k_proj = nn.Linear(patch_size, hidden_size)
+        self.key_proj = nn.Linear(hidden_size, patch_size, bias=False)
 
-    def queries(self, query: torch.Tensor) -> torch.Tensor:
-        return split_heads(self.q_proj(query), self.num_heads)  # [B, Q, D] -> [B, H, Q, d]
+    def forward(
+        self, query: torch.Tensor, patches: torch.Tensor, image_index: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Scores `[B, H, Q, N]` of `patches` `[I, N, D]` for `query` `[B, Q, D]`; question b is about patches
+        `image_index[b]`, or about patches b."""
+        queries = self.q_proj(query)[:, None] * self.scaling  # [B, 1, Q, D]
+        queries = self.key_proj(queries * head_blocks(queries, self.num_heads))  # [B, H, Q, D]
+        return _products(queries, _rows(patches, image_index))
 
-    def keys(self, patches: torch.Tensor) -> torch.Tensor:
-        return split_heads(self.k_proj(patches), self.num_heads)  # [I, N, D] -> [I, H, N, d]
 
-    def forward(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        """Scores `[B, H, Q, N]` of patches, from `queries` and `keys` (one row a question)."""
-        return torch.matmul(queries * self.scaling, keys.transpose(-1, -2))
-
-
-class BilinearScorer(DotProductScorer):
+class BilinearScorer(nn.Module):
     r"""Bilinear form \\(s_h = q^\top W_h v / \sqrt D\\) (Luong et al. 2015, "general"), one full matrix a head.
 
     The weights start at the scale of the other projections, so that the softmax starts soft.
     """
 
     def __init__(self, query_size: int, patch_size: int, hidden_size: int, num_heads: int):
-        nn.Module.__init__(self)
+        super().__init__()
         self.num_heads = num_heads
         self.scaling = patch_size**-0.5
         self.q_proj = nn.Linear(query_size, num_heads * patch_size, bias=False)
 
-    def keys(self, patches: torch.Tensor) -> torch.Tensor:
-        return patches[:, None]  # [I, N, D] -> [I, 1, N, D]: the heads share the patch and differ in W
+    def forward(
+        self, query: torch.Tensor, patches: torch.Tensor, image_index: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """As of [`DotProductScorer`]."""
+        queries = split_heads(self.q_proj(query), self.num_heads) * self.scaling  # [B, H, Q, D]
+        return _products(queries, _rows(patches, image_index))
 
 
-class AdditiveScorer(DotProductScorer):
+class AdditiveScorer(nn.Module):
     r"""Additive \\(s_h = w_h \cdot \tanh((W_q q)_h + (W_k v)_h)\\) (Bahdanau et al. 2015, A.1.2)."""
 
     def __init__(self, query_size: int, patch_size: int, hidden_size: int, num_heads: int):
-        super().__init__(query_size, patch_size, hidden_size, num_heads)
+        super().__init__()
+        self.num_heads = num_heads
+        self.q_proj = nn.Linear(query_size, hidden_size)
+        self.k_proj = nn.Linear(patch_size, hidden_size)
         self.score_weight = nn.Parameter(torch.empty(num_heads, hidden_size // num_heads))
 
-    def forward(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, query: torch.Tensor, patches: torch.Tensor, image_index: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """As of [`DotProductScorer`]."""
+        queries = split_heads(self.q_proj(query), self.num_heads)  # [B, H, Q, d]
+        keys = _rows(split_heads(self.k_proj(patches), self.num_heads), image_index)  # [B, H, N, d]
         hidden = torch.tanh(queries[:, :, :, None] + keys[:, :, None])  # [B, H, Q, N, d]
         return torch.einsum("bhqnd,hd->bhqn", hidden, self.score_weight)
+
+
+def _products(queries: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
+    """`[B, H, Q, D] x [B, N, D] -> [B, H, Q, N]`"""
+    return torch.einsum("bhqe,bne->bhqn", queries, patches)
+
+
+def _rows(states: torch.Tensor, image_index: torch.Tensor | None) -> torch.Tensor:
+    """`[I, ...] -> [B, ...]`"""
+    return states if image_index is None else states[image_index]
 
 
 SCORERS = {"dot_product": DotProductScorer, "additive": AdditiveScorer, "bilinear": BilinearScorer}
@@ -147,9 +157,7 @@ class QueryConditionedAttention(nn.Module):
     def __init__(self, config: QCAConfig):
         super().__init__()
         size = config.hidden_size
-        self.config = config
         self.num_heads = config.num_attention_heads
-        self.is_causal = False
         self.attention_dropout = config.attention_dropout
         self.scorer = SCORERS[config.relevance_scorer](size, size, size, self.num_heads)
         self.softmax = MaskedSoftmax()
@@ -179,18 +187,13 @@ class QueryConditionedAttention(nn.Module):
             Evidence `[B, Q, D]`, and relevance `[B, H, N]` in float32, before dropout, the mean over the queries of
             `query_mask`.
         """
-        queries, keys = self.scorer.queries(query), self.scorer.keys(patches)
-        values = split_heads(self.v_proj(patches), self.num_heads)  # [I, H, N, d]
-        if image_index is not None:
-            keys, values = keys[image_index], values[image_index]  # [I, ...] -> [B, ...]
+        scores = self.scorer(query, patches, image_index)  # [B, H, Q, N]
         key_mask = None if patch_mask is None else patch_mask[:, None, None]  # [B, 1, 1, N]
-        scores = self.scorer(queries, keys)  # [B, H, Q, N]
         relevance = self.softmax(scores, key_mask)
-        if self.config.relevance_scorer == "dot_product" and self.config._attn_implementation != "eager":
-            what = self._attention_interface(queries, keys, values, key_mask)
-        else:
-            weights = nn.functional.dropout(relevance, self.attention_dropout, self.training).to(values.dtype)
-            what = torch.matmul(weights, values).transpose(1, 2)  # [B, Q, H, d]
+        weights = nn.functional.dropout(relevance, self.attention_dropout, self.training).to(patches.dtype)
+        read = torch.einsum("bhqn,bne->bhqe", weights, _rows(patches, image_index))
+        values = self.v_proj(read)  # of the mean patch, which are the mean of the patches' values at less cost
+        what = (values * head_blocks(values, self.num_heads)).sum(dim=1).unflatten(-1, (self.num_heads, -1))
         how_much = masked_log_mean_exp(scores, key_mask).transpose(1, 2)[..., None]  # [B, Q, H, 1]
         where = torch.matmul(
             relevance.transpose(1, 2), coordinates[..., None, :, :].to(relevance.dtype)
@@ -200,24 +203,6 @@ class QueryConditionedAttention(nn.Module):
         if patch_mask is not None:
             evidence = evidence * patch_mask.any(dim=-1)[:, None, None]
         return evidence, masked_mean(relevance.transpose(1, 2), query_mask, dim=1)
-
-    def _attention_interface(
-        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, key_mask: torch.Tensor | None
-    ) -> torch.Tensor:
-        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
-        additive_mask = None
-        if key_mask is not None:
-            # A row that masks everything is left open and zeroed later: its minimum could overflow to NaN in float16.
-            closed = ~key_mask & key_mask.any(dim=-1, keepdim=True)
-            additive_mask = torch.zeros_like(key_mask, dtype=queries.dtype)
-            additive_mask = additive_mask.masked_fill(closed, torch.finfo(queries.dtype).min)
-        dropout = self.attention_dropout if self.training else 0.0
-        evidence, _ = attention(
-            self, queries, keys, values, additive_mask, dropout=dropout, scaling=self.scorer.scaling
-        )
-        return evidence
 
 
 class PatchUpdate(nn.Module):
@@ -256,7 +241,7 @@ class QuestionAttention(nn.Module):
 
     def forward(self, query: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """`query` `[B, 1, D]`, `tokens` `[B, L, D]` and boolean `mask` `[B, L]` -> `[B, 1, D]`"""
-        scores = self.scorer(self.scorer.queries(self.norm(query)), self.scorer.keys(tokens))  # [B, 1, 1, L]
+        scores = self.scorer(self.norm(query), tokens)  # [B, 1, 1, L]
         return torch.matmul(self.softmax(scores, mask[:, None, None])[:, 0].to(tokens.dtype), tokens)
 
 

@@ -44,7 +44,8 @@ def score(scorer: nn.Module, name: str, query: np.ndarray, patch: np.ndarray, h:
     if name == "bilinear":
         matrix = numpy_of(scorer.q_proj.weight)[h * len(patch) : (h + 1) * len(patch)].T  # W_h [query, patch]
         return float(query @ matrix @ patch) / math.sqrt(len(patch))
-    q, k = head(linear(scorer.q_proj, query), h, heads), head(linear(scorer.k_proj, patch), h, heads)
+    key = linear(scorer.k_proj, patch) if name == "additive" else numpy_of(scorer.key_proj.weight).T @ patch
+    q, k = head(linear(scorer.q_proj, query), h, heads), head(key, h, heads)
     if name == "additive":
         return float(numpy_of(scorer.score_weight)[h] @ np.tanh(q + k))
     return float(q @ k) / math.sqrt(len(q))
@@ -203,7 +204,7 @@ def test_scores_of_normalised_states_start_small(name, scale):
     model = tiny_model(relevance_scorer=name, hidden_size=384, num_attention_heads=2, initializer_range=0.02)
     scorer = model.qca.hops.layers[0].attention.scorer
     query, patches = torch.randn(16, 1, 384), torch.randn(16, 64, 384)
-    scores = scorer(scorer.queries(query), scorer.keys(patches))
+    scores = scorer(query, patches)
     assert scores.std().item() == pytest.approx(scale, rel=0.15)
     entropy = torch.special.entr(scores.softmax(-1)).sum(-1)
     assert entropy.min() > 0.9 * math.log(64), "the softmax starts soft"

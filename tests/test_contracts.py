@@ -155,6 +155,6 @@ def test_maps_are_over_the_patches_in_raster_order(vision):
     for patch in (0, 7, 14):
         wanted = model.qca.hops.layers[0].patch_norm(norms)[0, patch]
         scorer.q_proj.weight.data.zero_()
-        scorer.q_proj.bias.data = 50 * scorer.k_proj(wanted).detach()
+        scorer.q_proj.bias.data = 50 * (wanted @ scorer.key_proj.weight).detach()
         outputs = model(**batch, image_features=features.last_hidden_state, image_grid=(3, 5))
         assert outputs.relevance[0, 0].mean(0).argmax().item() == patch
