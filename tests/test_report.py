@@ -86,9 +86,7 @@ def rows(tmp_path: Path) -> datasets.Dataset:
                 "relevance": None,
             }
         )
-    return datasets.Dataset.from_list(
-        table, features=datasets.Features({**FEATURES, "image": datasets.Image(decode=False)})
-    )
+    return datasets.Dataset.from_list(table, features=FEATURES)
 
 
 @pytest.fixture

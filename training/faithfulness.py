@@ -42,7 +42,7 @@ def faithfulness_curves(
     `negative` with the least relevant. True relevance has a low `deletion.positive` and a high `insertion.positive`.
 
     Args:
-        rows: in the row schema, images not decoded; every question is asked about 46 or 68 altered images.
+        rows: in the row schema; every question is asked about 46 or 68 altered images.
         method: of `explain`; the last map, the mean over heads.
         seed: of the random order, and of the order of equally relevant patches.
 
@@ -52,6 +52,7 @@ def faithfulness_curves(
         and `questions`, `images`, `method`, `seed`. `source` is the method, `random` or, where the encoder has a CLS
         token, `cls_attention`.
     """
+    rows = rows.cast_column("image", datasets.Image(decode=False))
     generator = torch.Generator().manual_seed(seed)
     totals: dict[str, dict[tuple[str, float], np.ndarray]] = {}
     was_training = model.training

@@ -103,7 +103,7 @@ def write_report(
     Args:
         results: `metrics`, `baselines`, `per_question_type` and `attention`, as in results.json.
         details: of `evaluate_model`: `question_id`, `answer`, `confidence` and `score` of each row, in order.
-        rows: the rows evaluated, images not decoded.
+        rows: the rows evaluated.
         pipeline: of the model, which draws the examples.
         examples: of each of the four kinds: most and least confident, worst mistakes, right by a hair.
 
@@ -112,6 +112,7 @@ def write_report(
     """
     if list(details["question_id"]) != list(rows["question_id"]):
         raise ValueError("`details` and `rows` are not of the same questions in the same order.")
+    rows = rows.cast_column("image", datasets.Image(decode=False))
     numbered = [{**detail, "index": index} for index, detail in enumerate(details)]
     chosen = {
         name: sorted(filter(belongs, numbered), key=order)[:examples] for name, (_, order, belongs) in SECTIONS.items()
