@@ -237,12 +237,18 @@ def test_the_checkpoint_answers_where_the_package_is_not_installed(ask, checkpoi
         assert type(ask).__module__.startswith("transformers_modules"), type(ask)
         assert type(ask.model).__module__.startswith("transformers_modules"), type(ask.model)
         print(json.dumps(ask("image.png", {QUESTIONS!r})))
+        for method in ("relevance", "rollout", "gradient"):
+            ask.look("image.png", {QUESTIONS[0]!r}, method=method).overlay().save(method + ".png")
         """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)], cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
     assert_same(json.loads(done.stdout), ask(tiny_image(), QUESTIONS))
+    for method in ("relevance", "rollout", "gradient"):
+        shown = np.asarray(Image.open(tmp_path / f"{method}.png")).astype(int)
+        expected = np.asarray(ask.look(tiny_image(), QUESTIONS[0], method=method).overlay()).astype(int)
+        assert np.abs(shown - expected).max() <= 1
 
 
 @pytest.mark.parametrize(

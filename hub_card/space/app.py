@@ -7,9 +7,13 @@ import os
 import random
 from typing import Any
 
-import gradio as gr
 from PIL import Image, ImageDraw
 from transformers import pipeline
+
+try:
+    import gradio as gr
+except ImportError as error:
+    raise ImportError('The app needs gradio: pip install "modeling-qca[app]"') from error
 
 METHODS = {
     "where each hop looks": "relevance",
