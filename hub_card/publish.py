@@ -112,6 +112,7 @@ def _assemble_model(checkpoint: Path, folder: Path, release: Release, results: R
     model, loading = loaded
     if missing := sorted(loading["missing_keys"]):
         raise ValueError(f"{checkpoint} lacks {len(missing)} weights, such as {missing[0]}; it is not a whole model.")
+    forget_folders(model.config)
     model.config.auto_map = dict(AUTO_MAP)  # of the code that is saved now
     model.config.custom_pipelines = dict(CUSTOM_PIPELINES)
     model.save_pretrained(folder)
@@ -122,6 +123,13 @@ def _assemble_model(checkpoint: Path, folder: Path, release: Release, results: R
     if overlay:
         shutil.copyfile(checkpoint / overlay, folder / overlay)
     model_card(model.config, results, release, overlay).save(folder / CARD)
+
+
+def forget_folders(config: Any) -> None:
+    """Drops the folders the encoders of a `QCAConfig` came from, which saving would keep; Hub ids stay."""
+    for encoder in (config.vision_config, config.text_config):
+        if not is_hub_id(encoder.name_or_path):
+            encoder.name_or_path = ""
 
 
 def _check_model_type(checkpoint: Path) -> None:

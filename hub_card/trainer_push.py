@@ -8,7 +8,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.dynamic_module_utils import custom_object_save
 
 from .card import Release, model_card, read_results
-from .publish import CARD, RESULTS, adapter_base
+from .publish import CARD, RESULTS, adapter_base, forget_folders
 
 
 def keep_card(
@@ -29,6 +29,7 @@ def keep_card(
         raise ValueError("This Trainer does not push; pass `push_to_hub=True` in its arguments.")
     if trainer.args.hub_token is not None:
         raise ValueError("Do not pass `hub_token`, it is saved with the arguments: log in with `hf auth login`.")
+    forget_folders(trainer.accelerator.unwrap_model(trainer.model).config)
     release = Release(trainer.hub_model_id, None, license, language, base_model)
     if isinstance(trainer.model, PeftModel):
         adapter = trainer.model.active_peft_config

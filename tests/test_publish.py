@@ -14,6 +14,7 @@ from hub.publishing import Published
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from modeling_qca import QCAForVisualQuestionAnswering
 from modeling_qca.hub_card.card import Release, read_results
 from modeling_qca.hub_card.command import push as push_command
 from modeling_qca.hub_card.publish import assemble, push
@@ -169,6 +170,17 @@ def test_a_token_is_never_published(
     else:
         with pytest.raises(ValueError, match=message):
             assemble(checkpoint, folder, RELEASE)
+
+
+def test_the_folders_of_the_encoders_are_forgotten_and_their_hub_ids_kept(checkpoint: Path, folder: Path) -> None:
+    model: Any = QCAForVisualQuestionAnswering.from_pretrained(checkpoint)
+    model.config.vision_config.name_or_path = "facebook/dinov2-small"
+    model.config.text_config.name_or_path = str(checkpoint / "encoder")
+    model.save_pretrained(checkpoint)
+    assemble(checkpoint, folder, RELEASE)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["vision_config"]["_name_or_path"] == "facebook/dinov2-small"
+    assert "_name_or_path" not in config["text_config"]
 
 
 def test_an_absolute_path_in_a_config_is_refused_by_name(checkpoint: Path, folder: Path) -> None:
