@@ -164,6 +164,15 @@ class QCAPreTrainedModel(PreTrainedModel):
         and would pass over a vision encoder stored under the names of its first release."""
         super().save_pretrained(save_directory, save_original_format=save_original_format, **kwargs)
 
+    @property
+    def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
+        """Parameters of the encoders that no output depends on; DistributedDataParallel would wait for them."""
+        layout = self.base_model.vision_encoder.layout
+        unused = ["text_encoder.pooler", "text_encoder.head"]
+        if layout is not None:
+            unused.append(f"vision_encoder.backbone.{layout.unused}")
+        return [name for name, _ in self.named_parameters() if name.removeprefix("qca.").startswith(tuple(unused))]
+
     @classmethod
     def from_vision_text_pretrained(cls, vision_model: str, text_model: str, **kwargs: Any) -> "QCAPreTrainedModel":
         """

@@ -23,25 +23,37 @@ from .configuration_qca import QCAConfig
 
 @dataclass(frozen=True)
 class EncoderLayout:
-    """Where an architecture keeps the parts the loop needs. Nothing else knows the architecture."""
+    """Where an architecture keeps the parts the loop needs, and those that change no patch. Nothing else knows it."""
 
     layers: str
     attention: str
     norm: str
     before_layers: str | None = None
     after_layers: str | None = None
+    unused: str = "pooler"
     interpolates_itself: bool = False
 
 
 _VIT = EncoderLayout("layers", "attention", "layernorm_before", after_layers="layernorm")
-_DINO = EncoderLayout("encoder.layer", "attention", "norm1", after_layers="layernorm", interpolates_itself=True)
+_DINO = EncoderLayout(
+    "encoder.layer",
+    "attention",
+    "norm1",
+    after_layers="layernorm",
+    unused="embeddings.mask_token",
+    interpolates_itself=True,
+)
 LAYOUTS = {
     "vit": _VIT,
     "deit": _VIT,
     "dinov2": _DINO,
     "dinov2_with_registers": _DINO,
-    "clip_vision_model": EncoderLayout("encoder.layers", "self_attn", "layer_norm1", before_layers="pre_layrnorm"),
-    "siglip_vision_model": EncoderLayout("encoder.layers", "self_attn", "layer_norm1", after_layers="post_layernorm"),
+    "clip_vision_model": EncoderLayout(
+        "encoder.layers", "self_attn", "layer_norm1", before_layers="pre_layrnorm", unused="post_layernorm"
+    ),
+    "siglip_vision_model": EncoderLayout(
+        "encoder.layers", "self_attn", "layer_norm1", after_layers="post_layernorm", unused="head"
+    ),
 }
 
 
