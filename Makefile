@@ -17,9 +17,11 @@ test-slow: $(VENV)/ready
 quality: $(VENV)/ready
 	$(BIN)/ruff check $(PATHS)
 	$(BIN)/ruff format --check $(PATHS)
-	$(BIN)/mypy modeling_qca
+	$(BIN)/mypy
+	$(BIN)/python -m modeling_qca.hub_card.readme README.md --check
 
 style: $(VENV)/ready
+	$(BIN)/python -m modeling_qca.hub_card.readme README.md
 	$(BIN)/ruff check --fix $(PATHS)
 	$(BIN)/ruff format $(PATHS)
 
