@@ -20,7 +20,7 @@ from modeling_qca.training.train import TrainingStoppedError, train
 
 RECIPES = sorted(Path(configuration.__file__).parent.glob("recipes/*.yaml"))
 # What a recipe for real photos asks of its encoders, in the measure of the tiny preset.
-TINY = {"vision_feature_layers": [1, 3], "hidden_size": 64, "vision_conditioning_layers": [2], "token_budget": 12}
+TINY = {"vision_feature_layers": [1, 3], "hidden_size": 64, "token_budget": 12, "token_budget_layer": 1}
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,9 @@ def at_step(monkeypatch):
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_shipped_recipe_runs(path, scenes, tmp_path):
     shipped = load_recipe(path)
-    config = {name: TINY.get(name, value) for name, value in shipped.config.items()}
+    config = {
+        name: value if value is None else TINY.get(name, value) for name, value in shipped.config.items()
+    }
     arguments = {**shipped.arguments, "output_dir": str(tmp_path), "max_steps": 1, "disable_tqdm": True}
     tiny = dataclasses.replace(
         shipped,
