@@ -12,7 +12,6 @@ from typing import Any
 
 from .card import format_value, read_results
 
-
 BLOCK = re.compile(r"(<!-- results: (?P<path>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 ATTENTION_ROWS = ("pointing", "energy", "spearman")
 

@@ -146,7 +146,7 @@ class QCAConfig(PreTrainedConfig):
         if self.hidden_size is None:
             self.hidden_size = self.vision_config.hidden_size
         if self.label2id is None and self.id2label is not None:
-            self.label2id = {answer: index for index, answer in self.id2label.items()}
+            self.label2id = {str(answer): int(index) for index, answer in self.id2label.items()}
 
     @classmethod
     def from_vision_text_configs(

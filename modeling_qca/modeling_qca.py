@@ -22,7 +22,7 @@ from .configuration_qca import QCAConfig
 from .loss_qca import answer_loss, relevance_loss
 from .pipeline_qca import QCAVisualQuestionAnsweringPipeline  # noqa: F401  imported so that saving copies it
 from .relevance_qca import QCAExplanation, explain
-from .vision_qca import GatedConditioning, QCAImageFeatures, QuestionAwareVisionEncoder
+from .vision_qca import GatedConditioning, QCAImageFeatures, QCAVisionOutput, QuestionAwareVisionEncoder
 
 AutoModel.register(SiglipTextConfig, SiglipTextModel, exist_ok=True)  # the one text tower that AutoModel leaves out
 
@@ -45,16 +45,16 @@ class QCAModelOutput(ModelOutput):
             depend on the question have one row a question, those before them one row an image.
     """
 
-    query: torch.FloatTensor | None = None
-    evidence: torch.FloatTensor | None = None
-    relevance: torch.FloatTensor | None = None
+    query: torch.Tensor | None = None
+    evidence: torch.Tensor | None = None
+    relevance: torch.Tensor | None = None
     grid: tuple[int, int] | None = None
-    budget_relevance: torch.FloatTensor | None = None
-    patch_mask: torch.BoolTensor | None = None
-    vision_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    vision_attentions: tuple[torch.FloatTensor, ...] | None = None
-    text_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    text_attentions: tuple[torch.FloatTensor, ...] | None = None
+    budget_relevance: torch.Tensor | None = None
+    patch_mask: torch.Tensor | None = None
+    vision_hidden_states: tuple[torch.Tensor, ...] | None = None
+    vision_attentions: tuple[torch.Tensor, ...] | None = None
+    text_hidden_states: tuple[torch.Tensor, ...] | None = None
+    text_attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -69,18 +69,18 @@ class QCAForVisualQuestionAnsweringOutput(ModelOutput):
     The other fields are those of [`QCAModelOutput`].
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    answer_loss: torch.FloatTensor | None = None
-    relevance_loss: torch.FloatTensor | None = None
-    relevance: torch.FloatTensor | None = None
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    answer_loss: torch.Tensor | None = None
+    relevance_loss: torch.Tensor | None = None
+    relevance: torch.Tensor | None = None
     grid: tuple[int, int] | None = None
-    budget_relevance: torch.FloatTensor | None = None
-    patch_mask: torch.BoolTensor | None = None
-    vision_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    vision_attentions: tuple[torch.FloatTensor, ...] | None = None
-    text_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    text_attentions: tuple[torch.FloatTensor, ...] | None = None
+    budget_relevance: torch.Tensor | None = None
+    patch_mask: torch.Tensor | None = None
+    vision_hidden_states: tuple[torch.Tensor, ...] | None = None
+    vision_attentions: tuple[torch.Tensor, ...] | None = None
+    text_hidden_states: tuple[torch.Tensor, ...] | None = None
+    text_attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class QueryEmbedder(nn.Module):
@@ -142,7 +142,7 @@ class QCAPreTrainedModel(PreTrainedModel):
     config_class = QCAConfig
     base_model_prefix = "qca"
     main_input_name = "input_ids"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]  # noqa: RUF012
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
     _no_split_modules = ["AttentionHop", "GatedConditioning", "PatchEmbedder", "QueryEmbedder", "TokenBudget"]  # noqa: RUF012
@@ -243,11 +243,11 @@ class QCAModel(QCAPreTrainedModel):
         self,
         input_ids: torch.LongTensor,
         attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.LongTensor | None = None,
-        pixel_values: torch.FloatTensor | None = None,
-        image_features: torch.FloatTensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
         image_grid: tuple[int, int] | None = None,
-        image_index: torch.LongTensor | None = None,
+        image_index: torch.Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         **kwargs: Any,
@@ -350,7 +350,9 @@ class QCAModel(QCAPreTrainedModel):
         return image_index
 
     @staticmethod
-    def _on_full_grid(relevance: torch.Tensor, vision: ModelOutput, grid: tuple[int, int]):
+    def _on_full_grid(
+        relevance: torch.Tensor, vision: QCAVisionOutput, grid: tuple[int, int]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         if vision.positions is None:
             return relevance, vision.patch_mask
         shape = (*relevance.shape[:3], grid[0] * grid[1])
@@ -384,11 +386,11 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
         self,
         input_ids: torch.LongTensor,
         attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.LongTensor | None = None,
-        pixel_values: torch.FloatTensor | None = None,
-        image_features: torch.FloatTensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
         image_grid: tuple[int, int] | None = None,
-        image_index: torch.LongTensor | None = None,
+        image_index: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         relevance_labels: torch.Tensor | None = None,
         output_attentions: bool | None = None,
@@ -417,7 +419,7 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
             return_dict=True,
         )
         logits = self.classifier(self.fusion(torch.cat([outputs.evidence.flatten(1), outputs.query], dim=-1)))
-        parts = self._losses(logits, outputs, labels, relevance_labels)
+        parts: dict[str, Any] = self._losses(logits, outputs, labels, relevance_labels)
         shared = {name: value for name, value in outputs.items() if name not in ("query", "evidence")}
         return QCAForVisualQuestionAnsweringOutput(logits=logits, **parts, **shared)
 
@@ -425,7 +427,7 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
         self,
         inputs: Mapping[str, Any],
         method: str = "relevance",
-        answers: torch.LongTensor | None = None,
+        answers: torch.Tensor | None = None,
     ) -> QCAExplanation:
         """Where the model looks: `method` is `"relevance"`, `"rollout"` or `"gradient"`, see [`explain`]."""
         return explain(self, inputs, method, answers)

@@ -36,6 +36,8 @@ class QCAVisualQuestionAnsweringPipeline(Pipeline):
     from the checkpoint.
     """
 
+    model: Any
+    processor: Any
     _load_processor = True
     _load_image_processor = False
     _load_feature_extractor = False

@@ -86,7 +86,7 @@ class QCAProcessor(ProcessorMixin):
         )
 
     def post_process_question_answering(
-        self, outputs: ModelOutput, config: PreTrainedConfig, top_k: int = 5
+        self, outputs: Any, config: PreTrainedConfig, top_k: int = 5
     ) -> list[list[dict[str, Any]]]:
         """
         The `top_k` answers to each question, best first.
@@ -117,7 +117,7 @@ class QCAProcessor(ProcessorMixin):
         ]
 
     def post_process_relevance(
-        self, outputs: ModelOutput, target_sizes: list[tuple[int, int]] | None = None
+        self, outputs: Any, target_sizes: list[tuple[int, int]] | None = None
     ) -> list[torch.Tensor]:
         """
         The maps of each question, hop by hop, averaged over heads.
@@ -173,13 +173,14 @@ def open_image(source: str | Path | bytes | Image.Image) -> Image.Image:
         raise ValueError(f"Cannot read the image {name}: {error}") from error
 
 
-def _open_images(images: ImageInput) -> list:
-    images = list(images) if isinstance(images, (list, tuple)) else [images]
-    if not images:
+def _open_images(images: Any) -> list:
+    sources = list(images) if isinstance(images, (list, tuple)) else [images]
+    if not sources:
         raise ValueError("`images` is empty; pass at least one image.")
-    is_array = [is_valid_image(image) and not isinstance(image, Image.Image) for image in images]
-    images = [image if ready else open_image(image) for image, ready in zip(images, is_array, strict=True)]
-    return make_flat_list_of_images(images)
+    is_array = [is_valid_image(image) and not isinstance(image, Image.Image) for image in sources]
+    opened = [image if ready else open_image(image) for image, ready in zip(sources, is_array, strict=True)]
+    flat: Any = make_flat_list_of_images(opened)
+    return list(flat)
 
 
 def _check_questions(questions: list[str]) -> list[str]:

@@ -38,7 +38,7 @@ class QCAExplanation(ModelOutput):
     grid: tuple[int, int] | None = None
     token_relevance: torch.Tensor | None = None
     logits: torch.FloatTensor | None = None
-    answers: torch.LongTensor | None = None
+    answers: torch.Tensor | None = None
     patch_mask: torch.BoolTensor | None = None
 
 
@@ -46,7 +46,7 @@ def explain(
     model: PreTrainedModel,
     inputs: Mapping[str, Any],
     method: str = "relevance",
-    answers: torch.LongTensor | None = None,
+    answers: torch.Tensor | None = None,
 ) -> QCAExplanation:
     """
     Where a `QCAForVisualQuestionAnswering` looks when it is not being trained.
@@ -81,14 +81,14 @@ def explain(
 
 
 @torch.no_grad()
-def _by_hops(model: Any, inputs: dict, answers: torch.LongTensor | None) -> QCAExplanation:
+def _by_hops(model: Any, inputs: dict, answers: torch.Tensor | None) -> QCAExplanation:
     with _recorded_words(model) as words:
         outputs = model(**inputs)
     return _explanation(outputs, outputs.relevance, torch.cat(words, dim=1) if words else None, answers)
 
 
 @torch.no_grad()
-def _by_rollout(model: Any, inputs: dict, answers: torch.LongTensor | None) -> QCAExplanation:
+def _by_rollout(model: Any, inputs: dict, answers: torch.Tensor | None) -> QCAExplanation:
     with eager_attention(model), _recorded_words(model) as words:
         outputs = model(**inputs, output_attentions=True)
     mask = _question_mask(inputs)[:, None]
@@ -103,7 +103,7 @@ def _by_rollout(model: Any, inputs: dict, answers: torch.LongTensor | None) -> Q
     return _explanation(outputs, relevance, token_relevance, answers)
 
 
-def _by_gradient(model: Any, inputs: dict, answers: torch.LongTensor | None) -> QCAExplanation:
+def _by_gradient(model: Any, inputs: dict, answers: torch.Tensor | None) -> QCAExplanation:
     pixel_values, mask = inputs["pixel_values"][_image_index(inputs)], _question_mask(inputs)
     with torch.enable_grad(), eager_attention(model), AttentionRecorder.of(model) as recorder:
         inputs["pixel_values"] = pixel_values.detach().requires_grad_()  # also where all weights are frozen
@@ -122,7 +122,7 @@ def _explanation(
     outputs: Any,
     relevance: torch.Tensor,
     token_relevance: torch.Tensor | None,
-    answers: torch.LongTensor | None,
+    answers: torch.Tensor | None,
 ) -> QCAExplanation:
     logits = outputs.logits.detach()
     return QCAExplanation(

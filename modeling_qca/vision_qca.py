@@ -8,6 +8,7 @@ it. Layers before the first that depends on the question run once per image; the
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -71,10 +72,10 @@ class QCAImageFeatures(ModelOutput):
             Of the layers run so far, on request.
     """
 
-    last_hidden_state: torch.FloatTensor | None = None
+    last_hidden_state: torch.Tensor | None = None
     grid: tuple[int, int] | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -92,12 +93,12 @@ class QCAVisionOutput(ModelOutput):
         hidden_states, attentions (`tuple[torch.FloatTensor]`, *optional*): of the layers, on request.
     """
 
-    patches: torch.FloatTensor | None = None
-    positions: torch.LongTensor | None = None
-    patch_mask: torch.BoolTensor | None = None
-    budget_relevance: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    patches: torch.Tensor | None = None
+    positions: torch.Tensor | None = None
+    patch_mask: torch.Tensor | None = None
+    budget_relevance: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class GatedConditioning(nn.Module):
@@ -189,8 +190,9 @@ class TokenBudget(nn.Module):
 
     def __init__(self, config: QCAConfig):
         super().__init__()
-        self.adaptive = isinstance(config.token_budget, list)
-        self.fewest, self.most = config.token_budget if self.adaptive else [config.token_budget] * 2
+        budget = config.token_budget
+        self.adaptive = isinstance(budget, list)
+        self.fewest, self.most = budget if isinstance(budget, list) else [budget] * 2
         self.mass = config.token_budget_mass
         self.scorer = config.token_budget_scorer
         if self.scorer == "learned":
@@ -268,7 +270,7 @@ class TokenBudget(nn.Module):
         return tokens, mask, positions
 
 
-def _cls_attention(tokens: torch.Tensor, attention: nn.Module, prefix: int) -> torch.Tensor:
+def _cls_attention(tokens: torch.Tensor, attention: Any, prefix: int) -> torch.Tensor:
     """Attention of the first of the normed `tokens` `[B, P + N, E]` over the patches, `[B, N]`, sums to one."""
     num_heads = attention.q_proj.out_features // attention.head_dim
     query = split_heads(attention.q_proj(tokens[:, :1]), num_heads)  # [B, H, 1, d]
@@ -303,7 +305,7 @@ class QuestionAwareVisionEncoder(nn.Module):
     def __init__(self, config: QCAConfig, backbone: nn.Module | None = None):
         super().__init__()
         self.config = config
-        self.backbone = AutoModel.from_config(config.vision_config) if backbone is None else backbone
+        self.backbone: Any = AutoModel.from_config(config.vision_config) if backbone is None else backbone
         self.layout = LAYOUTS.get(config.vision_config.model_type)
         self.conditioning = nn.ModuleDict({str(i): GatedConditioning(config) for i in config.conditioned_layers})
         self.budget = None if config.token_budget is None else TokenBudget(config)
@@ -394,7 +396,7 @@ class QuestionAwareVisionEncoder(nn.Module):
         output.patch_mask = None if token_mask is None else token_mask[:, kept_patches]
         return output
 
-    def _layer_output(self, outputs: ModelOutput, layer: int) -> torch.Tensor:
+    def _layer_output(self, outputs: Any, layer: int) -> torch.Tensor:
         """Features after `layer` layers, normalised as the backbone normalises its last ones."""
         hidden_states = outputs.hidden_states[layer]
         if self.layout.after_layers is None:
@@ -402,7 +404,7 @@ class QuestionAwareVisionEncoder(nn.Module):
         return self.backbone.get_submodule(self.layout.after_layers)(hidden_states)
 
     @property
-    def _layers(self) -> nn.ModuleList:
+    def _layers(self) -> Any:
         return self.backbone.get_submodule(self.layout.layers)
 
     def _interpolation(self, height: int, width: int) -> dict[str, bool]:
@@ -413,4 +415,4 @@ class QuestionAwareVisionEncoder(nn.Module):
         return {"interpolate_pos_encoding": True}
 
 
-__all__ = ["QCAImageFeatures", "QuestionAwareVisionEncoder"]
+__all__ = ["QCAImageFeatures", "QCAVisionOutput", "QuestionAwareVisionEncoder"]

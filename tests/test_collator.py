@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor
-from modeling_qca.training.building import PRESETS
+from modeling_qca.training.building import CONFIGURATION
 from modeling_qca.training.collator import QuestionCollator
 
 ANSWERS = {"red": 0, "blue": 1}
@@ -14,11 +14,11 @@ ANSWERS = {"red": 0, "blue": 1}
 
 @pytest.fixture(scope="module")
 def processor():
-    return QCAProcessor.from_pretrained(PRESETS / "qca-tiny")
+    return QCAProcessor.from_pretrained(CONFIGURATION / "qca-tiny")
 
 
 def config(**fields):
-    return QCAConfig.from_pretrained(PRESETS / "qca-tiny", label2id=ANSWERS, id2label={0: "red", 1: "blue"}, **fields)
+    return QCAConfig.from_pretrained(CONFIGURATION / "qca-tiny", label2id=ANSWERS, id2label={0: "red", 1: "blue"}, **fields)
 
 
 def row(path, image_id, question="is it red", answers=(("red", 1),), relevance=None):
@@ -94,7 +94,7 @@ def test_an_image_that_cannot_be_read_is_named_with_its_question(processor, tmp_
 
 
 def test_maps_of_cropped_pictures_are_refused():
-    processor = QCAProcessor.from_pretrained(PRESETS / "qca-tiny")
+    processor = QCAProcessor.from_pretrained(CONFIGURATION / "qca-tiny")
     processor.image_processor.do_center_crop = True
     with pytest.raises(ValueError, match="do_center_crop"):
         QuestionCollator(processor, config(), relevance="final")

@@ -7,7 +7,7 @@ from PIL import Image
 
 from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor
 from modeling_qca.training import feature_cache
-from modeling_qca.training.building import PRESETS
+from modeling_qca.training.building import CONFIGURATION
 from modeling_qca.training.feature_cache import ImageFeatureCache
 from modeling_qca.training.image_reading import read_image
 from modeling_qca.training.parameter_groups import freeze
@@ -16,14 +16,14 @@ from modeling_qca.training.parameter_groups import freeze
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    model = QCAForVisualQuestionAnswering(QCAConfig.from_pretrained(PRESETS / "qca-tiny")).eval()
+    model = QCAForVisualQuestionAnswering(QCAConfig.from_pretrained(CONFIGURATION / "qca-tiny")).eval()
     freeze(model, ["vision"])
     return model
 
 
 @pytest.fixture
 def processor():
-    return QCAProcessor.from_pretrained(PRESETS / "qca-tiny")
+    return QCAProcessor.from_pretrained(CONFIGURATION / "qca-tiny")
 
 
 @pytest.fixture
@@ -100,6 +100,6 @@ def test_an_interrupted_run_goes_on_with_the_rows_it_lacks(tmp_path, model, proc
 
 
 def test_an_encoder_that_trains_is_refused(tmp_path, processor, rows):
-    model = QCAForVisualQuestionAnswering(QCAConfig.from_pretrained(PRESETS / "qca-tiny"))
+    model = QCAForVisualQuestionAnswering(QCAConfig.from_pretrained(CONFIGURATION / "qca-tiny"))
     with pytest.raises(ValueError, match="add `vision` to `freeze`"):
         ImageFeatureCache(tmp_path / "cache", model, processor, rows)

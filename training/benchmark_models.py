@@ -175,7 +175,7 @@ class Models:
         self._compiled.clear()
         torch._dynamo.reset()
 
-    def _compile(self, key: tuple[str, str, int], module: nn.Module) -> nn.Module:
+    def _compile(self, key: tuple[str, str, int], module: nn.Module) -> Any:
         if key not in self._compiled:
             mode = "reduce-overhead" if self.device.type == "cuda" else "default"  # CUDA graphs
             self._compiled[key] = torch.compile(module, mode=mode)
@@ -211,10 +211,7 @@ class Models:
         config = self._qca_config()
         encoders = [AutoModel.from_config(part) for part in (config.vision_config, config.text_config)]
         module = QueryConditionedVQAModel(
-            *encoders,
-            hidden_dim=config.hidden_size,
-            num_attention_heads=config.num_attention_heads,
-            num_answer_classes=ANSWERS,
+            *encoders, hidden_dim=config.vision_config.hidden_size, num_answer_classes=ANSWERS
         )
         return Document(self._place(module, contender), config.vision_config.image_size, config.text_config.vocab_size)
 

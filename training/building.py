@@ -1,17 +1,18 @@
 """The model and processor a recipe describes."""
 
 import logging
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoImageProcessor, AutoTokenizer
 
-from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor, configuration
+from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor
 
 from .recipe import Recipe
 
 logger = logging.getLogger(__name__)
-PRESETS = Path(configuration.__file__).parent
+CONFIGURATION = Path(str(files("modeling_qca.configuration")))
 
 
 def build_model(recipe: Recipe, answers: list[str]) -> tuple[QCAForVisualQuestionAnswering, QCAProcessor]:
@@ -31,7 +32,7 @@ def build_model(recipe: Recipe, answers: list[str]) -> tuple[QCAForVisualQuestio
         "label2id": {answer: index for index, answer in enumerate(answers)},
     }
     if recipe.model is None:
-        model = QCAForVisualQuestionAnswering.from_vision_text_pretrained(
+        model: Any = QCAForVisualQuestionAnswering.from_vision_text_pretrained(
             recipe.vision_encoder, recipe.text_encoder, **fields
         )
         processor = QCAProcessor(
@@ -39,7 +40,7 @@ def build_model(recipe: Recipe, answers: list[str]) -> tuple[QCAForVisualQuestio
             AutoTokenizer.from_pretrained(recipe.text_encoder),
         )
     else:
-        preset = PRESETS / recipe.model
+        preset = CONFIGURATION / recipe.model
         source = str(preset) if preset.is_dir() and "/" not in recipe.model else recipe.model
         processor = QCAProcessor.from_pretrained(source)
         if source == recipe.model:
@@ -63,9 +64,10 @@ def load_checkpoint(source: str, **fields: Any) -> QCAForVisualQuestionAnswering
         raise ValueError(f"{source}: no checkpoint there: {str(error).splitlines()[0]}") from error
     if model_type != QCAConfig.model_type:
         raise ValueError(f"{source}: a checkpoint of a {model_type!r} model, not of a {QCAConfig.model_type!r} one")
-    model, info = QCAForVisualQuestionAnswering.from_pretrained(
+    loaded: Any = QCAForVisualQuestionAnswering.from_pretrained(
         source, output_loading_info=True, ignore_mismatched_sizes=bool(fields), **fields
     )
+    model, info = loaded
     new = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
     if new:
         logger.warning("%s: %d weights start anew: %s", source, len(new), ", ".join(_modules(new)))

@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from .answers import AnswerRule
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -161,7 +163,9 @@ def vocab(
     minimum_count: Annotated[int | None, typer.Option(help="Keep answers of at least this many questions.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Keep this many answers.")] = None,
     options: Annotated[str, typer.Option(help="Options of the data as YAML.")] = "{}",
-    rule: Annotated[str, typer.Option(help="consensus, or set where several answers belong together.")] = "consensus",
+    rule: Annotated[
+        AnswerRule, typer.Option(help="set: several answers to a question belong together.")
+    ] = "consensus",
 ):
     """Build the list of answers, store it in a config, and say how far it reaches on train and validation."""
     from .vocabulary import store_vocabulary

@@ -3,14 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from modeling_qca import configuration
-
 from .ask import answer_questions
+from .building import CONFIGURATION
 from .recipe import load_recipe
 from .scenes import write_scenes
 from .train import load_splits, train
 
-RECIPE = Path(configuration.__file__).parent / "recipes" / "demo.yaml"
+RECIPE = CONFIGURATION / "recipes" / "demo.yaml"
 TRAIN_SCENES, VALIDATION_SCENES = 3000, 250
 PICTURES = 4
 

@@ -4,7 +4,7 @@ import hashlib
 import os
 import platform
 import sys
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from modeling_qca import QCAForVisualQuestionAnswering
 
-from .answers import answer_scores
+from .answers import AnswerRule, answer_scores
 from .ask import load_pipeline
 from .collator import QuestionCollator
 from .dataset import load_rows
@@ -64,7 +64,9 @@ def predict(
     return columns
 
 
-def answer_accuracy(answers: Sequence[str], rows: datasets.Dataset, answer_rule: str, normalize: bool) -> np.ndarray:
+def answer_accuracy(
+    answers: Sequence[str], rows: datasets.Dataset, answer_rule: AnswerRule, normalize: bool
+) -> np.ndarray:
     """Score in [0, 1] of each answer: agreement with the row's annotators, see `answers.answer_scores`."""
     return np.array(
         [
@@ -74,12 +76,15 @@ def answer_accuracy(answers: Sequence[str], rows: datasets.Dataset, answer_rule:
     )
 
 
-def majority_accuracy(train: datasets.Dataset, rows: datasets.Dataset, answer_rule: str, normalize: bool) -> float:
+def majority_accuracy(
+    train: datasets.Dataset, rows: datasets.Dataset, answer_rule: AnswerRule, normalize: bool
+) -> float:
     """Accuracy of the one answer that scores best on `train`."""
-    totals: Counter[str] = Counter()
+    totals: dict[str, float] = defaultdict(float)
     for answers in train["answers"]:
-        totals.update(answer_scores(answers, answer_rule, normalize))
-    majority = totals.most_common(1)[0][0]
+        for answer, score in answer_scores(answers, answer_rule, normalize).items():
+            totals[answer] += score
+    majority = max(totals, key=totals.__getitem__)
     return float(answer_accuracy([majority] * len(rows), rows, answer_rule, normalize).mean())
 
 

@@ -112,7 +112,7 @@ def explain_to_files(
     """
     from .ask import load_pipeline
 
-    looks = load_pipeline(checkpoint).look(image, questions, method=method, top_k=top_k)
+    looks: Any = load_pipeline(checkpoint).look(image, questions, method=method, top_k=top_k)
     output_dir.mkdir(parents=True, exist_ok=True)
     written = []
     for number, look in enumerate(looks, start=1):

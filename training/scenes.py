@@ -48,7 +48,9 @@ def draw_scene(objects: list[SceneObject], rng: random.Random) -> Image.Image:
     noise = np.random.default_rng(rng.getrandbits(32))
     base = noise.uniform(60, 200, size=3)
     texture = noise.normal(0, 30, size=(size // 8, size // 8, 3))
-    ground = Image.fromarray(np.clip(base + texture, 0, 255).astype(np.uint8)).resize((size, size), Image.BILINEAR)
+    ground = Image.fromarray(np.clip(base + texture, 0, 255).astype(np.uint8)).resize(
+        (size, size), Image.Resampling.BILINEAR
+    )
     drawing = ImageDraw.Draw(ground)
     for item in objects:
         radius = rng.uniform(11, 14)

@@ -153,11 +153,12 @@ def _train_one(recipe: Recipe, train_rows: datasets.Dataset, validation_rows: da
     save_checkpoint(model, processor, recipe.output_dir)
     results, details = evaluate_model(model, validation_rows, collator, seed=arguments.seed)
     details.to_parquet(recipe.output_dir / "questions.parquet")
-    reach = {"rule": recipe.answer_rule, "normalize": recipe.normalize_answers}
     results["vocabulary"] = {
         "answers": len(answers),
-        "train": vocabulary_reach(train_rows["answers"], answers, **reach),
-        "validation": vocabulary_reach(validation_rows["answers"], answers, **reach),
+        "train": vocabulary_reach(train_rows["answers"], answers, recipe.answer_rule, recipe.normalize_answers),
+        "validation": vocabulary_reach(
+            validation_rows["answers"], answers, recipe.answer_rule, recipe.normalize_answers
+        ),
     }
     results["cost"] = {"trained_parameters": trained_parameters, "training_seconds": round(seconds, 1)}
     results["baselines"] = {}
@@ -216,7 +217,7 @@ class LinearRelevanceWeight(TrainerCallback):
 
 
 def _accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    best, labels = prediction.predictions, prediction.label_ids
+    best, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
     if labels.ndim == 1:
         return {"accuracy": float((best == labels).mean())}
     return {"accuracy": float(np.take_along_axis(labels, best[:, None], axis=1).mean())}

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import Trainer, TrainerCallback
+from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -57,16 +57,16 @@ class QCATrainer(Trainer):
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return ImageGroupedSampler(dataset["image_id"], self.questions_per_image, seed)
 
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+    def create_optimizer(self, model: PreTrainedModel | None = None) -> torch.optim.Optimizer:
         """Parameters grouped by the model's parts, and by whether weight decay applies."""
         if self.optimizer is None:
-            model = self.model if model is None else model
-            decayed = set(self.get_decay_parameter_names(model))
+            trained: Any = model or self.model
+            decayed = set(self.get_decay_parameter_names(trained))
             groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
-            for name, parameter in model.named_parameters():
+            for name, parameter in trained.named_parameters():
                 if parameter.requires_grad:
                     groups.setdefault((group_of(name), name in decayed), []).append(parameter)
-            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, trained)
             self.optimizer = optimizer_class(
                 [
                     {
