@@ -8,7 +8,6 @@ from modeling_qca.training.cli import app, main
 
 from .command import push
 
-
 app.command()(push)
 
 

@@ -11,7 +11,6 @@ from PIL import Image, ImageOps
 from torch import nn
 from transformers import BatchFeature, PreTrainedConfig, ProcessorMixin
 from transformers.image_utils import ImageInput, is_valid_image, load_image, make_flat_list_of_images
-from transformers.utils import ModelOutput
 
 
 class QCAProcessor(ProcessorMixin):

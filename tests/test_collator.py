@@ -18,7 +18,9 @@ def processor():
 
 
 def config(**fields):
-    return QCAConfig.from_pretrained(CONFIGURATION / "qca-tiny", label2id=ANSWERS, id2label={0: "red", 1: "blue"}, **fields)
+    return QCAConfig.from_pretrained(
+        CONFIGURATION / "qca-tiny", label2id=ANSWERS, id2label={0: "red", 1: "blue"}, **fields
+    )
 
 
 def row(path, image_id, question="is it red", answers=(("red", 1),), relevance=None):

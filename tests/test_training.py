@@ -85,9 +85,7 @@ def at_step(monkeypatch):
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_shipped_recipe_runs(path, scenes, tmp_path):
     shipped = load_recipe(path)
-    config = {
-        name: value if value is None else TINY.get(name, value) for name, value in shipped.config.items()
-    }
+    config = {name: value if value is None else TINY.get(name, value) for name, value in shipped.config.items()}
     arguments = {**shipped.arguments, "output_dir": str(tmp_path), "max_steps": 1, "disable_tqdm": True}
     tiny = dataclasses.replace(
         shipped,

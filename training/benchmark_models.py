@@ -4,7 +4,6 @@ I images, B questions (B >= I), L question tokens.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,8 +17,9 @@ from transformers import (
     ViltForQuestionAnswering,
 )
 
-from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, configuration
+from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering
 
+from .building import CONFIGURATION
 from .document_model import QueryConditionedVQAModel
 
 ANSWERS = 3129  # of VQA v2
@@ -150,7 +150,7 @@ class Models:
     def __init__(self, device: torch.device, quick: bool):
         self.device, self.quick = device, quick
         self._built: dict[tuple[str, str, int], Model] = {}
-        self._compiled: dict[tuple[str, str, int], nn.Module] = {}
+        self._compiled: dict[tuple[str, str, int], Any] = {}
 
     def get(self, contender: Contender) -> Model:
         """The model of `contender`, set to run as it says."""
@@ -185,7 +185,7 @@ class Models:
         return module.to(device=self.device, dtype=getattr(torch, contender.dtype))
 
     def _qca_config(self) -> QCAConfig:
-        config = QCAConfig.from_pretrained(str(Path(configuration.__file__).parent / "qca-base"))
+        config = QCAConfig.from_pretrained(CONFIGURATION / "qca-base")
         if not self.quick:
             return config
         fields = {name: value for name, value in config.to_dict().items() if name.endswith("_config")}
@@ -198,7 +198,7 @@ class Models:
         _, _, budget = contender.model.partition("-")
         config.token_budget, config.token_budget_layer = (int(budget) if budget else None), 3
         built = [model for model in self._built.values() if isinstance(model, QCA)]
-        shared = next((m.module.qca for m in built if m.dtype == getattr(torch, contender.dtype)), None)
+        shared: Any = next((m.module.qca for m in built if m.dtype == getattr(torch, contender.dtype)), None)
         if shared is not None:
             config.vision_config, config.text_config = shared.config.vision_config, shared.config.text_config
         module = QCAForVisualQuestionAnswering(config)
@@ -209,15 +209,17 @@ class Models:
 
     def _document(self, contender: Contender) -> Model:
         config = self._qca_config()
-        encoders = [AutoModel.from_config(part) for part in (config.vision_config, config.text_config)]
+        encoders: list[Any] = [AutoModel.from_config(part) for part in (config.vision_config, config.text_config)]
         module = QueryConditionedVQAModel(
-            *encoders, hidden_dim=config.vision_config.hidden_size, num_answer_classes=ANSWERS
+            encoders[0], encoders[1], hidden_dim=config.vision_config.hidden_size, num_answer_classes=ANSWERS
         )
         return Document(self._place(module, contender), config.vision_config.image_size, config.text_config.vocab_size)
 
     def _vilt(self, contender: Contender) -> Model:
-        config = ViltConfig(num_labels=ANSWERS, **(SMALL if self.quick else {}))
-        return Model(self._place(ViltForQuestionAnswering(config), contender), config.image_size, config.vocab_size)
+        fields: dict[str, Any] = {"num_labels": ANSWERS} | (SMALL if self.quick else {})
+        config = ViltConfig(**fields)
+        module = ViltForQuestionAnswering(config)
+        return Model(self._place(module, contender), int(config.image_size), config.vocab_size)  # type: ignore[arg-type]
 
     def _blip(self, contender: Contender) -> Model:
         text = {"num_attention_heads": 12} | (SMALL | {"encoder_hidden_size": 48} if self.quick else {})

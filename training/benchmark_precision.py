@@ -1,5 +1,7 @@
 """Whether a trained checkpoint still gives the same answers in half the precision."""
 
+from typing import Any
+
 import datasets
 import numpy as np
 import torch
@@ -31,7 +33,7 @@ def answer_agreement(
         raise ValueError(f"{pairs} pairs asked for, but there are {len(rows)} rows")
     chosen = np.random.default_rng(seed).choice(len(rows), size=pairs, replace=False)
     rows = rows.select(sorted(chosen.tolist()))
-    model = load_checkpoint(checkpoint)
+    model: Any = load_checkpoint(checkpoint)
     collator = QuestionCollator(QCAProcessor.from_pretrained(checkpoint), model.config)
     exact = predict(model.float(), rows, collator)["answer"]
     rounded = predict(model.to(dtype), rows, collator)["answer"]

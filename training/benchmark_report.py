@@ -51,8 +51,8 @@ def render_report(results: dict[str, Any]) -> str:
         lines += ["", "### Questions about one image", "", *_questions(cases["questions"])]
     for name, title in (("memory_batch_8", "batch of 8 pairs"), ("memory_train_8_questions", "training step")):
         if name in cases:
-            rows = [[row["model"], f"{row['peak_bytes'] / 2**30:.2f}"] for row in cases[name]]
-            lines += ["", f"### Peak memory, {title}", "", *_table(["model", "GiB"], rows)]
+            sizes = [[row["model"], f"{row['peak_bytes'] / 2**30:.2f}"] for row in cases[name]]
+            lines += ["", f"### Peak memory, {title}", "", *_table(["model", "GiB"], sizes)]
     return "\n".join(lines) + "\n"
 
 

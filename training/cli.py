@@ -163,9 +163,7 @@ def vocab(
     minimum_count: Annotated[int | None, typer.Option(help="Keep answers of at least this many questions.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Keep this many answers.")] = None,
     options: Annotated[str, typer.Option(help="Options of the data as YAML.")] = "{}",
-    rule: Annotated[
-        AnswerRule, typer.Option(help="set: several answers to a question belong together.")
-    ] = "consensus",
+    rule: Annotated[AnswerRule, typer.Option(help="set: several answers belong together.")] = "consensus",
 ):
     """Build the list of answers, store it in a config, and say how far it reaches on train and validation."""
     from .vocabulary import store_vocabulary

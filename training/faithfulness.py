@@ -160,7 +160,7 @@ def _measure(
 
     def ask(removed: torch.Tensor) -> np.ndarray:
         inputs["pixel_values"] = remove_patches(pixel_values, removed, model.config.patch_size)
-        return _answered(model, inputs, answers)
+        return _answered(model, dict(inputs), answers)
 
     nothing = torch.zeros_like(scores[method], dtype=torch.bool)
     ends = {0.0: ask(nothing), 1.0: ask(~nothing)}
