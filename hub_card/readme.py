@@ -37,9 +37,6 @@ def results_table(results: dict[str, Any]) -> str:
     types = list(results["per_question_type"])
     measured = {kind: values["accuracy"] for kind, values in results["per_question_type"].items()}
     accuracies = {**results["baselines"], "**this model**": results["metrics"] | measured}
-    shuffled = results["metrics"].get("accuracy_shuffled_questions")
-    if shuffled is not None:
-        accuracies["this model, questions shuffled"] = {"accuracy": shuffled}
     rows = [["accuracy", "all", *types], ["---"] * (len(types) + 2)]
     for name, values in accuracies.items():
         cells = (values.get(column) for column in ("accuracy", *types))

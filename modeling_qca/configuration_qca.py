@@ -156,7 +156,10 @@ class QCAConfig(PreTrainedConfig):
         unknown = kwargs.keys() - {field.name for field in fields(cls)} - {"num_labels"}
         if unknown:
             raise ValueError(f"QCAConfig has no field {', '.join(sorted(unknown))}.")
-        return cls(vision_config=vision_config.to_dict(), text_config=text_config.to_dict(), **kwargs)
+        encoders = [vision_config.to_dict(), text_config.to_dict()]
+        for encoder in encoders:
+            encoder.pop("_name_or_path", None)  # a folder of this machine would travel with every checkpoint
+        return cls(vision_config=encoders[0], text_config=encoders[1], **kwargs)
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):

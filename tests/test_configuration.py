@@ -194,3 +194,10 @@ def test_grid_of_patches_of_a_non_square_image():
     assert config.patch_size == (8, 16)
     assert config.image_grid == (6, 2)
     assert tiny_config().image_grid == (4, 4)
+
+
+def test_folders_of_encoders_do_not_travel(tmp_path):
+    vision, text = ViTConfig(), BertConfig()
+    vision._name_or_path = text._name_or_path = "/home/someone/encoders"
+    QCAConfig.from_vision_text_configs(vision, text).save_pretrained(tmp_path)
+    assert "someone" not in (tmp_path / "config.json").read_text()

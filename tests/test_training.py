@@ -111,7 +111,7 @@ def test_results_say_what_was_measured_beside_what_knows_less(scenes, tmp_path):
     run = recipe(scenes, tmp_path, relevance="every_hop", baselines=["question_only", "image_mean"])
     results = train(run)
     assert results == json.loads((tmp_path / "results.json").read_text())
-    assert set(results["baselines"]) == {"majority", "question_only", "image_mean"}
+    assert set(results["baselines"]) == {"shuffled_questions", "majority", "question_only", "image_mean"}
     assert set(results["attention"]["pointing"]) == {"model", "shuffled_question", "centre", "uniform"}
     assert set(results["per_question_type"]) == {"attribute", "exists", "count", "compare"}
     assert results["data"]["images"] == 6

@@ -233,8 +233,6 @@ def print_results(results: dict[str, Any]) -> None:
     for name, values in {**baselines, "this model": results["metrics"] | measured}.items():
         cells = [values["accuracy"], *(values.get(kind) for kind in kinds)]
         accuracy.add_row(name.replace("_", " "), *("" if cell is None else f"{cell:.3f}" for cell in cells))
-    if "accuracy_shuffled_questions" in results["metrics"]:
-        accuracy.add_row("shuffled questions", f"{results['metrics']['accuracy_shuffled_questions']:.3f}")
     console.print(accuracy)
     if results["attention"]:
         attention = Table(title="Attention of the last hop", title_justify="left", box=None)

@@ -17,13 +17,13 @@ PICTURES = 4
 def run_demo(output_dir: Path, seed: int) -> dict[str, Any]:
     """
     Args:
-        output_dir: gets `data/`, `checkpoint/`, the overlays and `report.md`.
+        output_dir: gets `scenes/`, `checkpoint/`, the overlays and `report.md`.
         seed: of the scenes and of the training.
 
     Returns:
         The results of `train.train`.
     """
-    data, checkpoint = output_dir / "data", output_dir / "checkpoint"
+    data, checkpoint = output_dir / "scenes", output_dir / "checkpoint"
     write_scenes(data, {"train": TRAIN_SCENES, "validation": VALIDATION_SCENES}, seed)
     recipe = load_recipe(RECIPE, {"data": str(data), "output_dir": str(checkpoint), "seed": str(seed)})
     results = train(recipe)

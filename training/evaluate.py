@@ -158,12 +158,12 @@ def evaluate_model(
             kind: {"accuracy": value} for kind, value in by_type(scores, rows["question_type"]).items()
         },
         "attention": {},
+        "baselines": {},
     }
     if model.config.num_attention_layers:
         shuffled = predict(model, shuffle_questions(rows, seed), collator, description="Shuffled questions")
-        results["metrics"]["accuracy_shuffled_questions"] = float(
-            answer_accuracy(shuffled["answer"], rows, rule, normalize).mean()
-        )
+        wrong_question = answer_accuracy(shuffled["answer"], rows, rule, normalize)
+        results["baselines"]["shuffled_questions"] = {"accuracy": float(wrong_question.mean())}
         results["attention"] = attention_table(predicted["relevance"], rows, shuffled["relevance"])
     details = rows.select_columns(["question_id", "image_id", "question", "question_type"])
     details = details.add_column("answer", predicted["answer"])
@@ -197,7 +197,7 @@ def evaluate_checkpoint(
     rows = load_rows(data, split=split, **options).cast_column("image", datasets.Image(decode=False)).sort("image_id")
     collator = QuestionCollator(pipeline.processor, pipeline.model.config, answer_rule=rule)
     results, details = evaluate_model(pipeline.model, rows, collator, seed)
-    results["baselines"] = {"majority": {"accuracy": majority_accuracy(rows, rows, rule, normalize=True)}}
+    results["baselines"]["majority"] = {"accuracy": majority_accuracy(rows, rows, rule, normalize=True)}
     results["cost"] = {}
     results |= provenance(rows, Path(data).name, split) | {"seeds": [seed]}
     output_dir.mkdir(parents=True, exist_ok=True)

@@ -161,7 +161,6 @@ def _train_one(recipe: Recipe, train_rows: datasets.Dataset, validation_rows: da
         ),
     }
     results["cost"] = {"trained_parameters": trained_parameters, "training_seconds": round(seconds, 1)}
-    results["baselines"] = {}
     return results
 
 
