@@ -102,9 +102,11 @@ def build(module: type[nn.Module], *arguments: object, implementation: str = "sd
     heads=st.sampled_from([1, 2, 4]),
     queries=st.integers(1, 3),
     patches=st.integers(1, 6),
+    seed=st.integers(0, 99),
     data=st.data(),
 )
-def test_attention_is_the_loop_of_its_formula(name, implementation, heads, queries, patches, data):
+def test_attention_is_the_loop_of_its_formula(name, implementation, heads, queries, patches, seed, data):
+    torch.manual_seed(seed)
     attention = build(
         QueryConditionedAttention, implementation=implementation, relevance_scorer=name, num_attention_heads=heads
     )

@@ -332,8 +332,9 @@ def bilinear(grid: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 20), st.integers(1, 20))
-def test_maps_are_head_means_resized_to_height_and_width(rows, columns, height, width):
+@given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 20), st.integers(1, 20), st.integers(0, 99))
+def test_maps_are_head_means_resized_to_height_and_width(rows, columns, height, width, seed):
+    torch.manual_seed(seed)
     relevance = torch.rand(2, 3, 4, rows * columns).softmax(-1)
     outputs = outputs_of(relevance=relevance, grid=(rows, columns))
     grids = tiny_processor().post_process_relevance(outputs)
