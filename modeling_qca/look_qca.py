@@ -33,9 +33,9 @@ class Look:
 
     @property
     def caption(self) -> str:
-        """The question, the best answer and its score."""
+        """The question and, on a line of its own, the best answer with its score."""
         best = self.answers[0]
-        return f"{self.question} {best['answer']} ({best['score']:.0%})"
+        return f"{self.question}\n{best['answer']} ({best['score']:.0%})"
 
     def fit(self, side: int) -> "Look":
         """The same look drawn on the image at another size: its longer side has `side` pixels."""

@@ -91,15 +91,17 @@ def strip(pictures: list[Image.Image]) -> Image.Image:
 
 
 def text_strip(text: str, width: int) -> Image.Image:
-    """`text` in black on white, wrapped to `width` pixels."""
+    """`text` in black on white, its lines wrapped to `width` pixels."""
     font = ImageFont.load_default(max(12, min(20, width // 25)))
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width - 2 * MARGIN or not lines[-1]:
-            lines[-1] = longer
-        else:
-            lines.append(word)
+    lines: list[str] = []
+    for paragraph in text.splitlines():
+        lines.append("")
+        for word in paragraph.split():
+            longer = f"{lines[-1]} {word}".strip()
+            if font.getlength(longer) <= width - 2 * MARGIN or not lines[-1]:
+                lines[-1] = longer
+            else:
+                lines.append(word)
     spacing = 4
     draw = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     _, _, _, bottom = draw.multiline_textbbox((MARGIN, MARGIN), "\n".join(lines), font=font, spacing=spacing)

@@ -68,6 +68,7 @@ def test_caption_and_legend_are_printed_below_the_image():
     for picture in (with_legend, captioned):
         assert picture.crop((0, 0, 200, 100)).tobytes() == bare.tobytes()
     assert text_strip("word " * 30, 200).height > 2 * text_strip("word", 200).height
+    assert text_strip("one\ntwo", 200).height > text_strip("one two", 200).height
     below = np.asarray(captioned)[with_legend.height :]
     assert (below == 0).any()
     assert (below[:, -4:] == 255).all()  # nothing runs over the edge

@@ -164,7 +164,7 @@ def test_a_look_holds_what_the_model_explains(ask, method):
         assert (look.question, look.kept, look.box) == (question, None, (0, 0, 120, 60))
         best = look.answers[0]
         for index in (0, -1):
-            expected = overlay(image, look.relevance[index], f"{question} {best['answer']} ({best['score']:.0%})")
+            expected = overlay(image, look.relevance[index], f"{question}\n{best['answer']} ({best['score']:.0%})")
             assert look.overlay(index).tobytes() == expected.tobytes()
         for words in look.words:
             assert [word for word, _ in words] == question.split()

@@ -49,8 +49,7 @@ def questions_figure(looks: Sequence[Look]) -> Figure:
     )
     for axis, look in zip(figure.subplots(1, len(looks), squeeze=False)[0], looks, strict=True):
         axis.imshow(look.overlay(caption=False))
-        best = look.answers[0]
-        axis.set_title(f"{look.question}\n{best['answer']} ({best['score']:.0%})", fontsize=10, wrap=True)
+        axis.set_title(look.caption, fontsize=10, wrap=True)
         axis.set_axis_off()
     return figure
 
