@@ -139,7 +139,7 @@ def _products(queries: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
 
 def _rows(states: torch.Tensor, image_index: torch.Tensor | None) -> torch.Tensor:
     """`[I, ...] -> [B, ...]`"""
-    return states if image_index is None else states[image_index]
+    return states if image_index is None else states.index_select(0, image_index)
 
 
 SCORERS = {"dot_product": DotProductScorer, "additive": AdditiveScorer, "bilinear": BilinearScorer}
