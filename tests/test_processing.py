@@ -39,9 +39,6 @@ def saved(image: Image.Image, path: Path, **options: object) -> str:
     return str(path)
 
 
-# What comes in
-
-
 def test_questions_and_images_become_the_models_inputs(processor):
     inputs = processor(
         images=[tiny_image(0), tiny_image(1)], text=["where is the ball ?", "how many"], image_index=[1, 0]
@@ -150,9 +147,6 @@ def test_of_an_animation_the_first_frame_is_seen(processor, tmp_path):
     assert seen(processor, path).mean((0, 1)).allclose(torch.tensor([255.0, 0.0, 0.0]), atol=1)
 
 
-# Bad input
-
-
 def truncated(folder: Path) -> str:
     whole = io.BytesIO()
     tiny_image(size=(64, 64)).save(whole, "PNG")
@@ -248,9 +242,6 @@ def test_a_real_tokenizer_and_image_processor_warn_of_nothing(caplog):
     assert inputs["input_ids"].shape == (2, 7)
 
 
-# Saving and loading
-
-
 @pytest.mark.parametrize("loader", [QCAProcessor, AutoProcessor])
 def test_a_saved_processor_comes_back_the_same(processor, loader, tmp_path):
     processor.save_pretrained(tmp_path)
@@ -284,9 +275,6 @@ def test_importing_loading_and_predicting_print_no_warning(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout == "2\n"
     assert done.stderr == ""
-
-
-# What comes out
 
 
 def outputs_of(**fields: torch.Tensor | tuple[int, int]) -> QCAForVisualQuestionAnsweringOutput:

@@ -194,9 +194,6 @@ def test_a_checkpoint_of_the_trainer_is_a_model_to_share(tmp_path):
     assert (checkpoint / "modeling_qca.py").exists()
 
 
-# Two processes
-
-
 def main(folder: str, *flags: str) -> None:
     """Train and write the loss curve; launched once alone and once as two processes."""
     torch.set_num_threads(1)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import nn
 from transformers import (
     BertConfig,
     CLIPVisionConfig,
@@ -129,3 +130,9 @@ def save_tiny_model(folder: Path, **fields: Any) -> QCAForVisualQuestionAnswerin
     model.save_pretrained(folder)
     tiny_processor().save_pretrained(folder)
     return model
+
+
+def same_weights(first: nn.Module, second: nn.Module) -> bool:
+    """Whether two modules have the same parameters and buffers, bit for bit."""
+    one, two = first.state_dict(), second.state_dict()
+    return one.keys() == two.keys() and all(torch.equal(weight, two[name]) for name, weight in one.items())

@@ -1,0 +1,70 @@
+"""Two pretrained encoders become one model, and keep their weights and outputs."""
+
+import pytest
+import torch
+from tiny import ANSWERS, VISION_CONFIGS, same_weights, tiny_batch, tiny_config, tiny_text_config, tiny_vision_config
+from transformers import (
+    AutoModel,
+    BertModel,
+    CLIPConfig,
+    CLIPModel,
+    SiglipConfig,
+    SiglipModel,
+    T5Config,
+    ViTModel,
+)
+
+from modeling_qca import QCAForVisualQuestionAnswering, QCAModel
+
+
+@pytest.mark.parametrize("vision", VISION_CONFIGS)
+def test_composed_encoders_keep_their_weights_and_outputs(vision, tmp_path):
+    torch.manual_seed(1)
+    encoder, reader = AutoModel.from_config(tiny_vision_config(vision)), BertModel(tiny_text_config())
+    encoder.half().save_pretrained(tmp_path / "vision")  # encoders may be stored in float16
+    reader.save_pretrained(tmp_path / "text")
+    model = QCAForVisualQuestionAnswering.from_vision_text_pretrained(
+        str(tmp_path / "vision"), str(tmp_path / "text"), num_attention_heads=2, id2label=ANSWERS
+    ).eval()
+    assert model.dtype == torch.float32
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert same_weights(model.qca.vision_encoder.backbone, encoder.float())
+    assert same_weights(model.qca.text_encoder, reader)
+    pixels = torch.randn(2, 3, 32, 32)
+    assert torch.equal(model.get_image_features(pixels).last_hidden_state, encoder.eval()(pixels).last_hidden_state)
+    model.save_pretrained(tmp_path / "model")
+    assert same_weights(model, QCAForVisualQuestionAnswering.from_pretrained(tmp_path / "model"))
+
+
+@pytest.mark.parametrize(("config", "model"), [(CLIPConfig, CLIPModel), (SiglipConfig, SiglipModel)])
+def test_the_towers_of_a_two_tower_checkpoint_are_composed(config, model, tmp_path):
+    text = {"vocab_size": 50, "max_position_embeddings": 16, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    both = model(config(text_config=text | shape, vision_config=shape | {"image_size": 32, "patch_size": 8}))
+    both.save_pretrained(tmp_path)
+    composed = QCAForVisualQuestionAnswering.from_vision_text_pretrained(
+        str(tmp_path), str(tmp_path), num_labels=3, question_pooling="last", attn_implementation="eager"
+    )
+    assert same_weights(composed.qca.vision_encoder.backbone, both.vision_model)
+    assert same_weights(composed.qca.text_encoder, both.text_model)
+    assert composed.config._attn_implementation == "eager"
+    assert composed(
+        **{name: value for name, value in tiny_batch().items() if name != "token_type_ids"}
+    ).logits.shape == (3, 3)
+
+
+def test_composing_takes_a_dtype_for_the_whole_model(tmp_path):
+    ViTModel(tiny_vision_config()).save_pretrained(tmp_path / "vision")
+    BertModel(tiny_text_config()).save_pretrained(tmp_path / "text")
+    folders = str(tmp_path / "vision"), str(tmp_path / "text")
+    model = QCAModel.from_vision_text_pretrained(*folders, num_attention_heads=4, dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    with pytest.raises(ValueError, match="no field num_hops"):
+        QCAModel.from_vision_text_pretrained(*folders, num_hops=2)
+
+
+def test_an_encoder_decoder_is_refused_as_text_encoder():
+    config = tiny_config()
+    config.text_config = T5Config(d_model=8, d_kv=4, num_layers=1, num_heads=2, d_ff=8, vocab_size=50)
+    with pytest.raises(ValueError, match=r"text encoder \(t5\) is an encoder-decoder"):
+        QCAModel(config)
