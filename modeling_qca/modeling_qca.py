@@ -250,7 +250,6 @@ class QCAModel(QCAPreTrainedModel):
         image_index: torch.Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
-        **kwargs: Any,
     ) -> QCAModelOutput:
         r"""
         Args:
@@ -395,7 +394,6 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
         relevance_labels: torch.Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
-        **kwargs: Any,
     ) -> QCAForVisualQuestionAnsweringOutput:
         r"""
         Args, besides those of [`QCAModel.forward`]:

@@ -140,10 +140,12 @@ def test_report_says_what_was_measured() -> None:
     cases = {
         "one_pair": [row("qca", 0.08), row("vilt", 0.1, attention="eager")],
         "questions": [row("qca", 0.3, 1), row("qca", 0.4, 8), row("qca-49", 0.1, 1), row("qca-49", 0.8, 8)],
+        "implementations_batch_8": [row("qca", 0.2), row("qca", 0.05, dtype="bfloat16", compiled=True)],
         "memory_batch_8": [row("qca", 1.0, peak_bytes=3 * 2**29)],
     }
     report = render_report({"settings": settings, "cases": cases, "matmul_peak": peak})
-    assert "| qca | float32 | sdpa | 80 | 72 to 96 | 0.80 | 4.0 | 50% |" in report  # 4 GFLOP in 80 ms of 100 GFLOP/s
+    assert "| qca | float32 | sdpa | 80 | 72 to 96 | 4.0 | 50% | 0.80 |" in report  # 4 GFLOP in 80 ms of 100 GFLOP/s
+    assert "| qca | bfloat16 | sdpa, compiled | 50 | 45 to 60 | 4.0 | 20% | 0.25 |" in report
     assert "| 1 | 300 | 100 | qca-49 |" in report and "| 8 | 50 | 100 | qca |" in report
     assert "| qca | 1.50 |" in report and "a processor, 2 threads" in report and "quick" not in report
     assert ratio(cases["one_pair"], "qca", "vilt") == pytest.approx(0.8)

@@ -277,3 +277,16 @@ def test_fixed_budget_exports_with_any_number_of_questions() -> None:
             exported, own = program(**inputs), model(**inputs)
             torch.testing.assert_close(exported.logits, own.logits, atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(exported.relevance, own.relevance, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "one_graph"),
+    [({}, True), ({"vision_conditioning_layers": "late"}, True), ({"token_budget": [2, 9]}, False)],
+    ids=["fixed", "fixed with conditioning", "adaptive"],
+)
+def test_compiled_model_gives_the_same(fields, one_graph: bool) -> None:
+    """An adaptive budget looks at how many patches it keeps, which breaks the graph once."""
+    model, batch = budget_model(**fields), tiny_batch(size=(24, 40))
+    compiled = torch.compile(model, backend="eager", fullgraph=one_graph)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(**batch).logits, model(**batch).logits)

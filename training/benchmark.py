@@ -64,6 +64,13 @@ def benchmark_cases(device: torch.device) -> dict[str, list[Task]]:
         for attention, compiled in [*((attention, False) for attention in attentions), ("sdpa", True)]
         if not (attention == "flash_attention_2" and each_dtype == "float32")
     ]
+    small_products = [  # where a model spends its time on laying out weights
+        replace(contender, dtype=each_dtype, compiled=compiled)
+        for contender in contenders
+        if contender.model in ("qca", "qca-49", "document", "vilt")
+        for each_dtype in ("float32", "bfloat16")
+        for compiled in (False, True)
+    ]
     one_image = Workload(images=1, questions=16)
     train = Workload(images=1, questions=8, mode="train")
     training = contenders + ([replace(c, compiled=True) for c in ours] if device.type == "cuda" else [])
@@ -73,6 +80,7 @@ def benchmark_cases(device: torch.device) -> dict[str, list[Task]]:
         "batch_8": [Task(c, Workload(images=8, questions=8)) for c in contenders],
         "one_image_16_questions": [Task(c, one_image) for c in contenders],
         "train_8_questions": [Task(c, train) for c in training],
+        "implementations_one_pair": [Task(c, Workload()) for c in small_products],
         "implementations_batch_8": [Task(c, Workload(images=8, questions=8)) for c in implementations],
         "questions": [Task(c, Workload(questions=n)) for n in QUESTIONS for c in scaling],
         "resolution": [Task(c, Workload(resolution=size)) for size in RESOLUTIONS for c in ours],
@@ -124,7 +132,7 @@ def run_benchmark(
         results["cases"][name] = measure(models, every_case[name], results["settings"]["rounds"], name)
         _write_json(file, results)
         if name.startswith(("train", "implementations")):
-            models.clear()
+            models.clear()  # gradients and compiled copies of the weights
     write_report(results, Path(output_dir))
     return results
 

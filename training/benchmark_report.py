@@ -44,9 +44,10 @@ def render_report(results: dict[str, Any]) -> str:
     for name, title in COMPARED.items():
         if name in cases:
             lines += ["", f"### {title[0].upper()}{title[1:]}", "", *_compared(cases[name], results["matmul_peak"])]
-    if "implementations_batch_8" in cases:
-        rows = _compared(cases["implementations_batch_8"], results["matmul_peak"], reference="qca")
-        lines += ["", "### Precision and attention implementation, batch of 8 pairs", "", *rows]
+    for name, title in (("implementations_one_pair", "one pair"), ("implementations_batch_8", "batch of 8 pairs")):
+        if name in cases:
+            rows = _compared(cases[name], results["matmul_peak"])
+            lines += ["", f"### Precision, attention and compilation, {title}", "", *rows]
     if "questions" in cases:
         lines += ["", "### Questions about one image", "", *_questions(cases["questions"])]
     for name, title in (("memory_batch_8", "batch of 8 pairs"), ("memory_train_8_questions", "training step")):
@@ -62,16 +63,22 @@ def ratio(rows: Sequence[dict[str, Any]], model: str, reference: str) -> float:
     return median[model] / median[reference]
 
 
-def _compared(rows: Sequence[dict[str, Any]], peak: dict[str, float], reference: str = REFERENCE) -> list[str]:
-    base = next(row["median_s"] for row in rows if row["model"] == reference)
-    header = ["model", "dtype", "attention", "ms", "quartiles", f"x {reference}", "GFLOP", "share of peak"]
+def _compared(rows: Sequence[dict[str, Any]], peak: dict[str, float]) -> list[str]:
+    """One line a row, beside the first row of ViLT where there is one and the first row of the same model."""
+    first = {row["model"]: row["median_s"] for row in reversed(rows)}
+    header = ["model", "dtype", "attention", "ms", "quartiles", "GFLOP", "share of peak"]
+    beside_reference, beside_itself = REFERENCE in first, len(first) < len(rows)
+    header += [f"x {REFERENCE}"] * beside_reference + ["x its first row"] * beside_itself
     table = []
     for row in rows:
+        median = row["median_s"]
         attention = row["attention"] + (", compiled" if row["compiled"] else "")
         quartiles = f"{_ms(row['quartile_1_s'])} to {_ms(row['quartile_3_s'])}"
-        share = row["flops"] / row["median_s"] / peak[row["dtype"]]
-        cells = [_ms(row["median_s"]), quartiles, f"{row['median_s'] / base:.2f}", f"{row['flops'] / 1e9:.1f}"]
-        table.append([row["model"], row["dtype"], attention, *cells, f"{share:.0%}"])
+        share = row["flops"] / median / peak[row["dtype"]]
+        cells = [row["model"], row["dtype"], attention, _ms(median), quartiles]
+        cells += [f"{row['flops'] / 1e9:.1f}", f"{share:.0%}"]
+        cells += [f"{median / first[REFERENCE]:.2f}"] if beside_reference else []
+        table.append(cells + ([f"{median / first[row['model']]:.2f}"] if beside_itself else []))
     return _table(header, table)
 
 

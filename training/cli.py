@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from huggingface_hub.errors import StrictDataclassError
 from rich.console import Console
 from rich.table import Table
 
@@ -28,7 +29,7 @@ def main() -> None:
         app()
     except KeyboardInterrupt:
         sys.exit(130)
-    except (ValueError, OSError, FloatingPointError, ImportError) as error:
+    except (ValueError, OSError, FloatingPointError, ImportError, StrictDataclassError) as error:
         Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, markup=True, soft_wrap=True)
         sys.exit(1)
 
@@ -88,15 +89,15 @@ def ask(
     """Answer questions about an image."""
     from .ask import answer_questions
 
-    for result in answer_questions(checkpoint, image, questions, top_k, overlay):
-        table = Table(title=result.question, title_justify="left", box=None)
+    for question, answers, picture in answer_questions(checkpoint, image, questions, top_k, overlay):
+        table = Table(title=question, title_justify="left", box=None)
         table.add_column("answer")
         table.add_column("probability", justify="right")
-        for answer in result.answers:
+        for answer in answers:
             table.add_row(answer["answer"], f"{answer['score']:.3f}")
         console.print(table)
-        if result.overlay is not None:
-            console.print(f"looked: {result.overlay}", highlight=False)
+        if picture is not None:
+            console.print(f"looked: {picture}", highlight=False)
 
 
 @app.command()

@@ -26,6 +26,7 @@ class QuestionCollator:
         relevance: what the maps of the rows supervise: nothing, the last hop, or every hop.
         features: where a frozen encoder's features lie ready, by image id; without them the images are read.
         answer_rule, normalize_answers: as in `answers.answer_scores`.
+        with_question_ids: put `question_ids` in the batch, for `QCATrainer` to say which one made the loss no number.
 
     A row is of the schema in `dataset.py`, its image not decoded. `input_ids` come first in the batch, since there
     are as many of them as questions and fewer images.
@@ -40,6 +41,7 @@ class QuestionCollator:
     features: ImageFeatureCache | None = None
     answer_rule: AnswerRule = "consensus"
     normalize_answers: bool = True
+    with_question_ids: bool = False
 
     def __post_init__(self):
         if self.relevance != "none" and self.processor.image_processor.do_center_crop:
@@ -64,7 +66,8 @@ class QuestionCollator:
             grid = batch["image_grid"] = self.features.grid
         batch["image_index"] = torch.tensor([position[row["image_id"]] for row in rows])
         batch["labels"] = self._labels(rows)
-        batch["question_ids"] = [row["question_id"] for row in rows]
+        if self.with_question_ids:
+            batch["question_ids"] = [row["question_id"] for row in rows]
         if self.relevance != "none":
             batch["relevance_labels"] = torch.stack([self._relevance(row, grid) for row in rows])
         return batch

@@ -3,15 +3,20 @@
 from pathlib import Path
 from typing import Any
 
-from .ask import answer_questions
+import numpy as np
+
+from modeling_qca.overlay_qca import strip
+
+from .ask import load_pipeline
 from .building import CONFIGURATION
-from .recipe import load_recipe
+from .recipe import Recipe, load_recipe
 from .scenes import write_scenes
 from .train import load_splits, train
 
 RECIPE = CONFIGURATION / "recipes" / "demo.yaml"
 TRAIN_SCENES, VALIDATION_SCENES = 3000, 250
 PICTURES = 4
+PICTURE_SIDE = 320  # pixels
 
 
 def run_demo(output_dir: Path, seed: int) -> dict[str, Any]:
@@ -32,21 +37,22 @@ def run_demo(output_dir: Path, seed: int) -> dict[str, Any]:
     return results
 
 
-def draw_examples(output_dir: Path, checkpoint: Path, recipe: Any) -> list[Path]:
-    """Overlays for two questions about each of a few held-out scenes."""
+def draw_examples(output_dir: Path, checkpoint: Path, recipe: Recipe) -> list[Path]:
+    """For a few held-out scenes, where the model looked for two questions, side by side."""
     rows = load_splits(recipe)[1]
     questions: dict[str, list[str]] = {}
     files: dict[str, str] = {}
     for row in rows.select_columns(["image", "image_id", "question", "relevance"]):
-        if row["relevance"] is not None and any(map(any, row["relevance"][-1])):
+        if np.any(row["relevance"][-1]):
             questions.setdefault(row["image_id"], []).append(row["question"])
             files[row["image_id"]] = row["image"]["path"]
+    pipeline = load_pipeline(str(checkpoint))
     pictures: list[Path] = []
-    for image_id in list(questions)[:PICTURES]:
-        answered = answer_questions(
-            str(checkpoint), files[image_id], questions[image_id][:2], 1, output_dir / f"look-{image_id}.png"
-        )
-        pictures += [answer.overlay for answer in answered if answer.overlay is not None]
+    for image_id in [image_id for image_id in questions if len(questions[image_id]) > 1][:PICTURES]:
+        asked = questions[image_id]
+        looks: Any = pipeline.look(files[image_id], [asked[0], asked[-1]])
+        pictures.append(output_dir / f"look-{image_id}.png")
+        strip([look.fit(PICTURE_SIDE).overlay() for look in looks]).save(pictures[-1])
     return pictures
 
 

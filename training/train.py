@@ -112,7 +112,13 @@ def _train_one(recipe: Recipe, train_rows: datasets.Dataset, validation_rows: da
     if recipe.cache_image_features:
         features = cache_features(model, processor, [train_rows, validation_rows], half=arguments.bf16)
     collator = QuestionCollator(
-        processor, model.config, recipe.relevance, features, recipe.answer_rule, recipe.normalize_answers
+        processor,
+        model.config,
+        recipe.relevance,
+        features,
+        recipe.answer_rule,
+        recipe.normalize_answers,
+        with_question_ids=True,
     )
     trained: Any = model
     if recipe.lora_rank is not None:
