@@ -206,7 +206,7 @@ def evaluate_checkpoint(
     if report is not None:
         from .report import write_report
 
-        write_report(report, results, rows, details, pipeline)
+        write_report(report, results, details, rows, pipeline)
     return results
 
 

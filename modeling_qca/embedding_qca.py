@@ -1,0 +1,67 @@
+"""Questions and patches on their way into the hops.
+
+B questions, I images, L question tokens, N patches, Dt and E the encoders' widths, D the hops' width.
+"""
+
+import torch
+from torch import nn
+
+from .attention_qca import masked_mean
+from .configuration_qca import QCAConfig
+
+
+class QueryEmbedder(nn.Module):
+    """Question states into the hops' space: one pooled query, and the tokens by themselves."""
+
+    def __init__(self, config: QCAConfig):
+        super().__init__()
+        self.pooling = config.question_pooling
+        self.projection = nn.Linear(config.text_config.hidden_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size)
+        self.activation = nn.GELU()
+
+    def forward(self, states: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """`states` `[B, L, Dt]` and boolean `mask` `[B, L]` (padding on either side) -> `[B, D]` and `[B, L, D]`"""
+        return self._project(self._pool(states, mask)), self._project(states)
+
+    def _project(self, states: torch.Tensor) -> torch.Tensor:
+        return self.activation(self.norm(self.projection(states)))
+
+    def _pool(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        if self.pooling == "mean":
+            return masked_mean(states, mask, dim=1)
+        # the first or the last token that is not padding
+        order = (
+            mask.to(torch.int8) if self.pooling == "cls" else mask * torch.arange(mask.shape[1], device=mask.device)
+        )
+        position = order.argmax(dim=1)
+        return states.gather(1, position[:, None, None].expand(-1, 1, states.shape[-1])).squeeze(1)
+
+
+class PatchEmbedder(nn.Module):
+    """Vision tokens into the hops' space, with their place in the picture."""
+
+    def __init__(self, config: QCAConfig):
+        super().__init__()
+        size, layers = config.hidden_size, config.vision_feature_layers or [config.vision_config.num_hidden_layers]
+        self.norm = nn.LayerNorm(len(layers) * config.vision_config.hidden_size)
+        self.projection = nn.Linear(len(layers) * config.vision_config.hidden_size, size)
+        self.position = nn.Sequential(nn.Linear(2, size), nn.GELU(), nn.Linear(size, size))
+        self.update = nn.Sequential(
+            nn.LayerNorm(size), nn.Linear(size, 2 * size), nn.GELU(), nn.Linear(2 * size, size)
+        )
+        self.dropout = nn.Dropout(config.classifier_dropout)
+
+    def forward(self, patches: torch.Tensor, coordinates: torch.Tensor) -> torch.Tensor:
+        """`[I, N, E]` and `[N, 2]` or `[I, N, 2]` -> `[I, N, D]`"""
+        states = self.projection(self.norm(patches)) + self.position(coordinates.to(patches.dtype))
+        return states + self.dropout(self.update(states))
+
+
+def grid_coordinates(grid: tuple[int, int], device: torch.device) -> torch.Tensor:
+    """(y, x) of the centres of a grid's patches in raster order, from -1 to 1: `[N, 2]`."""
+    rows, columns = (2 * (torch.arange(length, device=device) + 0.5) / length - 1 for length in grid)
+    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)
+
+
+__all__ = ["PatchEmbedder", "QueryEmbedder", "grid_coordinates"]
