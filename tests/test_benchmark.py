@@ -134,6 +134,18 @@ def test_memory_is_measured_in_fresh_processes() -> None:
     assert 50e6 < small < large
 
 
+@pytest.mark.slow  # compiles
+def test_compiled_models_answer_the_same() -> None:
+    models, workload = quick_models(), Workload(images=2, questions=2)
+    for name in ("qca", "qca-49", "document"):
+        answers = []
+        for compiled in (False, True):
+            model = models.get(Contender(name, compiled=compiled))
+            model.module.eval()
+            answers.append(model.run(model.inputs(workload), "answer"))
+        torch.testing.assert_close(*answers, atol=1e-4, rtol=1e-4)
+
+
 def test_report_says_what_was_measured() -> None:
     peak = {"float32": 1e11, "bfloat16": 4e11}
     settings = {"device": "a processor", "threads": 2, "rounds": 3, "quick": False, "packages": {"torch": "2.13"}}
