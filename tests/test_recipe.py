@@ -18,10 +18,10 @@ def write(folder: Path, text: str, name: str = "recipe.yaml") -> Path:
 
 def test_keys_find_the_recipe_the_model_and_the_trainer(tmp_path):
     path = write(tmp_path, "data: d\nmodel: qca-tiny\nnum_attention_layers: 3\nlearning_rate: 1e-4\nfreeze: [text]\n")
-    recipe = load_recipe(path, {"num_train_epochs": "2", "learning_rates": "{vision: 1e-5}"})
+    recipe = load_recipe(path, {"num_train_epochs": "2", "learning_rates": "{vision: 1e-5}", "save_strategy": "no"})
     assert recipe.config == {"num_attention_layers": 3}
     assert recipe.arguments["learning_rate"] == 1e-4
-    assert recipe.arguments["num_train_epochs"] == 2
+    assert recipe.arguments["num_train_epochs"] == 2 and recipe.arguments["save_strategy"] == "no"
     assert recipe.learning_rates == {"vision": 1e-5}
     assert recipe.training_arguments().label_names == ["labels"]
     assert recipe.output_dir == Path("runs/recipe")

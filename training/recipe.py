@@ -169,7 +169,8 @@ def make_recipe(values: Mapping[str, Any], name: str) -> Recipe:
         elif key in CONFIG_FIELDS:
             config[key] = value
         elif key in ARGUMENT_FIELDS and key not in OUR_ARGUMENTS:
-            arguments[key] = _number(value)
+            no = value is False and key.endswith("_strategy")  # YAML 1.1 reads `no` as false
+            arguments[key] = "no" if no else _number(value)
         else:
             known = sorted((OWN_FIELDS | CONFIG_FIELDS | ARGUMENT_FIELDS) - set(OUR_ARGUMENTS))
             nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
