@@ -90,7 +90,8 @@ def ask(
     from .ask import answer_questions
 
     for question, answers, picture in answer_questions(checkpoint, image, questions, top_k, overlay):
-        table = Table(title=question, title_justify="left", box=None)
+        console.print(question, style="italic", highlight=False)
+        table = Table(box=None)
         table.add_column("answer")
         table.add_column("probability", justify="right")
         for answer in answers:
