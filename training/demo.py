@@ -38,21 +38,24 @@ def run_demo(output_dir: Path, seed: int) -> dict[str, Any]:
 
 
 def draw_examples(output_dir: Path, checkpoint: Path, recipe: Recipe) -> list[Path]:
-    """For a few held-out scenes, where the model looked for two questions, side by side."""
-    rows = load_splits(recipe)[1]
-    questions: dict[str, list[str]] = {}
+    """For a few held-out scenes: the scene, and where the model looked for two questions about different places."""
+    pairs: dict[str, tuple[str, str]] = {}
+    first: dict[str, tuple[str, list[Any]]] = {}
     files: dict[str, str] = {}
-    for row in rows.select_columns(["image", "image_id", "question", "relevance"]):
-        if np.any(row["relevance"][-1]):
-            questions.setdefault(row["image_id"], []).append(row["question"])
-            files[row["image_id"]] = row["image"]["path"]
+    for row in load_splits(recipe)[1].select_columns(["image", "image_id", "question", "relevance"]):
+        image_id, target = row["image_id"], row["relevance"][-1]
+        files[image_id] = row["image"]["path"]
+        if not np.any(target) or image_id in pairs:
+            continue
+        question, other = first.setdefault(image_id, (row["question"], target))
+        if not np.any(np.multiply(target, other)):
+            pairs[image_id] = (question, row["question"])
     pipeline = load_pipeline(str(checkpoint))
     pictures: list[Path] = []
-    for image_id in [image_id for image_id in questions if len(questions[image_id]) > 1][:PICTURES]:
-        asked = questions[image_id]
-        looks: Any = pipeline.look(files[image_id], [asked[0], asked[-1]])
+    for image_id in list(pairs)[:PICTURES]:
+        looks: Any = [look.fit(PICTURE_SIDE) for look in pipeline.look(files[image_id], list(pairs[image_id]))]
         pictures.append(output_dir / f"look-{image_id}.png")
-        strip([look.fit(PICTURE_SIDE).overlay() for look in looks]).save(pictures[-1])
+        strip([looks[0].image, *(look.overlay() for look in looks)]).save(pictures[-1])
     return pictures
 
 

@@ -1,8 +1,9 @@
 """How well a model answers, and whether it looked where the question says; beside what knows less."""
 
 import hashlib
-import os
 import platform
+import re
+import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -224,8 +225,13 @@ def provenance(rows: datasets.Dataset, name: str, split: str) -> dict[str, Any]:
             "fingerprint": digest.hexdigest()[:16],
         },
         "versions": {package: version(package) for package in PACKAGES} | {"python": platform.python_version()},
-        "command": " ".join([Path(sys.argv[0]).name, *(os.path.basename(argument) for argument in sys.argv[1:])]),
+        "command": shlex.join([Path(sys.argv[0]).name, *map(_without_folder, sys.argv[1:])]),
     }
+
+
+def _without_folder(argument: str) -> str:
+    """`argument` without the folders of absolute paths: where they lie on this machine says nothing elsewhere."""
+    return re.sub(r"(?<![^\s={:'\"])/(?:[^/\s]+/)*", "", argument)
 
 
 def _resized(target: Any, grid: tuple[int, int]) -> np.ndarray:
