@@ -205,8 +205,6 @@ def main(folder: str, *flags: str) -> None:
     if trainer.is_world_process_zero():
         curve = {"processes": trainer.args.world_size, "loss": losses(trainer), "eval_loss": evaluated}
         Path(folder, "losses.json").write_text(json.dumps(curve))
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()  # left to the exit, its threads can end the process with an abort
 
 
 @pytest.mark.slow  # starts six processes
