@@ -212,3 +212,13 @@ def test_training_rows_of_held_out_groups_are_left_out(scenes, tmp_path):
     held_out = {int(name.removeprefix("validation")) // 4 for name in validation_rows["image_id"]}
     assert held_out == {0, 1}
     assert {int(name.removeprefix("train")) // 4 for name in train_rows["image_id"]} == {2}
+
+
+def test_answers_outside_the_vocabulary_are_counted_and_the_first_is_named(scenes, tmp_path, caplog):
+    train(recipe(scenes, tmp_path, vocabulary={"top_k": 2}, max_steps=1))
+    (message,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("validation:")]
+    rows = training.load_splits(recipe(scenes, tmp_path))[1]
+    results = json.loads((tmp_path / "results.json").read_text())
+    outside = round(len(rows) * (1 - results["data"]["vocabulary"]["validation"]["coverage"]))
+    assert f"{outside} of {len(rows)} questions have no answer in the vocabulary of 2, the first is" in message
+    assert outside > 0 and "validation-" in message

@@ -15,6 +15,7 @@ from transformers import EarlyStoppingCallback, EvalPrediction, TrainerCallback,
 
 from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor
 
+from .answers import answer_scores
 from .building import build_model
 from .collator import QuestionCollator
 from .dataset import group_key, load_rows, parse_group_by
@@ -106,6 +107,8 @@ def _train_one(recipe: Recipe, train_rows: datasets.Dataset, validation_rows: da
     answers = build_vocabulary(
         train_rows["answers"], rule=recipe.answer_rule, normalize=recipe.normalize_answers, **recipe.vocabulary
     )
+    for split, rows in (("train", train_rows), ("validation", validation_rows)):
+        _warn_of_answers_outside(answers, rows, split, recipe)
     model, processor = build_model(recipe, answers)
     freeze(model, recipe.freeze)
     features = None
@@ -168,6 +171,21 @@ def _train_one(recipe: Recipe, train_rows: datasets.Dataset, validation_rows: da
     }
     results["cost"] = {"trained_parameters": trained_parameters, "training_seconds": round(seconds, 1)}
     return results
+
+
+def _warn_of_answers_outside(answers: list[str], rows: datasets.Dataset, split: str, recipe: Recipe) -> None:
+    """Say which questions no class can answer: they teach nothing and score nothing."""
+    known = frozenset(answers)
+    outside = [
+        (question, [answer["answer"] for answer in given])
+        for question, given in zip(rows["question_id"], rows["answers"], strict=True)
+        if known.isdisjoint(answer_scores(given, recipe.answer_rule, recipe.normalize_answers))
+    ]
+    if outside:
+        logger.warning(
+            "%s: %d of %d questions have no answer in the vocabulary of %d, the first is %s (%s); see `vocabulary`",
+            *(split, len(outside), len(rows), len(answers), outside[0][0], ", ".join(outside[0][1])),
+        )
 
 
 def _baseline(
