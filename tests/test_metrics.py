@@ -1,6 +1,7 @@
 """The `evaluate` modules, loaded by path, against hand-worked cases, loops, scipy and scikit-learn."""
 
 import importlib
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -122,8 +123,14 @@ def wups(tmp_path, monkeypatch):
     metric, module = load("wups")
     monkeypatch.setattr("nltk.data.path", [str(tmp_path)])
     monkeypatch.setattr(module, "wordnet", LazyCorpusLoader("wordnet", WordNetCorpusReader, None))
-    module.similarity.cache_clear()
+    monkeypatch.setenv("WNSEARCHDIR", str(tmp_path / "nothing"))
+    clear_caches(module)
     yield metric, module
+    clear_caches(module)
+
+
+def clear_caches(module) -> None:
+    module._wordnet.cache_clear()
     module.similarity.cache_clear()
 
 
@@ -161,12 +168,33 @@ def test_wups_takes_the_smaller_of_both_directions(wups):
     assert module.set_score([], [], 0.0) == 1
 
 
-def test_absent_wordnet_says_how_to_fetch_it(tmp_path, monkeypatch):
-    metric, module = load("wups")
-    monkeypatch.setattr("nltk.data.path", [str(tmp_path)])
-    monkeypatch.setattr(module, "wordnet", LazyCorpusLoader("wordnet", WordNetCorpusReader, None))
-    with pytest.raises(LookupError, match=r"nltk\.download\('wordnet'\)"):
+def test_absent_wordnet_says_how_to_fetch_it(wups, tmp_path):
+    metric, _ = wups
+    shutil.rmtree(tmp_path / "corpora")
+    with pytest.raises(LookupError, match=r"(?s)nltk\.download\('wordnet'\).*apt-get install wordnet-base"):
         metric.compute(predictions=[["chair"]], references=[["table"]])
+
+
+def test_the_systems_wordnet_serves_where_nltk_has_none(wups, tmp_path, monkeypatch):
+    _, module = wups
+    system = (tmp_path / "corpora" / "wordnet").rename(tmp_path / "dict")
+    for absent in ("lexnames", "index.sense"):  # as Debian has it
+        (system / absent).unlink()
+    monkeypatch.setenv("WNSEARCHDIR", str(system))
+    assert module.similarity("table", "night stand") == pytest.approx(2 * 3 / (3 + 4))
+
+
+@pytest.mark.filterwarnings("ignore:The multilingual functions")
+def test_similarity_on_the_real_wordnet_is_as_published():
+    _, module = load("wups")
+    try:
+        module._wordnet()
+    except LookupError:
+        pytest.skip("WordNet is not installed")
+    # Malinowski and Fritz, NIPS 2014
+    assert module.similarity("curtain", "blinds") == pytest.approx(0.94, abs=0.005)
+    assert module.similarity("carton", "box") == pytest.approx(0.94, abs=0.005)
+    assert module.similarity("stove", "fire extinguisher") == pytest.approx(0.82, abs=0.005)
 
 
 # Attention quality

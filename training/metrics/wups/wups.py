@@ -1,12 +1,18 @@
 """WUPS, the accuracy of DAQUAR that gives credit to answers close in meaning, as an `evaluate` metric."""
 
+import io
+import os
+import warnings
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from math import prod
+from pathlib import Path
 
 import datasets
 import evaluate
+import nltk
 from nltk.corpus import wordnet
+from nltk.corpus.reader import WordNetCorpusReader
 
 _DESCRIPTION = """\
 WUPS (Malinowski and Fritz, NIPS 2014): set accuracy in which an answer that differs from the reference scores the
@@ -27,11 +33,40 @@ Args:
 Returns:
     accuracy (the sets are equal), wups_0.9 and wups_0.0, each in [0, 1].
 """
+_SYSTEM_FOLDER = "/usr/share/wordnet"
 _NO_WORDNET = """\
-WUPS needs the WordNet database, which is not on this machine. Fetch it once (10 MB) with
+WUPS needs the WordNet database, which is not on this machine. Fetch it once (10 MB) with one of
     python -c "import nltk; nltk.download('wordnet')"
-or set NLTK_DATA to a directory that holds corpora/wordnet."""
+    apt-get install wordnet-base
+or set NLTK_DATA to a directory that holds corpora/wordnet, or WNSEARCHDIR to one that holds data.noun."""
 _PENALTY = 0.1
+
+
+class _SystemWordNet(WordNetCorpusReader):
+    """The database as WordNet itself and Debian install it: without two files that no similarity depends on."""
+
+    def open(self, file: str) -> io.TextIOBase:
+        if file == "lexnames":
+            return io.StringIO("".join(f"{number} {number} 1\n" for number in range(45)))
+        return super().open(file)
+
+    def map_wn(self, version: str = "wordnet") -> None:
+        """No mapping to the words of other languages: it takes `index.sense`."""
+
+
+@cache
+def _wordnet() -> WordNetCorpusReader:
+    try:
+        wordnet.ensure_loaded()
+    except LookupError as error:
+        folder = os.environ.get("WNSEARCHDIR", _SYSTEM_FOLDER)
+        if not Path(folder, "data.noun").exists():
+            raise LookupError(_NO_WORDNET) from error
+        nltk.data.path.append(folder)  # nltk opens nothing outside
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The multilingual functions")
+            return _SystemWordNet(folder, None)
+    return wordnet
 
 
 @lru_cache(maxsize=200_000)
@@ -45,7 +80,8 @@ def similarity(first: str, second: str) -> float:
     """
     if first == second:
         return 1.0
-    senses = [wordnet.synsets(answer.replace(" ", "_"), pos=wordnet.NOUN) for answer in (first, second)]
+    words = (answer.replace(" ", "_") for answer in (first, second))
+    senses = [_wordnet().synsets(word, pos=WordNetCorpusReader.NOUN) for word in words]
     return max((one.wup_similarity(other) or 0.0 for one in senses[0] for other in senses[1]), default=0.0)
 
 
@@ -81,10 +117,7 @@ class WUPS(evaluate.Metric):
         )
 
     def _compute(self, predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> dict[str, float]:
-        try:
-            wordnet.ensure_loaded()
-        except LookupError as error:
-            raise LookupError(_NO_WORDNET) from error
+        _wordnet()
         pairs = [([*map(_form, a)], [*map(_form, b)]) for a, b in zip(predictions, references, strict=True)]
         scores = {f"wups_{level}": [set_score(*pair, level) for pair in pairs] for level in (0.9, 0.0)}
         scores["accuracy"] = [float(set(predicted) == set(right)) for predicted, right in pairs]
