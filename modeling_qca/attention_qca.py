@@ -89,7 +89,7 @@ class DotProductScorer(nn.Module):
         `image_index[b]`, or about patches b."""
         queries = self.q_proj(query)[:, None] * self.scaling  # [B, 1, Q, D]
         queries = self.key_proj(queries * head_blocks(queries, self.num_heads))  # [B, H, Q, D]
-        return _products(queries, _rows(patches, image_index))
+        return _products(queries, patches, image_index)
 
 
 class BilinearScorer(nn.Module):
@@ -109,7 +109,7 @@ class BilinearScorer(nn.Module):
     ) -> torch.Tensor:
         """As of [`DotProductScorer`]."""
         queries = split_heads(self.q_proj(query), self.num_heads) * self.scaling  # [B, H, Q, D]
-        return _products(queries, _rows(patches, image_index))
+        return _products(queries, patches, image_index)
 
 
 class AdditiveScorer(nn.Module):
@@ -132,9 +132,32 @@ class AdditiveScorer(nn.Module):
         return torch.einsum("bhqnd,hd->bhqn", hidden, self.score_weight)
 
 
-def _products(queries: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
-    """`[B, H, Q, D] x [B, N, D] -> [B, H, Q, N]`"""
-    return torch.einsum("bhqe,bne->bhqn", queries, patches)
+def _products(queries: torch.Tensor, patches: torch.Tensor, image_index: torch.Tensor | None) -> torch.Tensor:
+    """`[B, H, Q, D] x [I, N, D] -> [B, H, Q, N]`"""
+    products = image_matmul(queries.flatten(1, 2), patches.transpose(1, 2), image_index)
+    return products.unflatten(1, queries.shape[1:3])
+
+
+def image_matmul(left: torch.Tensor, right: torch.Tensor, image_index: torch.Tensor | None) -> torch.Tensor:
+    """
+    `left[b] @ right[image_index[b]]`: `[B, M, K] x [I, K, N] -> [B, M, N]`.
+
+    All questions about an image share one product with it. Giving each its own copy of the image's patches costs more
+    than the product, so that is done only where a few images have most of the questions.
+    """
+    if image_index is None:
+        return torch.matmul(left, right)
+    images, questions, rows = right.shape[0], left.shape[0], left.shape[1]
+    most = None if torch.compiler.is_compiling() else int(image_index.bincount(minlength=images).max())
+    if most is None or images * most > 4 * questions:
+        return torch.matmul(left, _rows(right, image_index))
+    order = image_index.argsort(stable=True)
+    first = torch.searchsorted(image_index[order], image_index[order])  # of the same image
+    slots = torch.empty_like(order)
+    slots[order] = image_index[order] * most + torch.arange(questions, device=order.device) - first
+    grouped = left.new_zeros(images * most, *left.shape[1:]).index_copy(0, slots, left)
+    products = torch.matmul(grouped.view(images, most * rows, -1), right)
+    return products.view(images * most, rows, -1).index_select(0, slots)
 
 
 def _rows(states: torch.Tensor, image_index: torch.Tensor | None) -> torch.Tensor:
@@ -191,7 +214,7 @@ class QueryConditionedAttention(nn.Module):
         key_mask = None if patch_mask is None else patch_mask[:, None, None]  # [B, 1, 1, N]
         relevance = self.softmax(scores, key_mask)
         weights = nn.functional.dropout(relevance, self.attention_dropout, self.training).to(patches.dtype)
-        read = torch.einsum("bhqn,bne->bhqe", weights, _rows(patches, image_index))
+        read = image_matmul(weights.flatten(1, 2), patches, image_index).unflatten(1, weights.shape[1:3])
         values = self.v_proj(read)  # of the mean patch, which are the mean of the patches' values at less cost
         what = (values * head_blocks(values, self.num_heads)).sum(dim=1).unflatten(-1, (self.num_heads, -1))
         how_much = masked_log_mean_exp(scores, key_mask).transpose(1, 2)[..., None]  # [B, Q, H, 1]

@@ -229,9 +229,9 @@ class QCAModel(QCAPreTrainedModel):
         if token_type_ids is not None:
             words["token_type_ids"] = token_type_ids
         # Padding goes behind the tokens, because encoders count absolute positions from the first column.
-        order = attention_mask.argsort(dim=1, descending=True, stable=True)
+        order = attention_mask.sort(dim=1, descending=True, stable=True).indices
         words = {name: values.gather(1, order) for name, values in words.items()}
-        text = self.text_encoder(**words, return_dict=True, **requested)
+        text = self._read_questions(words, requested)
         question_mask = words["attention_mask"].bool()
         question, question_tokens = self.query_embedder(text.last_hidden_state, question_mask)
         vision = self.vision_encoder(features, image_index, question, question_tokens, question_mask, **requested)
@@ -264,6 +264,18 @@ class QCAModel(QCAPreTrainedModel):
             text_hidden_states=text.hidden_states,
             text_attentions=text.attentions,
         )
+
+    def _read_questions(self, words: dict[str, torch.Tensor], requested: dict[str, bool]) -> ModelOutput:
+        """The text encoder's output; where no dropout and no explanation sets them apart, equal questions (about
+        different images) are read once."""
+        encoder = self.text_encoder
+        apart = encoder.training or any(requested.values()) or (torch.is_grad_enabled() and not self.training)
+        if apart or torch.compiler.is_compiling():
+            return encoder(**words, return_dict=True, **requested)
+        stacked = torch.stack(list(words.values()), dim=-1)  # [B, L, kinds]
+        distinct, which = stacked.unique(dim=0, return_inverse=True)
+        text = encoder(**dict(zip(words, distinct.unbind(-1), strict=True)), return_dict=True)
+        return type(text)(last_hidden_state=text.last_hidden_state[which])
 
     def _features(self, image_features: torch.Tensor, image_grid: tuple[int, int] | None) -> QCAImageFeatures:
         rows, columns = self.config.image_grid if image_grid is None else image_grid

@@ -16,6 +16,7 @@ from modeling_qca.attention_qca import (
     AttentionHops,
     PatchUpdate,
     QueryConditionedAttention,
+    image_matmul,
     masked_mean,
     masked_softmax,
 )
@@ -329,3 +330,27 @@ def test_all_tokens_look_for_themselves_and_padding_does_not_count():
     each = [hop(tokens[:, i : i + 1], patches, coordinates)[3] for i in range(5)]
     batch["attention_mask"][:, 5:] = 0
     assert model(**batch).relevance[:, 0].allclose(torch.stack(each).mean(0), atol=1e-5)
+
+
+@settings(deadline=None)
+@given(
+    image_index=st.lists(st.integers(0, 5), min_size=1, max_size=20),
+    rows=st.integers(1, 3),
+    transposed=st.booleans(),
+)
+def test_a_product_shared_by_the_questions_of_an_image_is_that_of_each_question(image_index, rows, transposed):
+    generator = torch.Generator().manual_seed(0)
+    left = torch.randn(len(image_index), rows, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    right = torch.randn(6, *((7, 4) if transposed else (4, 7)), generator=generator, dtype=torch.float64)
+    right = (right.transpose(1, 2) if transposed else right).requires_grad_()
+    index = torch.tensor(image_index)
+    shared = image_matmul(left, right, index)
+    one_by_one = torch.stack([left[b] @ right[image] for b, image in enumerate(image_index)])
+    assert shared.allclose(one_by_one, atol=1e-12)
+    weights = torch.randn(shared.shape, generator=generator, dtype=torch.float64)
+    for ours, theirs in zip(
+        torch.autograd.grad((shared * weights).sum(), (left, right)),
+        torch.autograd.grad((one_by_one * weights).sum(), (left, right)),
+        strict=True,
+    ):
+        assert ours.allclose(theirs, atol=1e-12)

@@ -310,6 +310,22 @@ def test_resized_embeddings_keep_their_rows_and_are_saved(tmp_path):
     assert same_weights(model, QCAForVisualQuestionAnswering.from_pretrained(tmp_path))
 
 
+def test_a_question_about_several_images_is_read_once():
+    model = tiny_model().eval()
+    batch = tiny_batch(questions=6, images=3)
+    for name in ("input_ids", "attention_mask", "token_type_ids"):
+        batch[name] = batch[name][[0, 1, 0, 0, 1, 2]]
+    read = []
+    model.qca.text_encoder.register_forward_pre_hook(
+        lambda module, args, kwargs: read.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    apart = model(**batch).logits  # outside of training a gradient may be asked for, of each question by itself
+    with torch.no_grad():
+        together = model(**batch).logits
+    assert read == [6, 3]
+    assert together.allclose(apart, atol=1e-6)
+
+
 @VARIANTS
 def test_an_exported_model_answers_batches_of_other_sizes(fields):
     if "token_budget" in fields:
