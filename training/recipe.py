@@ -36,6 +36,13 @@ ARGUMENT_DEFAULTS = {
     "dataloader_pin_memory": torch.accelerator.is_available(),
     "use_cpu": not torch.accelerator.is_available(),
 }
+STREAMING_DEFAULTS = {
+    "eval_strategy": "steps",
+    "eval_steps": 500,
+    "save_strategy": "steps",
+    "save_steps": 500,
+    "accelerator_config": {"dispatch_batches": False},  # a batch holds fewer images than questions: it is not sliced
+}
 
 
 @dataclass
@@ -46,7 +53,9 @@ class Recipe:
 
     Args:
         data: folder with `train.csv|jsonl|parquet`, a file, or the id of a data set of the Hub.
-        format, data_options, validation_ratio, group_by, on_bad_image, streaming: of `dataset.load_rows`.
+        format, data_options, validation_ratio, group_by, on_bad_image: of `dataset.load_rows`.
+        streaming: read the training rows as they are needed, `max_steps` batches of them. They are read through once
+            more before, for the vocabulary. `questions_per_image` has no effect: rows keep near their order.
         validation_data, validation_options: where the development split comes from, if not from `data`. Training rows
             of the same group (`group_by`) as one of its rows are then left out.
         data_seed: of the cut into train and validation; the seed of everything else is `seed`.
@@ -110,6 +119,12 @@ class Recipe:
             raise ValueError("a recipe names either `model`, or both `vision_encoder` and `text_encoder`")
         if self.cache_image_features and ("vision" not in self.freeze or self.streaming):
             raise ValueError("`cache_image_features` needs `vision` in `freeze`, and no `streaming`")
+        if self.streaming:
+            if self.arguments.get("max_steps", -1) <= 0:
+                raise ValueError("`streaming` needs `max_steps`: a stream does not say how long an epoch is")
+            for name in ("eval_strategy", "save_strategy"):
+                if self.arguments.get(name) == "epoch":
+                    raise ValueError(f"`{name}` is `epoch`, but a stream has no epochs: make it `steps` or `no`")
         if self.moving_average is not None and not 0 < self.moving_average < 1:
             raise ValueError(f"`moving_average` is a decay between 0 and 1, got {self.moving_average}")
 
@@ -123,8 +138,9 @@ class Recipe:
         Raises:
             ValueError: where `transformers` refuses them.
         """
+        defaults = ARGUMENT_DEFAULTS | (STREAMING_DEFAULTS if self.streaming else {})
         return TrainingArguments(
-            **{**ARGUMENT_DEFAULTS, **self.arguments, **overrides}, remove_unused_columns=False, label_names=["labels"]
+            **{**defaults, **self.arguments, **overrides}, remove_unused_columns=False, label_names=["labels"]
         )
 
 

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import datasets
 import numpy as np
@@ -24,10 +24,13 @@ from .feature_cache import ImageFeatureCache
 from .parameter_groups import freeze
 from .recipe import Recipe
 from .results_file import RESULTS, write_json
+from .streaming import endless, read_answers
 from .trainer import QCATrainer, SaveOnInterrupt, last_complete_checkpoint
 from .vocabulary import build_vocabulary, vocabulary_reach
 
 logger = logging.getLogger(__name__)
+
+Rows: TypeAlias = datasets.Dataset | datasets.IterableDataset
 
 
 class TrainingStoppedError(Exception):
@@ -53,13 +56,13 @@ def train(recipe: Recipe) -> dict[str, Any]:
         logger.warning("%s is finished already; remove it to train anew", recipe.output_dir)
         return results
     train_rows, validation_rows = load_splits(recipe)
-    results = _train_one(recipe, train_rows, validation_rows)
+    answered = read_answers(train_rows) if recipe.streaming else train_rows
+    results = _train_one(recipe, train_rows, validation_rows, answered)
     rule, normalize = recipe.answer_rule, recipe.normalize_answers
-    if not recipe.streaming:
-        majority = majority_accuracy(train_rows, validation_rows, rule, normalize)
-        results["baselines"]["majority"] = {"accuracy": majority}
+    majority = majority_accuracy(answered, validation_rows, rule, normalize)
+    results["baselines"]["majority"] = {"accuracy": majority}
     for name in recipe.baselines:
-        results["baselines"][name] = _baseline(name, recipe, train_rows, validation_rows)
+        results["baselines"][name] = _baseline(name, recipe, train_rows, validation_rows, answered)
     vocabulary = results.pop("vocabulary")
     results |= provenance(validation_rows, Path(recipe.data).name, "validation")
     results["data"]["vocabulary"] = vocabulary
@@ -68,7 +71,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
     return results
 
 
-def load_splits(recipe: Recipe) -> tuple[datasets.Dataset, datasets.Dataset]:
+def load_splits(recipe: Recipe) -> tuple[Rows, datasets.Dataset]:
     """(train, validation) rows, their images not decoded; no group of rows is in both.
 
     Raises:
@@ -92,22 +95,27 @@ def load_splits(recipe: Recipe) -> tuple[datasets.Dataset, datasets.Dataset]:
     return train_rows.cast_column("image", stored), by_image.cast_column("image", stored)
 
 
-def _outside_groups(train_rows: datasets.Dataset, held_out: datasets.Dataset, group_by: str) -> datasets.Dataset:
+def _outside_groups(train_rows: Rows, held_out: datasets.Dataset, group_by: str) -> Rows:
     column, divisor = parse_group_by(group_by)
     groups = {group_key(value, divisor) for value in held_out[column]}
+    if isinstance(train_rows, datasets.IterableDataset):
+        return train_rows.filter(lambda value: group_key(value, divisor) not in groups, input_columns=column)
     kept = [index for index, value in enumerate(train_rows[column]) if group_key(value, divisor) not in groups]
     if not kept:
         raise ValueError("every training row is of a group that validation holds out; nothing is left to train on")
     return train_rows.select(kept)
 
 
-def _train_one(recipe: Recipe, train_rows: datasets.Dataset, validation_rows: datasets.Dataset) -> dict[str, Any]:
+def _train_one(
+    recipe: Recipe, train_rows: Rows, validation_rows: datasets.Dataset, answered: datasets.Dataset
+) -> dict[str, Any]:
+    """`answered` are the training rows with their answers, which a stream is read through for once."""
     arguments = recipe.training_arguments()
     set_seed(arguments.seed)
     answers = build_vocabulary(
-        train_rows["answers"], rule=recipe.answer_rule, normalize=recipe.normalize_answers, **recipe.vocabulary
+        answered["answers"], rule=recipe.answer_rule, normalize=recipe.normalize_answers, **recipe.vocabulary
     )
-    for split, rows in (("train", train_rows), ("validation", validation_rows)):
+    for split, rows in (("train", answered), ("validation", validation_rows)):
         _warn_of_answers_outside(answers, rows, split, recipe)
     model, processor = build_model(recipe, answers)
     freeze(model, recipe.freeze)
@@ -140,7 +148,7 @@ def _train_one(recipe: Recipe, train_rows: datasets.Dataset, validation_rows: da
         trained,
         arguments,
         data_collator=collator,
-        train_dataset=train_rows,
+        train_dataset=endless(train_rows, arguments.seed) if recipe.streaming else train_rows,
         eval_dataset=validation_rows,
         processing_class=processor,
         compute_metrics=_accuracy,
@@ -164,7 +172,7 @@ def _train_one(recipe: Recipe, train_rows: datasets.Dataset, validation_rows: da
     details.to_parquet(recipe.output_dir / "questions.parquet")
     results["vocabulary"] = {
         "answers": len(answers),
-        "train": vocabulary_reach(train_rows["answers"], answers, recipe.answer_rule, recipe.normalize_answers),
+        "train": vocabulary_reach(answered["answers"], answers, recipe.answer_rule, recipe.normalize_answers),
         "validation": vocabulary_reach(
             validation_rows["answers"], answers, recipe.answer_rule, recipe.normalize_answers
         ),
@@ -189,7 +197,7 @@ def _warn_of_answers_outside(answers: list[str], rows: datasets.Dataset, split: 
 
 
 def _baseline(
-    name: str, recipe: Recipe, train_rows: datasets.Dataset, validation_rows: datasets.Dataset
+    name: str, recipe: Recipe, train_rows: Rows, validation_rows: datasets.Dataset, answered: datasets.Dataset
 ) -> dict[str, float]:
     """Accuracies of the same recipe without hops; `question_only` also sees a blank image every time."""
     if name == "question_only":
@@ -201,7 +209,7 @@ def _baseline(
         config={**plain, "num_attention_layers": 0},
         arguments={**recipe.arguments, "output_dir": str(recipe.output_dir / "baselines" / name)},
     )
-    results = _train_one(variant, train_rows, validation_rows)
+    results = _train_one(variant, train_rows, validation_rows, answered)
     return results["metrics"] | {kind: values["accuracy"] for kind, values in results["per_question_type"].items()}
 
 
@@ -246,10 +254,12 @@ def _accuracy(prediction: EvalPrediction) -> dict[str, float]:
     return {"accuracy": float(np.take_along_axis(labels, best[:, None], axis=1).mean())}
 
 
-def _blank_images(rows: datasets.Dataset) -> datasets.Dataset:
+def _blank_images(rows: Rows) -> Rows:
     buffer = io.BytesIO()
     Image.new("RGB", (64, 64), (128, 128, 128)).save(buffer, "PNG")
     blank = {"path": None, "bytes": buffer.getvalue()}
+    if isinstance(rows, datasets.IterableDataset):
+        return rows.map(lambda row: {"image": blank, "image_id": "blank"}, features=rows.features)
     count = len(rows)
     rows = rows.remove_columns(["image", "image_id"]).add_column("image_id", ["blank"] * count)
     return rows.add_column("image", [blank] * count).cast_column("image", datasets.Image(decode=False))
