@@ -1,11 +1,13 @@
 """Configuration of the query-conditioned attention (QCA) models: two encoders and the few numbers that are ours."""
 
 from dataclasses import fields
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
+
+from .limits_qca import check_fields, check_stored
 
 CONDITIONABLE_VISION_ENCODERS = (
     "vit",
@@ -89,7 +91,8 @@ class QCAConfig(PreTrainedConfig):
     Raises:
         StrictDataclassError (of `huggingface_hub.errors`): where a field has a wrong type, or two contradict each
             other; the message names them.
-        ValueError: for a vision encoder that has no grid of patches.
+        ValueError: for a number that no model has, fields nested too deeply, and a vision encoder that has no grid of
+            patches.
     """
 
     model_type = "qca"
@@ -134,6 +137,7 @@ class QCAConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
+        check_fields(vars(self) | kwargs)  # before transformers acts on them
         kwargs.setdefault("auto_map", dict(AUTO_MAP))
         kwargs.setdefault("custom_pipelines", dict(CUSTOM_PIPELINES))
         super().__post_init__(**kwargs)
@@ -163,13 +167,24 @@ class QCAConfig(PreTrainedConfig):
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
-        config, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        try:
+            config, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        except (AttributeError, RecursionError, TypeError) as error:
+            raise ValueError(f"{pretrained_model_name_or_path} holds no config of a model: {error}") from error
+        if not isinstance(config, dict):
+            raise ValueError(f"{pretrained_model_name_or_path} holds no config of a model, but {str(config)[:100]!r}.")
         if config.get("model_type") != cls.model_type:
             raise ValueError(
                 f"{pretrained_model_name_or_path} holds a `{config.get('model_type')}` model, not a "
                 f"`{cls.model_type}` one. Pretrained encoders are composed with `from_vision_text_pretrained`."
             )
         return config, kwargs
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> "QCAConfig":
+        """As of any config; `config_dict` is what a file says, `kwargs` what the caller does."""
+        check_stored(config_dict)
+        return super().from_dict(config_dict, **kwargs)
 
     @property
     def conditioned_layers(self) -> list[int]:
@@ -225,6 +240,12 @@ class QCAConfig(PreTrainedConfig):
         for name in ("relevance_loss_weight", "initializer_range"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
+        if min(self.vision_config.hidden_size, *self.patch_size, *self.image_grid) < 1:
+            raise ValueError(
+                f"`vision_config` has no patches of at least 1 x 1 pixels and 1 channel: `image_size` "
+                f"{self.vision_config.image_size}, `patch_size` {self.vision_config.patch_size}, `hidden_size` "
+                f"{self.vision_config.hidden_size}."
+            )
         if self.problem_type == "regression":
             raise ValueError("`problem_type` must be a single- or multi-label classification, got 'regression'.")
         if self.id2label is not None and sorted(self.id2label) != list(range(len(self.id2label))):

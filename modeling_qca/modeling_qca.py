@@ -15,11 +15,13 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, SiglipTextConfig, SiglipTextModel
 from transformers import initialization as init
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .attention_qca import AdditiveScorer, AttentionHops
 from .configuration_qca import QCAConfig
 from .embedding_qca import PatchEmbedder, QueryEmbedder, grid_coordinates
+from .limits_qca import build_encoder, check_parameters, longest_question
 from .loss_qca import answer_loss, relevance_loss
 from .pipeline_qca import QCAVisualQuestionAnsweringPipeline  # noqa: F401  imported so that saving copies it
 from .relevance_qca import QCAExplanation, explain
@@ -98,6 +100,12 @@ class QCAPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
+    def __init__(self, config: QCAConfig):
+        super().__init__(config)
+        if torch.get_default_device().type != "meta" and not is_deepspeed_zero3_enabled():
+            with torch.device("meta"):
+                type(self)(config)  # raises where the config asks for too much, before any memory is taken
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
@@ -156,14 +164,16 @@ class QCAModel(QCAPreTrainedModel):
     def __init__(self, config: QCAConfig):
         super().__init__(config)
         self.vision_encoder = QuestionAwareVisionEncoder(config)
-        self.text_encoder = AutoModel.from_config(config.text_config)
+        self.text_encoder = build_encoder(config.text_config, "text_config")
         if self.text_encoder.config.is_encoder_decoder:
             raise ValueError(
                 f"The text encoder ({config.text_config.model_type}) is an encoder-decoder; pass an encoder's config."
             )
+        self.longest_question = longest_question(self.text_encoder)
         self.query_embedder = QueryEmbedder(config)
         self.patch_embedder = PatchEmbedder(config)
         self.hops = AttentionHops(config)
+        check_parameters(self)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -223,6 +233,12 @@ class QCAModel(QCAPreTrainedModel):
         else:
             features = self._features(image_features, image_grid)
         image_index = self._image_index(image_index, features.last_hidden_state.shape[0], input_ids)
+        if self.longest_question is not None and input_ids.shape[1] > self.longest_question:
+            raise ValueError(
+                f"The longest question has {input_ids.shape[1]} tokens, the text encoder reads at most "
+                f"{self.longest_question}: shorten it, or have the processor cut it with `truncation=True` and "
+                f"`max_length={self.longest_question}`."
+            )
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         words = {"input_ids": input_ids, "attention_mask": attention_mask}
@@ -265,7 +281,7 @@ class QCAModel(QCAPreTrainedModel):
             text_attentions=text.attentions,
         )
 
-    def _read_questions(self, words: dict[str, torch.Tensor], requested: dict[str, bool]) -> ModelOutput:
+    def _read_questions(self, words: dict[str, torch.Tensor], requested: dict[str, bool]) -> Any:
         """The text encoder's output; where no dropout and no explanation sets them apart, equal questions (about
         different images) are read once."""
         encoder = self.text_encoder
@@ -333,6 +349,7 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
         self.classifier = nn.Sequential(
             nn.Linear(size, size), nn.GELU(), nn.Dropout(config.classifier_dropout), nn.Linear(size, config.num_labels)
         )
+        check_parameters(self)
         self.post_init()
 
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> QCAImageFeatures:

@@ -11,8 +11,8 @@ from PIL import Image
 from transformers import Pipeline
 from transformers.utils import ModelOutput
 
+from .image_qca import open_image
 from .look_qca import Look, seen_box
-from .processing_qca import open_image
 from .relevance_qca import word_relevance
 
 ImageSource = str | Path | bytes | Image.Image
@@ -42,6 +42,10 @@ class QCAVisualQuestionAnsweringPipeline(Pipeline):
     _load_image_processor = False
     _load_feature_extractor = False
     _load_tokenizer = False
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.processor.limit_questions(self.model)
 
     def __call__(
         self,

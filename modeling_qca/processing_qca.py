@@ -1,16 +1,19 @@
 """Images and questions in, answers and heat maps out."""
 
 from collections.abc import Sequence
-from io import BytesIO
 from operator import index as as_integer
-from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import nn
 from transformers import BatchFeature, PreTrainedConfig, ProcessorMixin
-from transformers.image_utils import ImageInput, is_valid_image, load_image, make_flat_list_of_images
+from transformers.image_utils import ImageInput, is_valid_image, make_flat_list_of_images
+
+from .image_qca import check_array, open_image
+
+LONGEST_QUESTION = 100_000  # characters; a tokenizer would work for seconds on more, to find that it is too long
 
 
 class QCAProcessor(ProcessorMixin):
@@ -21,8 +24,6 @@ class QCAProcessor(ProcessorMixin):
         image_processor: of the vision encoder.
         tokenizer: of the text encoder.
     """
-
-    text_kwargs = {"padding": True}  # noqa: RUF012
 
     def __init__(self, image_processor=None, tokenizer=None, **kwargs):
         super().__init__(image_processor, tokenizer, **kwargs)
@@ -60,8 +61,10 @@ class QCAProcessor(ProcessorMixin):
         elif image_index is not None:
             raise ValueError("`image_index` needs both `images` and `text`.")
         kwargs.setdefault("return_tensors", "pt")
-        if "max_length" not in kwargs.get("text_kwargs", {}):
-            kwargs.setdefault("max_length", None)  # a length stored with the tokenizer was another task's choice
+        # A length stored with the tokenizer was another task's choice.
+        for name, value in (("padding", True), ("max_length", None)):
+            if name not in kwargs.get("text_kwargs", {}):
+                kwargs.setdefault(name, value)
         inputs = super().__call__(images=images, text=text, **kwargs)
         if text is not None:
             self._check_lengths(inputs["input_ids"], text)
@@ -72,6 +75,12 @@ class QCAProcessor(ProcessorMixin):
     @property
     def model_input_names(self) -> list[str]:
         return [*super().model_input_names, "image_index"]
+
+    def limit_questions(self, model: nn.Module):
+        """Let questions have no more tokens than the text encoder of `model` reads, whatever the tokenizer says."""
+        longest = model.base_model.longest_question
+        if longest is not None:
+            self.tokenizer.model_max_length = min(self.tokenizer.model_max_length, longest)
 
     def _check_lengths(self, input_ids, text: list[str]):
         limit = self.tokenizer.model_max_length
@@ -148,36 +157,15 @@ class QCAProcessor(ProcessorMixin):
         ]
 
 
-def open_image(source: str | Path | bytes | Image.Image) -> Image.Image:
-    """
-    The picture as a person sees it, in RGB: EXIF rotation applied, transparency on white, 16 bits scaled to 8, the
-    first frame of an animation.
-
-    Args:
-        source: path, `http(s):` or `data:image/` URL, encoded bytes or PIL image.
-
-    Raises:
-        ValueError: for what is no readable image; the message names it.
-    """
-    try:
-        if isinstance(source, Image.Image):
-            return _upright_rgb(source)
-        if isinstance(source, bytes):
-            return _upright_rgb(Image.open(BytesIO(source)))
-        if isinstance(source, str) and source.startswith(("http://", "https://", "data:image/")):
-            return load_image(source)
-        return _upright_rgb(Image.open(Path(source)))
-    except (OSError, SyntaxError, TypeError, ValueError, Image.DecompressionBombError) as error:
-        name = f"{len(source)} bytes" if isinstance(source, bytes) else str(source)[:300]
-        raise ValueError(f"Cannot read the image {name}: {error}") from error
-
-
 def _open_images(images: Any) -> list:
     sources = list(images) if isinstance(images, (list, tuple)) else [images]
     if not sources:
         raise ValueError("`images` is empty; pass at least one image.")
     is_array = [is_valid_image(image) and not isinstance(image, Image.Image) for image in sources]
     opened = [image if ready else open_image(image) for image, ready in zip(sources, is_array, strict=True)]
+    for image, ready in zip(opened, is_array, strict=True):
+        if ready:
+            check_array(image)
     flat: Any = make_flat_list_of_images(opened)
     return list(flat)
 
@@ -187,19 +175,18 @@ def _check_questions(questions: list[str]) -> list[str]:
         raise ValueError("`text` is empty; pass at least one question.")
     for position, question in enumerate(questions):
         if not isinstance(question, str) or not question.strip():
-            raise ValueError(f"Question {position} is empty ({question!r}); every question needs text.")
+            raise ValueError(f"Question {position} is empty ({short(question)}); every question needs text.")
+        if len(question) > LONGEST_QUESTION:
+            raise ValueError(
+                f"Question {position} has {len(question):,} characters; shorten it to {LONGEST_QUESTION:,}."
+            )
+        try:
+            question.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"Question {position} is no text: its character {error.start} is half of a surrogate pair."
+            ) from error
     return questions
-
-
-def _upright_rgb(image: Image.Image) -> Image.Image:
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        image = image.convert("I").point(lambda value: value / 256).convert("L")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
 
 
 def _check_image_index(image_index: Sequence[int] | None, images: int, questions: int) -> list[int]:
@@ -220,4 +207,4 @@ def _check_image_index(image_index: Sequence[int] | None, images: int, questions
     return image_index
 
 
-__all__ = ["QCAProcessor", "open_image"]
+__all__ = ["QCAProcessor"]

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
@@ -20,6 +19,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .attention_qca import masked_softmax, split_heads
 from .configuration_qca import QCAConfig
+from .limits_qca import build_encoder
 
 
 @dataclass(frozen=True)
@@ -305,7 +305,7 @@ class QuestionAwareVisionEncoder(nn.Module):
     def __init__(self, config: QCAConfig, backbone: nn.Module | None = None):
         super().__init__()
         self.config = config
-        self.backbone: Any = AutoModel.from_config(config.vision_config) if backbone is None else backbone
+        self.backbone: Any = build_encoder(config.vision_config, "vision_config") if backbone is None else backbone
         self.layout = LAYOUTS.get(config.vision_config.model_type)
         self.conditioning = nn.ModuleDict({str(i): GatedConditioning(config) for i in config.conditioned_layers})
         self.budget = None if config.token_budget is None else TokenBudget(config)

@@ -48,6 +48,7 @@ def build_model(recipe: Recipe, answers: list[str]) -> tuple[QCAForVisualQuestio
         else:
             model = QCAForVisualQuestionAnswering(QCAConfig.from_pretrained(source, **fields))
     _whole_picture(processor, recipe.image_size)
+    processor.limit_questions(model)
     return model, processor
 
 
