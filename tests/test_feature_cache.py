@@ -1,5 +1,8 @@
 """Cached image features: those of the encoder, computed once, never stale."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -97,6 +100,21 @@ def test_an_interrupted_run_goes_on_with_the_rows_it_lacks(tmp_path, model, proc
     assert cache.computed == 3
     whole = ImageFeatureCache(tmp_path / "other", model, processor, rows)
     assert torch.allclose(cache.read(sorted(rows)), whole.read(sorted(rows)), atol=1e-6)
+
+
+def test_two_runs_at_once_compute_every_row_once(tmp_path, model, processor, rows, monkeypatch):
+    encode = feature_cache._encode
+
+    def slowly(*arguments):
+        time.sleep(0.1)
+        return encode(*arguments)
+
+    monkeypatch.setattr(feature_cache, "_encode", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(ImageFeatureCache, tmp_path / "cache", model, processor, rows) for _ in range(2)]
+    caches = [run.result() for run in runs]
+    assert sorted(cache.computed for cache in caches) == [0, 5]
+    assert torch.equal(caches[0].read(sorted(rows)), caches[1].read(sorted(rows)))
 
 
 def test_an_encoder_that_trains_is_refused(tmp_path, processor, rows):

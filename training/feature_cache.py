@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from rich.progress import track
 
 from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor
@@ -27,7 +28,7 @@ class ImageFeatureCache:
 
     The folder's name is a fingerprint of the encoder's weights, of how deep it is shared by all questions, and of the
     image processor; within it every row carries a fingerprint of its image. Whatever changed is computed again, and a
-    run that was interrupted goes on with the rows it lacks.
+    run that was interrupted goes on with the rows it lacks. Processes that need the same features wait for the first.
 
     Args:
         folder: where caches live.
@@ -56,17 +57,22 @@ class ImageFeatureCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.position = {image_id: index for index, image_id in enumerate(sorted(rows))}
         keys = {image_id: image_fingerprint(image_id, rows[image_id]) for image_id in self.position}
-        self._open(model, processor, rows)
+        with FileLock(self.folder.with_suffix(".lock")):
+            self._open(model, processor, rows)
+            self.computed = self._compute(model, processor, rows, keys)
+
+    def _compute(self, model, processor, rows, keys) -> int:
+        """Fill in the rows whose image is not the one they were computed from; returns their number."""
         missing = [image_id for image_id, index in self.position.items() if self._keys[index] != keys[image_id]]
-        self.computed = len(missing)
         for start in track(range(0, len(missing), BATCH_SIZE), "Image features", transient=True, disable=not missing):
             chunk = missing[start : start + BATCH_SIZE]
             where = [self.position[image_id] for image_id in chunk]
             pixel_values = processor(images=[read_image(rows[image_id]) for image_id in chunk])["pixel_values"]
-            self._features[where] = _encode(model, pixel_values, half)[0]
+            self._features[where] = _encode(model, pixel_values, self.half)[0]
             self._features.flush()
             self._keys[where] = [keys[image_id] for image_id in chunk]  # only now do the rows count
             self._keys.flush()
+        return len(missing)
 
     def read(self, image_ids: list[str]) -> torch.Tensor:
         """`[I, P + N, E]`
