@@ -257,8 +257,9 @@ class TokenBudget(nn.Module):
         weights = relevance * ~kept
         weights = weights / weights.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
         merged = torch.einsum("bn,bne->be", weights.to(tokens.dtype), patches)[:, None]
-        count = int(kept.sum(dim=-1).max()) if self.adaptive else self.most
-        positions = (~kept).to(torch.int8).argsort(dim=-1, stable=True)[:, :count]  # the kept first, in raster order
+        # A traced graph has room for the most, because its shapes cannot depend on what was kept.
+        count = int(kept.sum(dim=-1).max()) if self.adaptive and not torch.compiler.is_compiling() else self.most
+        positions = (~kept).to(torch.int32).sort(dim=-1, stable=True).indices[:, :count]  # the kept first, in order
         patches = patches.gather(1, positions[..., None].expand(-1, -1, patches.shape[-1]))
         chosen = relevance.gather(1, positions).clamp(min=torch.finfo(relevance.dtype).tiny)
         patches = patches * (chosen / chosen.detach()).to(patches.dtype)[..., None]  # times one, straight-through
