@@ -4,10 +4,14 @@ import dataclasses
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
@@ -30,7 +34,7 @@ def scenes(tmp_path_factory):
     return folder
 
 
-def recipe(scenes: Path, output: Path, **values) -> Recipe:
+def keys(scenes: Path, output: Path, **values) -> dict:
     common = {
         "data": str(scenes),
         "model": "qca-tiny",
@@ -41,7 +45,11 @@ def recipe(scenes: Path, output: Path, **values) -> Recipe:
         "save_steps": 1,
         "disable_tqdm": True,
     }
-    return make_recipe({**common, **values}, "test")
+    return {**common, **values}
+
+
+def recipe(scenes: Path, output: Path, **values) -> Recipe:
+    return make_recipe(keys(scenes, output, **values), "test")
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -140,6 +148,27 @@ def test_a_killed_run_goes_on_to_the_same_weights(scenes, tmp_path, at_step, mov
     (half_written / "model.safetensors").write_bytes(b"")
     train(recipe(scenes, tmp_path / "cut", **options))
     assert_same_weights(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.slow  # starts processes
+@pytest.mark.skipif(sys.platform == "win32", reason="kill -9")
+def test_the_same_command_after_kill_9_ends_in_the_same_weights(scenes, tmp_path):
+    options = {"num_train_epochs": 10, "relevance": "every_hop", "classifier_dropout": 0.1, "logging_steps": 1}
+    train(recipe(scenes, tmp_path / "whole", **options))
+    file = tmp_path / "killed.yaml"
+    file.write_text(yaml.safe_dump(keys(scenes, tmp_path / "killed", **options)))
+    command = [sys.executable, "-c", "from modeling_qca.hub_card.cli import main; main()", "train", str(file)]
+    running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(tmp_path.glob("killed/checkpoint-[5-9]")):
+        assert running.poll() is None
+        time.sleep(0.01)
+    running.kill()
+    assert running.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "results.json").exists()
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert 0 < done.stdout.count("'loss'") <= 26  # of 30 steps
+    assert_same_weights(tmp_path / "whole", tmp_path / "killed")
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(scenes, tmp_path, at_step):
