@@ -140,7 +140,10 @@ class QCAConfig(PreTrainedConfig):
         check_fields(vars(self) | kwargs)  # before transformers acts on them
         kwargs.setdefault("auto_map", dict(AUTO_MAP))
         kwargs.setdefault("custom_pipelines", dict(CUSTOM_PIPELINES))
-        super().__post_init__(**kwargs)
+        try:
+            super().__post_init__(**kwargs)
+        except (ArithmeticError, AttributeError, LookupError, TypeError) as error:  # where it expects another type
+            raise ValueError(f"A field of the config is of a wrong kind: {error}") from error
         for name in ("hidden_size", "image_size", "patch_size"):
             if not hasattr(self.vision_config, name):
                 raise ValueError(

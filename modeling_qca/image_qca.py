@@ -1,5 +1,6 @@
 """An image from anywhere, read as a person sees it; or one message that says why it cannot be."""
 
+import math
 from base64 import b64decode
 from io import BytesIO
 from pathlib import Path
@@ -52,13 +53,20 @@ def open_encoded(source: str | Path | bytes) -> Image.Image:
 def check_array(image: Any) -> None:
     """
     Raises:
-        ValueError: for a numpy array or tensor that is too large, or has a value that is no finite number.
+        ValueError: for a numpy array or tensor that holds no image or several stacks of them, is too large, or has a
+            value that is no finite number.
     """
-    values = torch.as_tensor(image)
-    if values.numel() > 4 * MAXIMUM_PIXELS:
-        raise ValueError(f"An array of shape {tuple(values.shape)} is larger than an image may be.")
-    if not values.isfinite().all():
-        raise ValueError(f"An array of shape {tuple(values.shape)} is no image: not all of its values are finite.")
+    name = f"An array of {image.dtype} and shape {tuple(image.shape)}"
+    if not 2 <= len(image.shape) <= 4 or 0 in image.shape:
+        raise ValueError(f"{name} is no image: pass [height, width, channels] or [channels, height, width].")
+    if math.prod(image.shape) > 4 * MAXIMUM_PIXELS:
+        raise ValueError(f"{name} is larger than an image may be.")
+    try:
+        finite = bool(torch.as_tensor(image).isfinite().all())
+    except TypeError as error:
+        raise ValueError(f"{name} is no image: {error}") from error
+    if not finite:
+        raise ValueError(f"{name} is no image: not all of its values are finite.")
 
 
 def _fetched(source: Any) -> Path | bytes:

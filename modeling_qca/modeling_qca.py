@@ -164,7 +164,7 @@ class QCAModel(QCAPreTrainedModel):
     def __init__(self, config: QCAConfig):
         super().__init__(config)
         self.vision_encoder = QuestionAwareVisionEncoder(config)
-        self.text_encoder = build_encoder(config.text_config, "text_config")
+        self.text_encoder = build_encoder(config.text_config, "text_config", "input_ids")
         if self.text_encoder.config.is_encoder_decoder:
             raise ValueError(
                 f"The text encoder ({config.text_config.model_type}) is an encoder-decoder; pass an encoder's config."

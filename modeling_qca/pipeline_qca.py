@@ -148,7 +148,7 @@ class QCAVisualQuestionAnsweringPipeline(Pipeline):
                 )
         images = [open_image(item["image"]) for item in group]
         asked = [item["question"] for item in group]
-        questions = [[question] if isinstance(question, str) else list(question) for question in asked]
+        questions = [list(question) if isinstance(question, (list, tuple)) else [question] for question in asked]
         if not all(questions):
             raise ValueError(
                 f"Image {group[questions.index([])]['image']!r} comes without a question; pass at least one."

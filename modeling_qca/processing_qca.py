@@ -53,7 +53,7 @@ class QCAProcessor(ProcessorMixin):
                 do not fit together.
         """
         if text is not None:
-            text = _check_questions([text] if isinstance(text, str) else list(text))
+            text = _check_questions([text] if isinstance(text, str) else text)
         if images is not None:
             images = _open_images(images)
         if images is not None and text is not None:
@@ -67,7 +67,7 @@ class QCAProcessor(ProcessorMixin):
                 kwargs.setdefault(name, value)
         inputs = super().__call__(images=images, text=text, **kwargs)
         if text is not None:
-            self._check_lengths(inputs["input_ids"], text)
+            self._check_lengths(inputs, text)
         if image_index is not None:
             inputs.update(BatchFeature({"image_index": image_index}, tensor_type=kwargs["return_tensors"]))
         return inputs
@@ -82,9 +82,12 @@ class QCAProcessor(ProcessorMixin):
         if longest is not None:
             self.tokenizer.model_max_length = min(self.tokenizer.model_max_length, longest)
 
-    def _check_lengths(self, input_ids, text: list[str]):
+    def _check_lengths(self, inputs: BatchFeature, text: list[str]):
+        for position, mask in enumerate(inputs.get("attention_mask", ())):
+            if not any(mask):
+                raise ValueError(f"Question {position} is empty for the tokenizer ({short(text[position])}).")
         limit = self.tokenizer.model_max_length
-        if max(len(row) for row in input_ids) <= limit:
+        if max(len(row) for row in inputs["input_ids"]) <= limit:
             return
         lengths = [len(self.tokenizer(question)["input_ids"]) for question in text]
         longest = max(range(len(text)), key=lengths.__getitem__)
@@ -170,7 +173,9 @@ def _open_images(images: Any) -> list:
     return list(flat)
 
 
-def _check_questions(questions: list[str]) -> list[str]:
+def _check_questions(questions: Any) -> list[str]:
+    if not isinstance(questions, (list, tuple)):
+        raise ValueError(f"`text` must be a question or a list of questions, got {short(questions)}.")
     if not questions:
         raise ValueError("`text` is empty; pass at least one question.")
     for position, question in enumerate(questions):
@@ -186,7 +191,7 @@ def _check_questions(questions: list[str]) -> list[str]:
             raise ValueError(
                 f"Question {position} is no text: its character {error.start} is half of a surrogate pair."
             ) from error
-    return questions
+    return list(questions)
 
 
 def _check_image_index(image_index: Sequence[int] | None, images: int, questions: int) -> list[int]:

@@ -306,7 +306,9 @@ class QuestionAwareVisionEncoder(nn.Module):
     def __init__(self, config: QCAConfig, backbone: nn.Module | None = None):
         super().__init__()
         self.config = config
-        self.backbone: Any = build_encoder(config.vision_config, "vision_config") if backbone is None else backbone
+        self.backbone: Any = (
+            build_encoder(config.vision_config, "vision_config", "pixel_values") if backbone is None else backbone
+        )
         self.layout = LAYOUTS.get(config.vision_config.model_type)
         self.conditioning = nn.ModuleDict({str(i): GatedConditioning(config) for i in config.conditioned_layers})
         self.budget = None if config.token_budget is None else TokenBudget(config)

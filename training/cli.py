@@ -263,9 +263,9 @@ def _overrides(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def _mapping(text: str, name: str) -> dict[str, Any]:
-    import yaml
+    from .safe_yaml import parse_yaml
 
-    value = yaml.safe_load(text)
+    value = parse_yaml(text, name)
     if not isinstance(value, dict):
         raise ValueError(f"{name}: must be a YAML mapping such as {{format: vqa_v2}}, got {text!r}")
     return value

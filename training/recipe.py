@@ -1,21 +1,23 @@
 """A recipe: one flat YAML that says what to train, on what, and how."""
 
 import difflib
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from reprlib import repr as short
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
-import yaml
 from transformers import TrainingArguments
 
 from modeling_qca import QCAConfig
 
 from .answers import AnswerRule
 from .parameter_groups import check_groups
+from .safe_yaml import parse_yaml
 
 SECRETS = ("hub_token", "push_to_hub_token")
 OUR_ARGUMENTS = ("remove_unused_columns", "label_names")  # what the collator needs decides them
@@ -162,9 +164,9 @@ def load_recipe(path: str | os.PathLike, overrides: Mapping[str, str] | None = N
         ValueError: an unknown key (with the nearest one that exists), a wrong type, a missing `data` or `output_dir`,
             or a secret; the message names the file and the key.
     """
-    values = _read(Path(path))
+    values = read_recipe(Path(path))
     for key, text in (overrides or {}).items():
-        values[key] = _parse(text, f"--{key}")
+        values[key] = parse_yaml(text, f"--{key}")
     values.setdefault("output_dir", f"runs/{Path(path).stem}")
     return make_recipe(values, str(path))
 
@@ -174,7 +176,7 @@ def make_recipe(values: Mapping[str, Any], name: str) -> Recipe:
     own: dict[str, Any] = {}
     config: dict[str, Any] = {}
     arguments: dict[str, Any] = {}
-    types = get_type_hints(Recipe)
+    types, argument_types = get_type_hints(Recipe), get_type_hints(TrainingArguments)
     for key, value in values.items():
         if key in SECRETS:
             raise ValueError(
@@ -186,7 +188,7 @@ def make_recipe(values: Mapping[str, Any], name: str) -> Recipe:
             config[key] = value
         elif key in ARGUMENT_FIELDS and key not in OUR_ARGUMENTS:
             no = value is False and key.endswith("_strategy")  # YAML 1.1 reads `no` as false
-            arguments[key] = "no" if no else _number(value)
+            arguments[key] = "no" if no else _typed(value, argument_types[key], f"{name}: `{key}`")
         else:
             known = sorted((OWN_FIELDS | CONFIG_FIELDS | ARGUMENT_FIELDS) - set(OUR_ARGUMENTS))
             nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
@@ -199,51 +201,66 @@ def make_recipe(values: Mapping[str, Any], name: str) -> Recipe:
         raise ValueError(f"{name}: {error}") from error
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The keys of a YAML file, and those of the file it extends.
+
+    Raises:
+        ValueError: where there is no such file, or it holds no mapping.
+    """
+    return _read(path, ())
+
+
+def _read(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
     try:
-        text = path.read_text()
-    except OSError as error:
-        raise ValueError(f"{path}: no such recipe ({error.strerror})") from error
-    values = _parse(text, str(path))
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:  # ValueError: it is no text, or its name is no path
+        raise ValueError(f"{path}: no such recipe ({error})") from error
+    values = parse_yaml(text, str(path))
     if not isinstance(values, dict):
         raise ValueError(f"{path}: a recipe is a mapping of keys to values")
     parent = values.pop("extends", None)
-    return values if parent is None else {**_read(path.parent / parent), **values}
-
-
-def _parse(text: str, name: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{name}: not valid YAML: {' '.join(str(error).split())}") from error
+    if parent is None:
+        return values
+    if not isinstance(parent, str):
+        raise ValueError(f"{path}: `extends` is {short(parent)}, not the path of a recipe")
+    children = (*children, path.resolve())
+    if (path.parent / parent).resolve() in children:
+        raise ValueError(f"{path}: `extends` comes back to {parent}")
+    return {**_read(path.parent / parent, children), **values}
 
 
 def _number(value: Any) -> Any:
     """YAML 1.1 reads `1e-4` as text."""
     if isinstance(value, str):
         try:
-            return float(value)
+            number = float(value)
         except ValueError:
             return value
+        return number if math.isfinite(number) else value
     return value
 
 
 def _typed(value: Any, expected: Any, name: str) -> Any:
-    """`value` as a field of `Recipe` of type `expected` holds it."""
-    options = get_args(expected) if get_origin(expected) is UnionType else (expected,)
-    if value is None and NoneType in options:
-        return None
-    kind = options[0]
-    if get_origin(kind) is Literal:
-        if value not in get_args(kind):
-            raise ValueError(f"{name} is {value!r}, not one of {', '.join(get_args(kind))}")
-        return value
-    if kind is float:
-        value = _number(value)
-        value = float(value) if type(value) is int else value
-    if kind == dict[str, float] and isinstance(value, dict):
-        value = {key: _number(item) for key, item in value.items()}
-    plain = get_origin(kind) or kind
-    if not isinstance(value, plain) or (plain is int and isinstance(value, bool)):
-        raise ValueError(f"{name} is {value!r}, not of type {plain.__name__}")
-    return value
+    """`value` as a field of type `expected` holds it."""
+    kinds = get_args(expected) if get_origin(expected) in (Union, UnionType) else (expected,)
+    for kind in kinds:
+        plain = get_origin(kind) or kind
+        if plain is Literal and value in get_args(kind):
+            return value
+        if plain is float and type(_number(value)) in (int, float):
+            return float(_number(value))
+        if plain is int and type(number := _number(value)) in (int, float) and number == int(number):
+            return int(number)
+        if plain is list and isinstance(value, list):
+            return [_typed(item, inner, name) for inner in get_args(kind)[:1] for item in value]
+        if plain is dict and isinstance(value, dict):
+            return {key: _typed(item, (get_args(kind) or (Any, Any))[1], name) for key, item in value.items()}
+        if plain is Any or (plain not in (Literal, int) and isinstance(value, plain)):
+            return value
+    if get_origin(expected) is Literal:
+        raise ValueError(f"{name} is {short(value)}, not one of {', '.join(get_args(expected))}")
+    raise ValueError(f"{name} is {short(value)}, not of type {_type_name(expected)}")
+
+
+def _type_name(expected: Any) -> str:
+    return expected.__name__ if isinstance(expected, type) else str(expected).replace("typing.", "")
