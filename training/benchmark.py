@@ -19,12 +19,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from rich.progress import Progress
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.utils import is_flash_attn_2_available
 
 from .benchmark_models import EAGER_ONLY, Contender, Models, Workload
+from .benchmark_precision import answer_agreement
 from .benchmark_report import write_report
 
 RESULTS = "benchmark.json"
@@ -97,6 +99,7 @@ def run_benchmark(
     rounds: int = 11,
     threads: int | None = None,
     cases: Sequence[str] | None = None,
+    trained: tuple[str, datasets.Dataset] | None = None,
 ) -> dict[str, Any]:
     """
     Measure what `output_dir/benchmark.json` lacks, then write the table and the plot from it.
@@ -107,6 +110,8 @@ def run_benchmark(
         rounds: how often each task is timed.
         threads: of torch; its own choice by default.
         cases: names out of [`benchmark_cases`]; all by default.
+        trained: a checkpoint and rows (images not decoded) on which its answers in bfloat16 are compared with those in
+            float32, see `benchmark_precision.answer_agreement`.
 
     Returns:
         What is in `benchmark.json`.
@@ -134,6 +139,9 @@ def run_benchmark(
         _write_json(file, results)
         if name.startswith(("train", "implementations")):
             models.clear()  # gradients and compiled copies of the weights
+    if trained is not None and "agreement" not in results:
+        results["agreement"] = answer_agreement(*trained)
+        _write_json(file, results)
     write_report(results, Path(output_dir))
     return results
 

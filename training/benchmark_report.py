@@ -48,6 +48,9 @@ def render_report(results: dict[str, Any]) -> str:
         if name in cases:
             rows = _compared(cases[name], results["matmul_peak"])
             lines += ["", f"### Precision, attention and compilation, {title}", "", *rows]
+    if "agreement" in results:
+        share, pairs = results["agreement"]["agreement"], results["agreement"]["pairs"]
+        lines += ["", f"A trained checkpoint gives the same answer in bfloat16 to {share:.1%} of {pairs} pairs."]
     if "questions" in cases:
         lines += ["", "### Questions about one image", "", *_questions(cases["questions"])]
     for name, title in (("memory_batch_8", "batch of 8 pairs"), ("memory_train_8_questions", "training step")):

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering
 from modeling_qca.loss_qca import answer_loss
 from modeling_qca.modeling_qca import QCAForVisualQuestionAnsweringOutput
 
@@ -169,6 +170,12 @@ class DocumentForVisualQuestionAnswering(QueryConditionedVQAModel):
     An image is still encoded once for every question about it, unless its features are passed in.
     """
 
+    config: QCAConfig
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
     def forward(  # type: ignore[override]
         self,
         input_ids: torch.Tensor,
@@ -205,3 +212,19 @@ class DocumentForVisualQuestionAnswering(QueryConditionedVQAModel):
             relevance=torch.stack(maps, dim=1)[..., -image_grid[0] * image_grid[1] :],
             grid=image_grid,
         )
+
+
+def document_model(model: QCAForVisualQuestionAnswering) -> DocumentForVisualQuestionAnswering:
+    """The document's model with the encoders, the answers, and as many hops and heads of `model`."""
+    config, body = model.config, model.qca
+    document = DocumentForVisualQuestionAnswering(
+        body.vision_encoder.backbone,
+        body.text_encoder,
+        hidden_dim=config.hidden_size,
+        num_attention_layers=config.num_attention_layers,
+        num_attention_heads=config.num_attention_heads,
+        num_answer_classes=config.num_labels,
+        dropout=config.classifier_dropout,
+    )
+    document.config = config
+    return document

@@ -1,10 +1,13 @@
 """How well a model answers, and whether it looked where the question says; beside what knows less."""
 
+import dataclasses
 import hashlib
 import platform
 import re
 import shlex
+import statistics
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -63,6 +66,31 @@ def predict(
         columns["relevance"] += list(outputs.relevance.mean(dim=2).unflatten(-1, outputs.grid).float().cpu().numpy())
     model.train(was_training)
     return columns
+
+
+@torch.no_grad()
+def milliseconds_per_question(
+    model: QCAForVisualQuestionAnswering,
+    rows: datasets.Dataset,
+    collator: QuestionCollator,
+    batch_size: int = 8,
+    rounds: int = 3,
+) -> float:
+    """Median time of the whole model on batches of questions about different images, spread over `rows`."""
+    spread = range(0, len(rows), max(1, len(rows) // batch_size))[:batch_size]
+    batch = dataclasses.replace(collator, features=None, relevance="none", with_question_ids=False)(
+        [rows[index] for index in spread]
+    )
+    inputs = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
+    was_training = model.training
+    model.eval()
+    seconds = []
+    for _ in range(rounds + 1):
+        start = time.perf_counter()
+        model(**inputs).logits.sum().item()  # waits for the device
+        seconds.append(time.perf_counter() - start)
+    model.train(was_training)
+    return 1000 * statistics.median(seconds[1:]) / len(spread)
 
 
 def answer_accuracy(
@@ -199,7 +227,9 @@ def evaluate_checkpoint(
     collator = QuestionCollator(pipeline.processor, pipeline.model.config, answer_rule=rule)
     results, details = evaluate_model(pipeline.model, rows, collator, seed)
     results["baselines"]["majority"] = {"accuracy": majority_accuracy(rows, rows, rule, normalize=True)}
-    results["cost"] = {}
+    results["cost"] = {
+        "milliseconds_per_question": round(milliseconds_per_question(pipeline.model, rows, collator), 1)
+    }
     results |= provenance(rows, Path(data).name, split) | {"seeds": [seed]}
     output_dir.mkdir(parents=True, exist_ok=True)
     details.to_parquet(output_dir / "questions.parquet")

@@ -7,9 +7,9 @@ from torch import nn
 
 PATTERNS = {
     "conditioning": r"vision_encoder\.(conditioning|budget)\.",
-    "vision": r"vision_encoder\.backbone\.",
+    "vision": r"vision_encoder\.(?!conditioning\.|budget\.)",
     "text": r"text_encoder\.",
-    "hops": r"(query_embedder|patch_embedder|hops)\.",
+    "hops": r"(query_embedder|patch_embedder|hops|query_attention)\.",
     "head": r"(fusion|classifier)\.",
 }
 GROUPS = tuple(PATTERNS)

@@ -1,0 +1,96 @@
+"""Tables of rows: each is trained from each seed, starts from the row it names, and is summed up over the seeds."""
+
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from modeling_qca import configuration
+from modeling_qca.hub_card.readme import rows_table
+from modeling_qca.training.results import load_table, run_table, summarise
+from modeling_qca.training.scenes import write_scenes
+
+SHIPPED = sorted(Path(configuration.__file__).parent.glob("recipes/results/*.yaml"))
+RECIPE = """
+model: qca-tiny
+output_dir: elsewhere
+max_steps: 1
+per_device_train_batch_size: 16
+save_strategy: "no"
+eval_strategy: "no"
+disable_tqdm: true
+"""
+TABLE = """
+recipe: recipe.yaml
+seeds: [0, 1]
+common: {relevance: final}
+rows:
+  blind: {control: blank_images, num_attention_layers: 0, relevance: none}
+  as documented: {control: document, relevance: none}
+  plain: {}
+  "budget 50 %, learned": {after: plain, token_budget: 32, token_budget_layer: 1, freeze: [vision, text]}
+"""
+
+
+@pytest.fixture
+def table_file(tmp_path):
+    write_scenes(tmp_path / "scenes", {"train": 6, "validation": 3}, seed=0)
+    (tmp_path / "recipe.yaml").write_text(RECIPE + f"data: {tmp_path / 'scenes'}\n")
+    (tmp_path / "table.yaml").write_text(TABLE)
+    return tmp_path / "table.yaml"
+
+
+def test_rows_are_trained_summed_up_and_not_trained_twice(table_file, tmp_path):
+    table = load_table(table_file)
+    first = run_table(table, tmp_path / "out", seeds=[0])
+    assert [row["seeds"] for row in first["rows"]] == [[0]] * 4
+    results = run_table(table, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "results.json").read_text()) == results
+    assert [row["name"] for row in results["rows"]] == ["blind", "as documented", "plain", "budget 50 %, learned"]
+    runs = [json.loads((tmp_path / "out" / "plain" / seed / "results.json").read_text()) for seed in "01"]
+    row = results["rows"][2]
+    values = [run["metrics"]["accuracy"] for run in runs]
+    assert row["accuracy"]["all"] == {"mean": statistics.mean(values), "std": statistics.stdev(values)}
+    assert row["attention"]["pointing"]["model"]["mean"] == statistics.mean(
+        run["attention"]["pointing"]["model"] for run in runs
+    )
+    assert row["cost"]["milliseconds_per_question"] > 0
+    assert "shuffled_questions" not in results["rows"][0] and results["rows"][0]["attention"] == {}
+    plain, budget = (
+        load_file(tmp_path / "out" / name / "1" / "model.safetensors") for name in ("plain", "budget_50_learned")
+    )
+    name = "qca.vision_encoder.backbone.embeddings.cls_token"  # frozen in the second, so what the first left
+    assert plain[name].equal(budget[name])
+    before = (tmp_path / "out" / "plain" / "1" / "results.json").stat().st_mtime_ns
+    assert run_table(table, tmp_path / "out") == results
+    assert (tmp_path / "out" / "plain" / "1" / "results.json").stat().st_mtime_ns == before
+    assert summarise(table, tmp_path / "out") == results
+    rendered = rows_table(results)
+    assert f"| plain | 2 | {row['accuracy']['all']['mean']:.3f} ± {row['accuracy']['all']['std']:.3f} |" in rendered
+
+
+@pytest.mark.parametrize(
+    ("replaced", "by", "message"),
+    [
+        ("after: plain", "after: later", "budget 50 %, learned: `after` names 'later', which is no row above it"),
+        ("control: document", "control: random", "as documented: `control` is 'random', not one of blank_images, doc"),
+        ("rows:", "lines:", "needs `recipe`, `common`, `seeds` and `rows`"),
+        ("plain: {}", "plain: {num_hops: 2}", "table: plain: there is no key `num_hops`"),
+    ],
+)
+def test_a_table_that_cannot_be_trained_is_refused_before_anything_is(table_file, tmp_path, replaced, by, message):
+    table_file.write_text(TABLE.replace(replaced, by))
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+        run_table(load_table(table_file), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_tables_are_tables(path, tmp_path):
+    table = load_table(path, {"data": "elsewhere"})
+    assert len(table.seeds) == 3 and table.name == path.stem
+    recipes = [table.recipe(row, 0, tmp_path) for row in table.rows]
+    assert {recipe.data for recipe in recipes} == {"elsewhere"}
+    assert len({recipe.output_dir for recipe in recipes}) == len(recipes)

@@ -1,0 +1,58 @@
+"""States of a frozen text encoder, kept in memory: templates ask the same questions of many images, epoch after epoch.
+
+B questions, L question tokens, E text width.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers.modeling_outputs import BaseModelOutput
+
+from modeling_qca import QCAForVisualQuestionAnswering
+
+MAXIMUM = 100_000  # questions; a few gigabytes
+
+
+@contextmanager
+def remembered_questions(model: QCAForVisualQuestionAnswering, remember: bool) -> Iterator[None]:
+    """
+    While open, the text encoder reads each question once. Its weights must not change meanwhile.
+
+    Args:
+        remember: where false nothing is done.
+    """
+    if not remember:
+        yield
+        return
+    encoder: Any = model.base_model.text_encoder
+    read = encoder.forward
+    states: dict[tuple[int, ...], torch.Tensor] = {}
+
+    def forward(input_ids: torch.Tensor, attention_mask: torch.Tensor, **inputs: Any) -> Any:
+        """`[B, L]`, padded on the right -> last hidden state `[B, L, E]`, zero on padding"""
+        if encoder.training or inputs.get("output_attentions") or inputs.get("output_hidden_states"):
+            return read(input_ids=input_ids, attention_mask=attention_mask, **inputs)
+        lengths = attention_mask.sum(dim=1).tolist()
+        questions = [tuple(ids[:length]) for ids, length in zip(input_ids.tolist(), lengths, strict=True)]
+        new = [index for index, question in enumerate(questions) if question not in states]
+        if len(states) + len(new) > MAXIMUM:
+            return read(input_ids=input_ids, attention_mask=attention_mask, **inputs)
+        for index in new:  # by itself, so that its states do not depend on the questions it came with
+            alone = {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}
+            alone = {
+                name: value[index : index + 1, : lengths[index]] if isinstance(value, torch.Tensor) else value
+                for name, value in alone.items()
+            }
+            with torch.no_grad():
+                states[questions[index]] = read(**alone).last_hidden_state[0]
+        padded = torch.nn.utils.rnn.pad_sequence([states[question] for question in questions], batch_first=True)
+        missing = input_ids.shape[1] - padded.shape[1]  # where every question of the batch is padded
+        return BaseModelOutput(last_hidden_state=torch.nn.functional.pad(padded, (0, 0, 0, missing)))
+
+    encoder.forward = forward
+    try:
+        yield
+    finally:
+        del encoder.forward

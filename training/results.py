@@ -1,0 +1,162 @@
+"""The evidence table: every row of a file of rows trained from several seeds, and what they say together."""
+
+import json
+import logging
+import os
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+
+from .recipe import Recipe, make_recipe, read_recipe
+from .results_file import RESULTS, write_json
+from .train import Control, train
+
+logger = logging.getLogger(__name__)
+COST = ("trained_parameters", "training_seconds", "milliseconds_per_question")
+
+
+@dataclass(frozen=True)
+class ResultsRow:
+    """
+    Args:
+        name: as it stands in the table.
+        values: keys of a recipe that differ from the table's.
+        after: row whose checkpoint of the same seed this one starts from.
+        control: `blank_images` trains without sight, `document` the source document's model.
+    """
+
+    name: str
+    values: Mapping[str, Any]
+    after: str | None = None
+    control: Control | None = None
+
+    @property
+    def folder(self) -> str:
+        return re.sub(r"[^a-z0-9]+", "_", self.name.lower()).strip("_")
+
+
+@dataclass(frozen=True)
+class ResultsTable:
+    """Rows in the order they are trained and shown; `values` are the keys of a recipe they share."""
+
+    name: str
+    seeds: list[int]
+    values: Mapping[str, Any]
+    rows: list[ResultsRow]
+
+    def recipe(self, row: ResultsRow, seed: int, output_dir: Path) -> Recipe:
+        """The recipe of one run.
+
+        Raises:
+            ValueError: see `recipe.make_recipe`.
+        """
+        values = {**self.values, **row.values, "seed": seed, "output_dir": str(output_dir / row.folder / str(seed))}
+        if row.after is not None:
+            before = next(other for other in self.rows if other.name == row.after)
+            values |= {
+                "model": str(output_dir / before.folder / str(seed)),
+                "vision_encoder": None,
+                "text_encoder": None,
+            }
+        return make_recipe(values, f"{self.name}: {row.name}")
+
+
+def load_table(path: str | os.PathLike, overrides: Mapping[str, str] | None = None) -> ResultsTable:
+    """
+    Read a file of rows: `recipe` (the file every row begins with), `common` keys, `seeds` and `rows`.
+
+    Args:
+        overrides: values of keys for every row as YAML text, such as where the data lies.
+
+    Raises:
+        ValueError: where the file is not such a table; the message names it and the row.
+    """
+    path = Path(path)
+    content = read_recipe(path)
+    try:
+        values = {**read_recipe(path.parent / content["recipe"]), **content["common"]}
+        seeds, described = list(content["seeds"]), dict(content["rows"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: needs `recipe`, `common`, `seeds` and `rows` ({error})") from error
+    values |= {key: yaml.safe_load(text) for key, text in (overrides or {}).items()}
+    rows: list[ResultsRow] = []
+    for name, keys in described.items():
+        keys = dict(keys)
+        row = ResultsRow(name, after=keys.pop("after", None), control=keys.pop("control", None), values=keys)
+        if row.after is not None and row.after not in (other.name for other in rows):
+            raise ValueError(f"{path}: {name}: `after` names {row.after!r}, which is no row above it")
+        if row.control is not None and row.control not in get_args(Control):
+            raise ValueError(
+                f"{path}: {name}: `control` is {row.control!r}, not one of {', '.join(get_args(Control))}"
+            )
+        rows.append(row)
+    return ResultsTable(path.stem, seeds, values, rows)
+
+
+def run_table(table: ResultsTable, output_dir: Path, seeds: Sequence[int] | None = None) -> dict[str, Any]:
+    """
+    Train and evaluate every row that is not finished yet, seed after seed, and summarise what is.
+
+    Args:
+        output_dir: gets a folder for each run, and `results.json`, written anew after each run.
+        seeds: only these; several calls with other seeds may run side by side.
+
+    Returns:
+        The summary, see [`summarise`].
+    """
+    chosen = table.seeds if seeds is None else seeds
+    recipes = {(row.name, seed): table.recipe(row, seed, output_dir) for row in table.rows for seed in table.seeds}
+    for seed in chosen:
+        for row in table.rows:
+            logger.warning("%s: %s, seed %d", table.name, row.name, seed)
+            train(recipes[row.name, seed], row.control)
+            write_json(output_dir / RESULTS, summarise(table, output_dir))
+    return summarise(table, output_dir)
+
+
+def summarise(table: ResultsTable, output_dir: Path) -> dict[str, Any]:
+    """
+    Returns:
+        `rows`: for each that has a finished run its `name`, `seeds`, and mean and standard deviation over them of
+        `accuracy` (`all` and each question type), `attention` (measure -> source) and `shuffled_questions`, and the
+        medians of `cost`; besides `majority`, `data`, `versions` and `command` of the runs.
+    """
+    rows, last = [], {}
+    for row in table.rows:
+        runs = {}
+        for seed in table.seeds:
+            finished = output_dir / row.folder / str(seed) / RESULTS
+            if finished.exists():
+                runs[seed] = last = json.loads(finished.read_text())
+        if runs:
+            rows.append({"name": row.name, "seeds": list(runs), **_summary(list(runs.values()))})
+    shared = {key: last[key] for key in ("data", "versions", "command") if key in last}
+    return {"table": table.name, "majority": last["baselines"]["majority"]["accuracy"], **shared, "rows": rows}
+
+
+def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    kinds = runs[0]["per_question_type"]
+    attention = runs[0]["attention"]
+    summary: dict[str, Any] = {
+        "accuracy": {
+            "all": _spread([run["metrics"]["accuracy"] for run in runs]),
+            **{kind: _spread([run["per_question_type"][kind]["accuracy"] for run in runs]) for kind in kinds},
+        },
+        "attention": {
+            measure: {source: _spread([run["attention"][measure][source] for run in runs]) for source in values}
+            for measure, values in attention.items()
+        },
+        "cost": {name: statistics.median(run["cost"][name] for run in runs) for name in COST},
+    }
+    if "shuffled_questions" in runs[0]["baselines"]:
+        summary["shuffled_questions"] = _spread([run["baselines"]["shuffled_questions"]["accuracy"] for run in runs])
+    return summary
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else 0.0}
