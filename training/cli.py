@@ -1,6 +1,7 @@
 """`qca`: the command line. Each command is a few lines around a function of its own file."""
 
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,13 +20,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Query-conditioned visual attention: train, ask, and see where it looked.",
 )
-console = Console()
+FIRST_PROCESS = os.environ.get("RANK", "0") == "0"  # of those that `accelerate launch` starts
+console = Console(quiet=not FIRST_PROCESS)
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 def main() -> None:
     """Run a command; what a user can mend ends in one line and a non-zero exit status."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING if FIRST_PROCESS else logging.ERROR)
     try:
         app()
     except KeyboardInterrupt:
@@ -76,6 +78,32 @@ def train(
         previous = recipe.output_dir
     print_results(results)
     console.print(f"Checkpoint and results.json: {recipe.output_dir}", highlight=False)
+
+
+@app.command(context_settings=PASS_ON)
+def results(
+    context: typer.Context,
+    table: Annotated[Path, typer.Argument(help="A file of rows, such as configuration/recipes/results/rooms.yaml.")],
+    output_dir: Annotated[
+        Path, typer.Option("--output_dir", "--output-dir", help="Gets a folder for each run and results.json.")
+    ] = Path("runs/results"),
+    seeds: Annotated[str | None, typer.Option(help="Only these of the table's seeds, as in `0,2`.")] = None,
+):
+    """Train every row of TABLE.yaml from every seed; `--key value` replaces a key of all rows. Resumes."""
+    from .results import load_table, run_table
+    from .train import TrainingStoppedError
+
+    paths, overrides = _overrides(context.args)
+    if paths:
+        raise ValueError(f"{paths[0]}: one table at a time")
+    described = load_table(table, overrides)
+    try:
+        chosen = described.seeds if seeds is None else [int(seed) for seed in seeds.split(",")]
+        run_table(described, output_dir / described.name, chosen)
+    except TrainingStoppedError as stopped:
+        console.print(str(stopped))
+        raise typer.Exit(130) from None
+    console.print(f"Results: {output_dir / described.name}", highlight=False)
 
 
 @app.command()
@@ -217,12 +245,25 @@ def bench(
     output_dir: Annotated[Path, typer.Option(help="Gets the measurements, the table and the plot.")] = Path(
         "runs/bench"
     ),
-    quick: Annotated[bool, typer.Option(help="Small models, seconds: to see that it runs.")] = False,
+    quick: Annotated[bool, typer.Option(help="Small models, a minute or two: to see that it runs.")] = False,
+    rounds: Annotated[int, typer.Option(help="How often each thing is timed.")] = 11,
+    checkpoint: Annotated[str | None, typer.Option(help="Trained: are its answers the same in bfloat16?")] = None,
+    data: Annotated[str | None, typer.Option(help="Data to ask it about, as in a recipe.")] = None,
+    options: Annotated[str, typer.Option(help="Options of the data as YAML.")] = "{}",
 ):
     """Measure speed and memory beside ViLT, BLIP and the source document's model, interleaved."""
-    from .benchmark import run_benchmark
+    import datasets
 
-    run_benchmark(output_dir, quick=quick)
+    from .benchmark import run_benchmark
+    from .dataset import load_rows
+
+    if (checkpoint is None) != (data is None):
+        raise ValueError("--checkpoint and --data go together")
+    trained = None
+    if checkpoint is not None:
+        rows = load_rows(data, split="validation", **_mapping(options, "--options"))
+        trained = checkpoint, rows.cast_column("image", datasets.Image(decode=False))
+    run_benchmark(output_dir, quick=quick, rounds=rounds, trained=trained)
     console.print(f"Results: {output_dir}", highlight=False)
 
 
