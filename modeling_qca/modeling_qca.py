@@ -114,6 +114,11 @@ class QCAPreTrainedModel(PreTrainedModel):
         elif isinstance(module, AdditiveScorer):
             init.normal_(module.score_weight, mean=0.0, std=module.score_weight.shape[-1] ** -0.5)
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As of any model, but weights are read from safetensors alone; other files may hold a program."""
+        return super().from_pretrained(*args, **{"use_safetensors": True} | kwargs)
+
     def save_pretrained(self, save_directory: str | PathLike, save_original_format: bool = False, **kwargs: Any):
         """As of any model, except that weights keep the names they have here: `Trainer` reads its checkpoints by name,
         and would pass over a vision encoder stored under the names of its first release."""
