@@ -1,24 +1,25 @@
 """Reading the picture of a row."""
 
 from collections.abc import Mapping
-from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from modeling_qca.image_qca import open_image
+
 
 def read_image(row: Mapping[str, Any]) -> Image.Image:
-    """The decoded picture of a row whose image is stored as `{"path", "bytes"}`.
+    """The picture, upright and in RGB, of a row whose image is stored as `{"path", "bytes"}`.
 
     Raises:
         ValueError: naming the file and the question where it cannot be read.
     """
     stored = row["image"]
     try:
-        picture = Image.open(stored["path"] if stored["bytes"] is None else BytesIO(stored["bytes"]))
-        picture.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return open_image(Path(stored["path"]) if stored["bytes"] is None else stored["bytes"])
+    except ValueError as error:
         raise ValueError(
-            f"Image {stored['path'] or row['image_id']} of question {row['question_id']} cannot be read: {error}"
+            f"Image {stored['path'] or row['image_id']} of question {row['question_id']} cannot be read: "
+            f"{error.__cause__}"
         ) from error
-    return picture
