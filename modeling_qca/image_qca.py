@@ -7,8 +7,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import httpx
 import torch
+from huggingface_hub.utils import httpx  # whichever it has, as in transformers
 from PIL import Image, ImageOps
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # no others: PIL starts a program to read EPS

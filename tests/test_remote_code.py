@@ -16,7 +16,7 @@ import modeling_qca
 
 PACKAGE = Path(modeling_qca.__file__).parent
 REMOTE_FILES = sorted(PACKAGE.glob("*_qca.py"))
-ALLOWED = {"httpx", "huggingface_hub", "numpy", "PIL", "torch", "transformers"}  # what transformers itself needs, and PIL
+ALLOWED = {"huggingface_hub", "numpy", "PIL", "torch", "transformers"}  # what transformers itself needs, and PIL
 EVERYTHING = {
     "query_tokens": "all",
     "relevance_scorer": "additive",

@@ -43,7 +43,7 @@ IMPORT_IN_A_SANDBOX = """
     import importlib, sys
     from pathlib import Path
     sys.dont_write_bytecode = True
-    import torch, torch._dynamo, transformers, PIL.Image, httpx
+    import huggingface_hub.utils, torch, transformers, PIL.Image
     for name in ("AutoModel", "BertModel", "Pipeline", "ProcessorMixin", "SiglipTextModel", "ViTModel"):
         getattr(transformers, name)
     FORBIDDEN = (
