@@ -30,6 +30,7 @@ def test_the_wheel_installs_one_package_with_its_data(tmp_path):
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"modeling_qca"}
     for data in (
         "configuration/qca-tiny/config.json",
+        "configuration/accelerate/fsdp.yaml",
         "configuration/recipes/rooms.yaml",
         "hub_card/template.md",
         "hub_card/space/requirements.txt",

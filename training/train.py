@@ -6,10 +6,11 @@ import json
 import logging
 import time
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import datasets
 import numpy as np
+import torch
 from PIL import Image
 from transformers import EarlyStoppingCallback, EvalPrediction, TrainerCallback, set_seed
 
@@ -19,28 +20,34 @@ from .answers import answer_scores
 from .building import build_model
 from .collator import QuestionCollator
 from .dataset import group_key, load_rows, parse_group_by
-from .evaluate import evaluate_model, majority_accuracy, provenance
+from .evaluate import evaluate_model, majority_accuracy, milliseconds_per_question, provenance
 from .feature_cache import ImageFeatureCache
 from .parameter_groups import freeze
+from .question_cache import remembered_questions
 from .recipe import Recipe
 from .results_file import RESULTS, write_json
 from .streaming import endless, read_answers
-from .trainer import QCATrainer, SaveOnInterrupt, last_complete_checkpoint
+from .trainer import QCATrainer, SaveOnInterrupt, last_complete_checkpoint, whole_weights
 from .vocabulary import build_vocabulary, vocabulary_reach
 
 logger = logging.getLogger(__name__)
 
 Rows: TypeAlias = datasets.Dataset | datasets.IterableDataset
+Control: TypeAlias = Literal["blank_images", "document"]
 
 
 class TrainingStoppedError(Exception):
     """Training stopped on request, its progress saved."""
 
 
-def train(recipe: Recipe) -> dict[str, Any]:
+def train(recipe: Recipe, control: Control | None = None) -> dict[str, Any]:
     """
     Train and evaluate what `recipe` describes; the same call again goes on where a stopped one was, and returns the
     results of a finished one.
+
+    Args:
+        control: train something that knows less instead, to compare with: `blank_images` shows every question the
+            same grey picture, `document` puts the source document's model in the place of ours.
 
     Returns:
         The results, which also stand in `results.json` in the recipe's `output_dir` beside the checkpoint.
@@ -56,8 +63,10 @@ def train(recipe: Recipe) -> dict[str, Any]:
         logger.warning("%s is finished already; remove it to train anew", recipe.output_dir)
         return results
     train_rows, validation_rows = load_splits(recipe)
+    if control == "blank_images":
+        train_rows, validation_rows = _blank_images(train_rows), _blank_images(validation_rows)
     answered = read_answers(train_rows) if recipe.streaming else train_rows
-    results = _train_one(recipe, train_rows, validation_rows, answered)
+    results = _train_one(recipe, train_rows, validation_rows, answered, as_documented=control == "document")
     rule, normalize = recipe.answer_rule, recipe.normalize_answers
     majority = majority_accuracy(answered, validation_rows, rule, normalize)
     results["baselines"]["majority"] = {"accuracy": majority}
@@ -66,8 +75,10 @@ def train(recipe: Recipe) -> dict[str, Any]:
     vocabulary = results.pop("vocabulary")
     results |= provenance(validation_rows, Path(recipe.data).name, "validation")
     results["data"]["vocabulary"] = vocabulary
-    results |= {"seeds": [recipe.training_arguments().seed], "recipe": described}
-    write_json(finished, results)
+    arguments = recipe.training_arguments()
+    results |= {"seeds": [arguments.seed], "recipe": described}
+    if arguments.should_save:
+        write_json(finished, results)
     return results
 
 
@@ -107,7 +118,11 @@ def _outside_groups(train_rows: Rows, held_out: datasets.Dataset, group_by: str)
 
 
 def _train_one(
-    recipe: Recipe, train_rows: Rows, validation_rows: datasets.Dataset, answered: datasets.Dataset
+    recipe: Recipe,
+    train_rows: Rows,
+    validation_rows: datasets.Dataset,
+    answered: datasets.Dataset,
+    as_documented: bool = False,
 ) -> dict[str, Any]:
     """`answered` are the training rows with their answers, which a stream is read through for once."""
     arguments = recipe.training_arguments()
@@ -117,11 +132,13 @@ def _train_one(
     )
     for split, rows in (("train", answered), ("validation", validation_rows)):
         _warn_of_answers_outside(answers, rows, split, recipe)
+    model: Any
     model, processor = build_model(recipe, answers)
     freeze(model, recipe.freeze)
     features = None
     if recipe.cache_image_features:
-        features = cache_features(model, processor, [train_rows, validation_rows], half=arguments.bf16)
+        splits = [train_rows, validation_rows]
+        features = cache_features(model.to(arguments.device), processor, splits, half=arguments.bf16)
     collator = QuestionCollator(
         processor,
         model.config,
@@ -131,13 +148,11 @@ def _train_one(
         recipe.normalize_answers,
         with_question_ids=True,
     )
-    trained: Any = model
-    if recipe.lora_rank is not None:
-        from peft import get_peft_model
+    trained = _adapted(model, recipe.lora_rank)
+    if as_documented:
+        from .document_model import document_model
 
-        from .lora import lora_config
-
-        trained = get_peft_model(model, lora_config(model, r=recipe.lora_rank))
+        trained = document_model(model)
     interrupt = SaveOnInterrupt()
     callbacks: list[TrainerCallback] = [interrupt]
     if recipe.early_stopping_patience is not None:
@@ -159,17 +174,31 @@ def _train_one(
         moving_average=recipe.moving_average,
     )
     start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=last_complete_checkpoint(arguments.output_dir))
+    in_step = trainer.is_fsdp_enabled  # every process must then read as often as the others
+    with remembered_questions(model, "text" in recipe.freeze and not in_step):
+        trainer.train(resume_from_checkpoint=last_complete_checkpoint(arguments.output_dir))
     seconds = time.perf_counter() - start
     if interrupt.interrupted:
         raise TrainingStoppedError(f"stopped at step {trainer.state.global_step}; the same command goes on from there")
     trained_parameters = sum(p.numel() for p in trained.parameters() if p.requires_grad)
+    if trainer.is_fsdp_enabled:
+        weights = whole_weights(trained)
+        model = QCAForVisualQuestionAnswering(model.config)
+        trained = _adapted(model.to(arguments.device), recipe.lora_rank)
+        trained.load_state_dict(weights)
     if recipe.lora_rank is not None:
-        trained.save_pretrained(recipe.output_dir / "adapter")
+        if arguments.should_save:
+            trained.save_pretrained(recipe.output_dir / "adapter")
         model = trained.merge_and_unload()
-    save_checkpoint(model, processor, recipe.output_dir)
-    results, details = evaluate_model(model, validation_rows, collator, seed=arguments.seed)
-    details.to_parquet(recipe.output_dir / "questions.parquet")
+    if as_documented:
+        model = trained
+    elif arguments.should_save:
+        save_checkpoint(model, processor, recipe.output_dir)
+    trainer.accelerator.wait_for_everyone()  # the next stage reads what was saved
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=arguments.bf16):
+        results, details = evaluate_model(model, validation_rows, collator, seed=arguments.seed)
+    if arguments.should_save:
+        details.to_parquet(recipe.output_dir / "questions.parquet")
     results["vocabulary"] = {
         "answers": len(answers),
         "train": vocabulary_reach(answered["answers"], answers, recipe.answer_rule, recipe.normalize_answers),
@@ -177,8 +206,22 @@ def _train_one(
             validation_rows["answers"], answers, recipe.answer_rule, recipe.normalize_answers
         ),
     }
-    results["cost"] = {"trained_parameters": trained_parameters, "training_seconds": round(seconds, 1)}
+    results["cost"] = {
+        "trained_parameters": trained_parameters,
+        "training_seconds": round(seconds, 1),
+        "milliseconds_per_question": round(milliseconds_per_question(model, validation_rows, collator), 1),
+    }
     return results
+
+
+def _adapted(model: QCAForVisualQuestionAnswering, lora_rank: int | None) -> Any:
+    if lora_rank is None:
+        return model
+    from peft import get_peft_model
+
+    from .lora import lora_config
+
+    return get_peft_model(model, lora_config(model, r=lora_rank))
 
 
 def _warn_of_answers_outside(answers: list[str], rows: datasets.Dataset, split: str, recipe: Recipe) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -45,6 +46,10 @@ class QCATrainer(Trainer):
         self.questions_per_image = questions_per_image
         self.learning_rates = dict(learning_rates or {})
         check_groups(self.learning_rates)
+        if self.is_fsdp_enabled:
+            if moving_average is not None:
+                raise ValueError("`moving_average` does not work under FSDP; leave it out, or train with DDP")
+            self._prepare_for_fsdp()
         self.frozen = _frozen_modules(self.model)
         self.loss_parts: dict[str, list[torch.Tensor]] = {}
         self.moving_average = None
@@ -52,10 +57,18 @@ class QCATrainer(Trainer):
             self.moving_average = MovingAverage(self.model, moving_average)
             self.add_callback(_MovingAverageSteps(self.moving_average))
 
+    def _prepare_for_fsdp(self):
+        for name in self.model._ddp_params_and_buffers_to_ignore:
+            self.model.get_parameter(name).requires_grad_(False)  # a checkpoint has no optimizer state of them
+        plugin = self.accelerator.state.fsdp_plugin
+        plugin.transformer_cls_names_to_wrap = plugin.transformer_cls_names_to_wrap or _sharded_classes(self.model)
+
     def _get_train_sampler(self, train_dataset=None):
         dataset = self.train_dataset if train_dataset is None else train_dataset
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return ImageGroupedSampler(dataset["image_id"], self.questions_per_image, seed)
+        sampler = ImageGroupedSampler(dataset["image_id"], self.questions_per_image, seed)
+        self.add_callback(_Epochs(sampler))
+        return sampler
 
     def create_optimizer(self, model: PreTrainedModel | None = None) -> torch.optim.Optimizer:
         """Parameters grouped by the model's parts, and by whether weight decay applies."""
@@ -130,6 +143,16 @@ class QCATrainer(Trainer):
             self.moving_average.save(output_dir)
 
 
+class _Epochs(TrainerCallback):
+    """Tells the sampler its epoch: accelerate does not where several processes resume in the middle of one."""
+
+    def __init__(self, sampler: ImageGroupedSampler):
+        self.sampler = sampler
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.sampler.set_epoch(int(state.epoch or 0))
+
+
 class _MovingAverageSteps(TrainerCallback):
     def __init__(self, moving_average: MovingAverage):
         self.moving_average = moving_average
@@ -178,6 +201,25 @@ def last_complete_checkpoint(output_dir: str | Path) -> str | None:
         except (OSError, ValueError):
             continue
     return None
+
+
+def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The state of a model whose weights FSDP has sharded; every process has to ask for it."""
+    state = model.state_dict()
+    return {name: weight.full_tensor() if isinstance(weight, DTensor) else weight for name, weight in state.items()}
+
+
+def _sharded_classes(model: Any) -> list[str]:
+    """Classes FSDP shards each module of: those whose weights nothing but their own `forward` reads."""
+    encoders = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    classes = {name for encoder in encoders for name in encoder._no_split_modules} - {"TokenBudget"}
+    config = model.config
+    if config.vision_conditioning == "shared_projections" or config.token_budget_scorer == "cls_attention":
+        vision = model.base_model.vision_encoder
+        classes -= {type(layer).__name__ for layer in vision.backbone.get_submodule(vision.layout.layers)}
+    embedding = model.get_input_embeddings()  # FSDP shards it by itself
+    modules = [module for module in model.modules() if embedding not in module.modules()]
+    return sorted(classes & {type(module).__name__ for module in modules})
 
 
 def _frozen_modules(model: nn.Module) -> list[nn.Module]:
