@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import HfApi, ModelCard, get_token
+from huggingface_hub import HfApi, ModelCard, get_session, get_token
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
@@ -33,6 +33,8 @@ TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}")
 ABSOLUTE_PATH = re.compile(r"(?<![\w/.:~])~?(?:/[\w.@+-]+){2,}/?|(?<!\w)[A-Za-z]:(?:\\{1,2}[\w.@+-]+)+")
 PASSING = {408, 429, 500, 502, 503, 504}
 ATTEMPTS = 3
+SILENCE = 60.0  # seconds without a byte after which a request has failed
+PATIENCE = 180.0  # seconds after which a failed request is not made again
 
 Outcome = TypeVar("Outcome")
 
@@ -242,14 +244,27 @@ def _persistently(request: Callable[[], Outcome]) -> Outcome:
     huggingface_hub itself repeats the parts of an upload, but not creating, committing and tagging. A commit whose
     reply was lost is found made by the second attempt, which has nothing left to change.
     """
+    started = time.monotonic()
     for attempt in range(1, ATTEMPTS):
         try:
-            return request()
+            return _impatiently(request)
         except (HTTPError, json.JSONDecodeError) as error:  # a gateway may send HTML where JSON was expected
             if isinstance(error, HfHubHTTPError) and error.response.status_code not in PASSING:
                 raise
+            if time.monotonic() - started > PATIENCE:
+                raise
             time.sleep(2**attempt)
-    return request()
+    return _impatiently(request)
+
+
+def _impatiently(request: Callable[[], Outcome]) -> Outcome:
+    """`request`, given up where the Hub is silent: huggingface_hub itself would wait for ever."""
+    session = get_session()
+    before, session.timeout = session.timeout, SILENCE
+    try:
+        return request()
+    finally:
+        session.timeout = before
 
 
 def _as_one_message(error: BaseException, outcome: str) -> OSError:

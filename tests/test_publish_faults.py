@@ -79,6 +79,29 @@ def test_a_lasting_fault_ends_in_one_message_and_changes_nothing(
     assert "refs/tags/v2" not in local_hub.repositories["user/c"].refs
 
 
+IMPATIENT = WITHOUT_WAITING + "from modeling_qca.hub_card import publish; publish.SILENCE = 0.5\n"
+
+
+def test_a_hub_that_falls_silent_is_given_up_and_one_that_comes_back_is_not(
+    checkpoint: Path, tmp_path: Path, local_hub: LocalHub, client: Client
+) -> None:
+    newer = change_weights(checkpoint, tmp_path / "newer")
+    silence = {"kind": "stall", "delay": 20.0}
+    local_hub.faults += [
+        Fault(request="POST /api/repos/create", times=1, **silence),
+        Fault(request="PUT /_lfs", times=1, **silence),
+        Fault(request="POST .*/commit/", times=1, **silence),
+    ]
+    (first,) = run_pushes(client, (checkpoint, "user/model", {"tag": "v1"}), before=IMPATIENT)
+    assert first.endswith(local_hub.head("user/model")) and [fault.seen for fault in local_hub.faults] == [1, 1, 1]
+    for request in ("PUT /_lfs", "POST .*/commit/", "GET .*/refs"):
+        local_hub.faults[:] = [Fault(request=request, **silence)]
+        (outcome,) = run_pushes(client, (newer, "user/model", {"tag": "v2"}), before=IMPATIENT)
+        assert outcome.startswith("ConnectionError: user/model was not published: the Hub cannot be reached (")
+        assert outcome.endswith("timed out). Run the command again.")
+        assert first.endswith(local_hub.head("user/model"))
+
+
 def test_a_push_that_may_not_be_made_is_refused_before_any_upload(published: Published, tmp_path: Path) -> None:
     newer = change_weights(published.checkpoint, tmp_path / "newer")
     published.hub.calls.clear()

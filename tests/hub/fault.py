@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["none", "status", "reset", "lost_reply", "slow", "truncate", "revoke"]
+Kind = Literal["none", "status", "reset", "lost_reply", "slow", "stall", "truncate", "revoke"]
 
 
 @dataclass
@@ -16,6 +16,7 @@ class Fault:
     reset       the connection is reset when half of the request's body has arrived; nothing is done
     lost_reply  the request is carried out, then the connection is reset before the reply
     slow        both bodies pass in `pieces` pieces, `delay` seconds apart
+    stall       for `delay` seconds nothing is read, then the connection is reset; nothing is done
     truncate    the reply announces its full length, sends half of it and closes
     revoke      from this request on the token is not valid any more
     """

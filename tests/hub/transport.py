@@ -34,6 +34,10 @@ class FaultyHandler(BaseHTTPRequestHandler):
 
     def dispatch(self) -> None:
         fault = self.hub.next_fault(f"{self.command} {self.path}")
+        if fault.kind == "stall":
+            time.sleep(fault.delay)
+            self.reset_connection()
+            return
         if fault.kind == "reset":
             next(self.body_pieces(2))
             self.reset_connection()
