@@ -7,7 +7,7 @@ import pytest
 from modeling_qca import configuration
 from modeling_qca.training.recipe import load_recipe
 
-RECIPES = sorted(Path(configuration.__file__).parent.glob("recipes/**/*.yaml"))
+RECIPES = sorted(Path(configuration.__file__).parent.glob("recipes/*.yaml"))
 
 
 def write(folder: Path, text: str, name: str = "recipe.yaml") -> Path:
