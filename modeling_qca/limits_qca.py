@@ -10,7 +10,7 @@ from transformers import CONFIG_MAPPING, AutoModel
 
 MAXIMUM_DEPTH = 16  # of dictionaries and lists within one another
 MAXIMUM_LAYERS = 256
-MAXIMUM_LABELS = 2**20
+MAXIMUM_LABELS = 2**16  # that are numbered, not named
 MAXIMUM_NUMBER = 2**24  # of tokens, positions, channels, ...
 MAXIMUM_PARAMETERS = 10**10
 POSITION_TABLES = ("position_embeddings", "position_embedding", "wpe")
@@ -34,8 +34,12 @@ def check_fields(fields: Mapping[str, Any]) -> None:
 def check_stored(fields: Mapping[str, Any]) -> None:
     """
     Raises:
-        ValueError: naming the field of a stored config that would have code loaded from elsewhere.
+        ValueError: naming the field of a stored config that would have code loaded from elsewhere, or an encoder's
+            config that is none.
     """
+    for field in ("vision_config", "text_config"):
+        if not isinstance(fields.get(field), dict | None):
+            raise ValueError(f"`{field}` must be a config, got {str(fields[field])[:100]}.")
     for path, name, value in _values(fields):
         if name in CODE_FIELDS and isinstance(value, str) and "/" in value:
             raise ValueError(f"`{path}` must not name code from elsewhere, got {value[:100]!r}.")

@@ -163,7 +163,11 @@ class QCAVisualQuestionAnsweringPipeline(Pipeline):
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         inputs = model_inputs.pop("inputs")
-        return {"outputs": self.model(**inputs), "image_index": inputs["image_index"], **model_inputs}
+        return {
+            "outputs": self.model(**inputs, return_dict=True),
+            "image_index": inputs["image_index"],
+            **model_inputs,
+        }
 
     def postprocess(self, model_outputs: dict[str, Any], top_k: int = 5, return_relevance: bool = False) -> list:
         outputs: ModelOutput = model_outputs["outputs"]

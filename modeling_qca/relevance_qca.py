@@ -83,14 +83,14 @@ def explain(
 @torch.no_grad()
 def _by_hops(model: Any, inputs: dict, answers: torch.Tensor | None) -> QCAExplanation:
     with _recorded_words(model) as words:
-        outputs = model(**inputs)
+        outputs = model(**inputs, return_dict=True)
     return _explanation(outputs, outputs.relevance, torch.cat(words, dim=1) if words else None, answers)
 
 
 @torch.no_grad()
 def _by_rollout(model: Any, inputs: dict, answers: torch.Tensor | None) -> QCAExplanation:
     with eager_attention(model), _recorded_words(model) as words:
-        outputs = model(**inputs, output_attentions=True)
+        outputs = model(**inputs, output_attentions=True, return_dict=True)
     mask = _question_mask(inputs)[:, None]
     if words:
         read = torch.cat(words, dim=1)
@@ -108,7 +108,7 @@ def _by_gradient(model: Any, inputs: dict, answers: torch.Tensor | None) -> QCAE
     with torch.enable_grad(), eager_attention(model), AttentionRecorder.of(model) as recorder:
         inputs["pixel_values"] = pixel_values.detach().requires_grad_()  # also where all weights are frozen
         inputs["image_index"] = torch.arange(len(mask), device=mask.device)
-        outputs = model(**inputs, output_attentions=True)
+        outputs = model(**inputs, output_attentions=True, return_dict=True)
         answers = outputs.logits.argmax(dim=-1) if answers is None else answers
         tokens = ImageTokens.of(model.config, outputs)
         score = outputs.logits.gather(1, answers[:, None]).sum()

@@ -119,7 +119,7 @@ def config(generator: Random, fields: dict[str, Any]) -> bytes:
     for _ in range(generator.choice([1, 1, 2, 3])):
         part = fields
         if generator.random() < 0.6:
-            part = fields[generator.choice(["vision_config", "text_config"])]
+            part = fields.get(generator.choice(["vision_config", "text_config"]))
         if not isinstance(part, dict):
             continue
         act = generator.random()

@@ -87,7 +87,7 @@ class Subjects:
             batch = tiny_batch(questions=2, images=1, tokens=4, size=(height, width))
             batch["input_ids"] %= config.text_config.vocab_size
             del batch["token_type_ids"]
-            outputs = model(**batch)
+            outputs = model(**batch, return_dict=True)
             yield from outputs.logits.flatten().tolist()
             yield from outputs.relevance.flatten().tolist()
 
