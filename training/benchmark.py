@@ -156,10 +156,10 @@ def measure_times(models: Models, tasks: Sequence[Task], rounds: int, title: str
             for task, taken, given in zip(tasks, seconds, inputs, strict=True):
                 model = models.get(task.contender)
                 model.module.train(task.workload.mode == "train")
-                _synchronise(models.device)
+                synchronise(models.device)
                 start = time.perf_counter()
                 model.run(given, task.workload.mode)
-                _synchronise(models.device)
+                synchronise(models.device)
                 taken.append(time.perf_counter() - start)
                 progress.advance(bar)
     rows = []
@@ -218,10 +218,10 @@ def _matmul_peak(device: torch.device, quick: bool) -> dict[str, float]:
         left, right = (torch.randn(size, size, device=device).to(getattr(torch, dtype)) for _ in range(2))
         seconds = []
         for _ in range(10):
-            _synchronise(device)
+            synchronise(device)
             start = time.perf_counter()
             torch.matmul(left, right)
-            _synchronise(device)
+            synchronise(device)
             seconds.append(time.perf_counter() - start)
         peaks[dtype] = 2 * size**3 / min(seconds)
     return peaks
@@ -234,7 +234,7 @@ def _description(task: Task) -> dict[str, Any]:
 def _settings(device: torch.device, quick: bool, rounds: int) -> dict[str, Any]:
     packages = {name: version(name) for name in ("modeling-qca", "torch", "transformers")}
     return {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else _processor(),
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
         "rounds": rounds,
         "quick": quick,
@@ -242,7 +242,10 @@ def _settings(device: torch.device, quick: bool, rounds: int) -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def device_name(device: torch.device) -> str:
+    """The model of the GPU, or of the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
     information = Path("/proc/cpuinfo")
     if information.exists():
         for line in information.read_text().splitlines():
@@ -271,6 +274,7 @@ def _write_json(file: Path, results: dict[str, Any]) -> None:
     os.replace(temporary, file)
 
 
-def _synchronise(device: torch.device) -> None:
+def synchronise(device: torch.device) -> None:
+    """Wait for a GPU, so that time can be taken."""
     if device.type == "cuda":
         torch.cuda.synchronize()

@@ -267,6 +267,22 @@ def bench(
     console.print(f"Results: {output_dir}", highlight=False)
 
 
+@app.command(context_settings=PASS_ON)
+def bench_training(
+    context: typer.Context,
+    recipe: Annotated[Path, typer.Argument(help="A recipe with frozen encoders, on the data to measure.")],
+    output: Annotated[Path, typer.Option(help="JSON file to write.")] = Path("runs/bench/training_speed.json"),
+):
+    """Measure what cached features and questions grouped by image save of an epoch; `--key value` as in `train`."""
+    from .benchmark_training import measure_training
+    from .recipe import load_recipe
+
+    results = measure_training(load_recipe(recipe, _overrides(context.args)[1]), output)
+    for name, measured in results["training_speed"].items():
+        console.print(f"{name.replace('_', ' ')}: {measured['speedup']['median']:.1f} times faster", highlight=False)
+    console.print(f"Results: {output}", highlight=False)
+
+
 def print_results(results: dict[str, Any]) -> None:
     """Accuracy beside its baselines, by question type, and attention beside its controls."""
     baselines = results["baselines"]
