@@ -30,6 +30,9 @@ class QCATrainer(Trainer):
     Plain `Trainer` trains these models too; this one also keeps frozen encoders in evaluation mode, logs the parts of
     the loss, and stops at a loss that is not a number. Batches carry `question_ids` to say where that happened.
 
+    Of several processes each averages the parts of the loss over its own rows: where some rows have no map, or a token
+    budget dropped all of one, the mean over processes weighs rows a little otherwise than one process would.
+
     Raises:
         ValueError: for a parameter group that does not exist.
     """
