@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 PATHS = modeling_qca training hub_card tests examples
 
-.PHONY: demo test test-slow quality style
+.PHONY: demo test test-slow test-transformers quality style
 
 demo: $(VENV)/ready
 	$(BIN)/qca demo
@@ -13,6 +13,14 @@ test: $(VENV)/ready
 
 test-slow: $(VENV)/ready
 	$(BIN)/python -m pytest -q -m slow
+
+test-transformers:  # make test-transformers TRANSFORMERS=5.20.0
+	$(PYTHON) -m venv $(VENV)-$(TRANSFORMERS)
+	grep -v "^transformers==" constraints.txt > $(VENV)-$(TRANSFORMERS)/constraints.txt
+	$(VENV)-$(TRANSFORMERS)/bin/python -m pip install -q torch -c constraints.txt
+	$(VENV)-$(TRANSFORMERS)/bin/python -m pip install -q -c $(VENV)-$(TRANSFORMERS)/constraints.txt \
+		transformers==$(TRANSFORMERS) -e ".[dev]"
+	$(VENV)-$(TRANSFORMERS)/bin/python -m pytest -q
 
 quality: $(VENV)/ready
 	$(BIN)/ruff check $(PATHS)

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import (
     VISION_CONFIGS,
+    checkpoint_activations,
     same_weights,
     tiny_batch,
     tiny_config,
@@ -266,8 +267,7 @@ def test_a_body_returns_query_evidence_and_maps():
 @VARIANTS
 def test_gradient_checkpointing_changes_no_gradient(fields, frozen):
     plain, checkpointed = tiny_model(**fields).train(), tiny_model(**fields).train()
-    checkpointed.activation_checkpointing_enable()
-    assert checkpointed.is_activation_checkpointing
+    checkpoint_activations(checkpointed)
     for model in (plain, checkpointed):
         model.qca.vision_encoder.backbone.requires_grad_(not frozen)
         model.qca.text_encoder.requires_grad_(not frozen)
@@ -278,7 +278,7 @@ def test_gradient_checkpointing_changes_no_gradient(fields, frozen):
 
 def test_gradient_checkpointing_runs_the_hops_again():
     model, calls = tiny_model().train(), []
-    model.activation_checkpointing_enable()
+    checkpoint_activations(model)
     model.qca.hops.layers[0].attention.register_forward_hook(lambda *_: calls.append(1))
     model(**tiny_batch(), labels=LABELS).loss.backward()
     assert len(calls) == 2

@@ -1,11 +1,16 @@
 """What is installed: one import package, with the data it reads."""
 
+import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
+
+from modeling_qca import __version__
 
 ROOT = Path(__file__).parent.parent
 tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads pyproject.toml")
@@ -22,20 +27,41 @@ def test_every_package_is_listed():
 
 
 @pytest.mark.slow
-def test_the_wheel_installs_one_package_with_its_data(tmp_path):
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(ROOT)]
-    subprocess.run(command, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    assert {name.split("/")[0].partition("-")[0] for name in names} == {"modeling_qca"}
-    for data in (
-        "configuration/qca-tiny/config.json",
-        "configuration/accelerate/fsdp.yaml",
-        "configuration/recipes/rooms.yaml",
-        "hub_card/template.md",
-        "hub_card/space/requirements.txt",
-        "training/metrics/attention_quality/attention_quality.py",
-        "training/metrics/attention_quality/README.md",
-        "py.typed",
-    ):
-        assert f"modeling_qca/{data}" in names
+def test_what_is_released_is_whole_and_builds_from_its_own_source(tmp_path):
+    """`python -m build` makes the wheel from the source distribution; it needs a package registry."""
+    pytest.importorskip("build", reason="pip install build")
+    source = tmp_path / "source"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "runs"))
+    command = [sys.executable, "-m", "build", "--outdir", str(tmp_path / "dist"), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    name = f"modeling_qca-{__version__}"
+    assert {path.name for path in (tmp_path / "dist").iterdir()} == {f"{name}.tar.gz", f"{name}-py3-none-any.whl"}
+    with tarfile.open(tmp_path / "dist" / f"{name}.tar.gz") as archive:
+        released = {path.removeprefix(f"{name}/") for path in archive.getnames()}
+    made = {"modeling_qca.egg-info", "build"}
+    kept = {path.relative_to(source) for path in source.rglob("*") if path.is_file()}
+    assert {str(path) for path in kept if not made & set(path.parts)} <= released
+    wheel = set(zipfile.ZipFile(tmp_path / "dist" / f"{name}-py3-none-any.whl").namelist())
+    assert {name.split("/")[0].partition("-")[0] for name in wheel} == {"modeling_qca"}
+    for folder in MAPPED | {"modeling_qca"}:
+        inside = "modeling_qca" if folder == "modeling_qca" else f"modeling_qca/{folder}"
+        for path in (source / folder).rglob("*"):
+            if path.is_file():
+                assert f"{inside}/{path.relative_to(source / folder)}" in wheel, path
+
+
+def test_the_version_stands_in_one_place_and_the_changelog_tells_of_it():
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dynamic"] == ["version"]
+    assert f"\n## {__version__}\n" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_workflow_runs_what_ci_runs_and_the_transformers_that_are_promised():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())
+    commands = [step["run"] for step in workflow["jobs"]["test"]["steps"] if "run" in step]
+    assert "bash .ci/run" in commands
+    lowest, highest = workflow["jobs"]["transformers"]["strategy"]["matrix"]["version"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    promised = next(requirement for requirement in project["dependencies"] if requirement.startswith("transformers"))
+    assert promised == f"transformers>={lowest.removesuffix('.0')}"
+    assert f"from {lowest.removesuffix('.0')} to {highest.removesuffix('.0')}" in (ROOT / "README.md").read_text()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import VISION_CONFIGS, tiny_batch, tiny_model
+from tiny import VISION_CONFIGS, checkpoint_activations, tiny_batch, tiny_model
 from torch import nn
 from transformers import AutoModel
 
@@ -199,7 +199,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(inside: str) -> None:
         model = open_gates(tiny_model("vit", **fields)).train()
         runs = count_runs(model)
         if checkpointing:
-            model.activation_checkpointing_enable()
+            checkpoint_activations(model)
         model(**tiny_batch(), labels=torch.tensor([0, 1, 2])).loss.backward()
         assert len(runs) == (6 if checkpointing else 3)  # twice: forward, and again in the backward pass
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})

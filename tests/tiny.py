@@ -136,3 +136,11 @@ def same_weights(first: nn.Module, second: nn.Module) -> bool:
     """Whether two modules have the same parameters and buffers, bit for bit."""
     one, two = first.state_dict(), second.state_dict()
     return one.keys() == two.keys() and all(torch.equal(weight, two[name]) for name, weight in one.items())
+
+
+def checkpoint_activations(model: Any):
+    """What transformers calls by this name since 5.23, and gradient checkpointing before."""
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable()
+    else:
+        model.gradient_checkpointing_enable()
