@@ -191,8 +191,13 @@ def test_a_loss_that_is_no_number_stops_with_the_step_and_the_questions(scenes, 
 
 
 def test_two_stages_add_the_hops_to_what_the_first_learned(scenes, tmp_path):
-    train(recipe(scenes, tmp_path / "one", num_attention_layers=0))
-    train(recipe(scenes, tmp_path / "two", model=str(tmp_path / "one"), num_attention_layers=2, freeze=["vision"]))
+    hops = {
+        stage: load_recipe(RECIPES[0].parent / f"{stage}.yaml").config["num_attention_layers"]
+        for stage in ("stage1", "stage2")
+    }
+    train(recipe(scenes, tmp_path / "one", num_attention_layers=hops["stage1"]))
+    second = {"model": str(tmp_path / "one"), "num_attention_layers": hops["stage2"], "freeze": ["vision"]}
+    train(recipe(scenes, tmp_path / "two", relevance="final", **second))
     first, second = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert not any(".hops." in name for name in first) and any(".hops." in name for name in second)
     vision = [name for name in first if ".backbone." in name]
