@@ -255,8 +255,13 @@ def provenance(rows: datasets.Dataset, name: str, split: str) -> dict[str, Any]:
             "fingerprint": digest.hexdigest()[:16],
         },
         "versions": {package: version(package) for package in PACKAGES} | {"python": platform.python_version()},
-        "command": shlex.join([Path(sys.argv[0]).name, *map(_without_folder, sys.argv[1:])]),
+        "command": command_line(),
     }
+
+
+def command_line() -> str:
+    """The command that is running."""
+    return shlex.join([Path(sys.argv[0]).name, *map(_without_folder, sys.argv[1:])])
 
 
 def _without_folder(argument: str) -> str:

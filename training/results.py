@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 import yaml
 
+from .evaluate import command_line
 from .recipe import Recipe, make_recipe, read_recipe
 from .results_file import RESULTS, write_json
 from .train import Control, train
@@ -107,7 +108,7 @@ def run_table(table: ResultsTable, output_dir: Path, seeds: Sequence[int] | None
         seeds: only these; several calls with other seeds may run side by side.
 
     Returns:
-        The summary, see [`summarise`].
+        The summary, see [`summarise`], and the `command`.
     """
     chosen = table.seeds if seeds is None else seeds
     recipes = {(row.name, seed): table.recipe(row, seed, output_dir) for row in table.rows for seed in table.seeds}
@@ -115,8 +116,9 @@ def run_table(table: ResultsTable, output_dir: Path, seeds: Sequence[int] | None
         for row in table.rows:
             logger.warning("%s: %s, seed %d", table.name, row.name, seed)
             train(recipes[row.name, seed], row.control)
-            write_json(output_dir / RESULTS, summarise(table, output_dir))
-    return summarise(table, output_dir)
+            summary = summarise(table, output_dir) | {"command": command_line()}
+            write_json(output_dir / RESULTS, summary)
+    return summary
 
 
 def summarise(table: ResultsTable, output_dir: Path) -> dict[str, Any]:
@@ -124,7 +126,7 @@ def summarise(table: ResultsTable, output_dir: Path) -> dict[str, Any]:
     Returns:
         `rows`: for each that has a finished run its `name`, `seeds`, and mean and standard deviation over them of
         `accuracy` (`all` and each question type), `attention` (measure -> source) and `shuffled_questions`, and the
-        medians of `cost`; besides `majority`, `data`, `versions` and `command` of the runs.
+        medians of `cost`; besides `majority`, `data` and `versions` of the runs.
     """
     rows, last = [], {}
     for row in table.rows:
@@ -135,7 +137,7 @@ def summarise(table: ResultsTable, output_dir: Path) -> dict[str, Any]:
                 runs[seed] = last = json.loads(finished.read_text())
         if runs:
             rows.append({"name": row.name, "seeds": list(runs), **_summary(list(runs.values()))})
-    shared = {key: last[key] for key in ("data", "versions", "command") if key in last}
+    shared = {key: last[key] for key in ("data", "versions") if key in last}
     return {"table": table.name, "majority": last["baselines"]["majority"]["accuracy"], **shared, "rows": rows}
 
 
