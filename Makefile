@@ -1,7 +1,9 @@
 VENV ?= .venv
 PYTHON ?= python3
+TRANSFORMERS ?= 5.20.0
 BIN = $(VENV)/bin
 PATHS = modeling_qca training hub_card tests examples
+CARD = docs/card docs/results/demo.json
 
 .PHONY: demo test test-slow test-transformers quality style
 
@@ -14,7 +16,7 @@ test: $(VENV)/ready
 test-slow: $(VENV)/ready
 	$(BIN)/python -m pytest -q -m slow
 
-test-transformers:  # make test-transformers TRANSFORMERS=5.20.0
+test-transformers:
 	$(PYTHON) -m venv $(VENV)-$(TRANSFORMERS)
 	grep -v "^transformers==" constraints.txt > $(VENV)-$(TRANSFORMERS)/constraints.txt
 	$(VENV)-$(TRANSFORMERS)/bin/python -m pip install -q torch -c constraints.txt
@@ -27,9 +29,11 @@ quality: $(VENV)/ready
 	$(BIN)/ruff format --check $(PATHS)
 	$(BIN)/mypy
 	$(BIN)/python -m modeling_qca.hub_card.readme README.md --check
+	$(BIN)/python -m modeling_qca.hub_card.card $(CARD) --check
 
 style: $(VENV)/ready
 	$(BIN)/python -m modeling_qca.hub_card.readme README.md
+	$(BIN)/python -m modeling_qca.hub_card.card $(CARD)
 	$(BIN)/ruff check --fix $(PATHS)
 	$(BIN)/ruff format $(PATHS)
 

@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny_config
 
+from modeling_qca.hub_card import card
 from modeling_qca.hub_card.card import Release, format_value, model_card, read_results
 
 RELEASE = Release(
@@ -194,3 +196,20 @@ def test_an_incomplete_or_broken_results_file_is_refused(tmp_path: Path) -> None
     path.write_text("{")
     with pytest.raises(ValueError, match=r"results.json is not valid JSON"):
         read_results(path)
+
+
+def test_the_committed_card_is_the_one_its_results_file_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = Path(__file__).parents[1] / "docs"
+    shutil.copytree(documents / "card", tmp_path / "card")
+    results = json.loads((documents / "results" / "demo.json").read_text())
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    arguments = ["card", str(tmp_path / "card"), str(tmp_path / "results.json")]
+    monkeypatch.setattr("sys.argv", [*arguments, "--check"])
+    card.main()
+    results["metrics"]["accuracy"] = 0.123
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    with pytest.raises(SystemExit, match=r"README\.md: differs"):
+        card.main()
+    monkeypatch.setattr("sys.argv", arguments)
+    card.main()
+    assert "| accuracy | 0.123 |" in (tmp_path / "card" / "README.md").read_text()
