@@ -14,6 +14,7 @@ MAXIMUM_LABELS = 2**16  # that are numbered, not named
 MAXIMUM_NUMBER = 2**24  # of tokens, positions, channels, ...
 MAXIMUM_PARAMETERS = 10**10
 POSITION_TABLES = ("position_embeddings", "position_embedding", "wpe")
+ANSWERS = ("id2label", "label2id")
 FLAGS = ("is_encoder_decoder", "output_attentions", "output_hidden_states", "return_dict")
 CODE_FIELDS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
 
@@ -91,7 +92,7 @@ def _expected(path: str, name: str, value: Any) -> str | None:
         return "a finite number"
     if type(value) in (int, float) and "rope" not in path and abs(value) > (limit := _limit(name)):
         return f"at most {limit:,}"
-    if name in ("id2label", "label2id") and not isinstance(value, dict | None):
+    if name in ANSWERS and not isinstance(value, dict | None):
         return "a mapping"
     if name in CODE_FIELDS and not isinstance(value, str | dict | None):
         return "a name"
@@ -117,7 +118,7 @@ def _is_dtype(value: Any) -> bool:
 def _limit(name: str) -> int:
     if name == "num_labels":
         return MAXIMUM_LABELS
-    counts_layers = any(part in name for part in ("layer", "depth", "block", "stage", "expert")) and "size" not in name
+    counts_layers = any(part in name for part in ("layer", "depth", "block", "stage")) and "size" not in name
     return MAXIMUM_LAYERS if counts_layers else MAXIMUM_NUMBER
 
 
@@ -130,6 +131,8 @@ def _values(fields: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
             raise ValueError(f"`{path[:200]}` is nested deeper than {MAXIMUM_DEPTH} levels.")
         yield path[:200], name, value
         if isinstance(value, dict):
-            waiting += [(f"{path}.{key}", str(key), inner, depth + 1) for key, inner in value.items()]
+            answers = name in ANSWERS  # whose keys may be called like a field
+            names = ((f"{path}.{key}", "answer" if answers else str(key), inner) for key, inner in value.items())
+            waiting += [(*named, depth + 1) for named in names]
         elif isinstance(value, (list, tuple)):
             waiting += [(path, f"{name}[]", inner, depth + 1) for inner in value]

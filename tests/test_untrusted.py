@@ -21,7 +21,7 @@ from transformers import AutoConfig
 
 from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor, QCAVisualQuestionAnsweringPipeline
 from modeling_qca import image_qca as limits
-from modeling_qca.image_qca import open_image
+from modeling_qca.image_qca import open_encoded, open_image
 from modeling_qca.training.recipe import load_recipe
 
 PACKAGE = Path(limits.__file__).parent
@@ -181,8 +181,9 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(monkeypatch):
     monkeypatch.setattr(Image.Image, "load", lambda self: loaded.append(self.size))
     bomb = encoded(Image.new("L", (limits.MAXIMUM_PIXELS // 4096 + 1, 4096)))
     loaded.clear()
-    with pytest.raises(ValueError, match="12289 x 4096 pixels are more than 50,331,648"):
-        open_image(bomb)
+    for open_it in (open_image, open_encoded):
+        with pytest.raises(ValueError, match="12289 x 4096 pixels are more than 50,331,648"):
+            open_it(bomb)
     assert loaded == []
 
 
@@ -307,6 +308,20 @@ def test_a_config_that_asks_for_too_much_is_refused_with_the_name_of_the_field(p
         with pytest.raises(ValueError) as error:
             loader.from_pretrained(tmp_path)
         assert message.replace("{}", str(part)) in str(error.value)
+
+
+def test_answers_may_be_called_like_fields():
+    answers = [
+        "heads",
+        "layer",
+        "dtype",
+        "num_labels",
+        "model_type",
+        "return_dict",
+        *(f"{i} blocks" for i in range(300)),
+    ]
+    config = tiny_config(id2label=dict(enumerate(answers)), label2id={answer: i for i, answer in enumerate(answers)})
+    assert QCAConfig.from_dict(config.to_dict()).label2id["299 blocks"] == 305
 
 
 @pytest.mark.parametrize(
