@@ -3,6 +3,7 @@ PYTHON ?= python3
 TRANSFORMERS ?= 5.20.0
 BIN = $(VENV)/bin
 PATHS = modeling_qca training hub_card tests examples
+DOCUMENTS = README.md docs/evidence.md
 CARD = docs/card docs/results/demo.json
 
 .PHONY: demo test test-slow test-transformers quality style
@@ -28,11 +29,11 @@ quality: $(VENV)/ready
 	$(BIN)/ruff check $(PATHS)
 	$(BIN)/ruff format --check $(PATHS)
 	$(BIN)/mypy
-	$(BIN)/python -m modeling_qca.hub_card.readme README.md --check
+	$(BIN)/python -m modeling_qca.hub_card.readme $(DOCUMENTS) --check
 	$(BIN)/python -m modeling_qca.hub_card.card $(CARD) --check
 
 style: $(VENV)/ready
-	$(BIN)/python -m modeling_qca.hub_card.readme README.md
+	$(BIN)/python -m modeling_qca.hub_card.readme $(DOCUMENTS)
 	$(BIN)/python -m modeling_qca.hub_card.card $(CARD)
 	$(BIN)/ruff check --fix $(PATHS)
 	$(BIN)/ruff format $(PATHS)

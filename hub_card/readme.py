@@ -1,7 +1,8 @@
 """Tables of documents, rendered from the committed results files: `python -m modeling_qca.hub_card.readme README.md`.
 
-A table stands between `<!-- results: docs/results/NAME.json -->` and `<!-- end -->`. With `--check` nothing is written
-and a table that differs from its file is an error.
+A table stands between `<!-- results: docs/results/NAME.json -->` and `<!-- end -->`; `NAME.json, in short` leaves out
+the columns of a table of rows that few look for. With `--check` nothing is written and a table that differs from its
+file is an error.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from typing import Any
 
 from .card import format_value, read_results
 
-BLOCK = re.compile(r"(<!-- results: (?P<path>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- results: (?P<path>\S+?)(?P<short>, in short)? -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 ATTENTION_ROWS = ("pointing", "energy", "spearman")
 ROW_MEASURES = ("pointing", "energy", "iou", "spearman")
 
@@ -30,8 +31,11 @@ def render(text: str, folder: Path) -> str:
         if not path.exists():
             raise ValueError(f"{path}: a document names it, but there is no such results file")
         content = json.loads(path.read_text())
-        rendered = rows_table(content) if "rows" in content else results_table(read_results(path))
-        return f"{block[1]}\n{rendered}\n\n{block[3]}"
+        if "rows" in content:
+            rendered = short_rows_table(content) if block["short"] else rows_table(content)
+        else:
+            rendered = results_table(read_results(path))
+        return f"{block[1]}\n{rendered}\n\n{block['end']}"
 
     return BLOCK.sub(table, text)
 
@@ -41,21 +45,18 @@ def results_table(results: dict[str, Any]) -> str:
     types = list(results["per_question_type"])
     measured = {kind: values["accuracy"] for kind, values in results["per_question_type"].items()}
     accuracies = {**results["baselines"], "**this model**": results["metrics"] | measured}
-    rows = [["accuracy", "all", *types], ["---"] * (len(types) + 2)]
+    rows = []
     for name, values in accuracies.items():
         cells = (values.get(column) for column in ("accuracy", *types))
         rows.append([name.replace("_", " "), *("" if cell is None else format_value(cell) for cell in cells)])
-    lines = [f"| {' | '.join(row)} |" for row in rows]
+    lines = _table(["accuracy", "all", *types], rows)
     if results["attention"]:
         sources = ("model", "shuffled_question", "centre", "uniform")
-        lines += [
-            "",
-            f"| attention | {' | '.join(source.replace('_', ' ') for source in sources)} |",
-            "| --- " * 5 + "|",
+        looked = [
+            [measure, *(format_value(results["attention"][measure][source]) for source in sources)]
+            for measure in ATTENTION_ROWS
         ]
-        for measure in ATTENTION_ROWS:
-            values = results["attention"][measure]
-            lines.append(f"| {measure} | {' | '.join(format_value(values[source]) for source in sources)} |")
+        lines += ["", *_table(["attention", *(source.replace("_", " ") for source in sources)], looked)]
     data = results["data"]
     lines += [
         "",
@@ -86,7 +87,6 @@ def rows_table(results: dict[str, Any]) -> str:
             measured = [row["attention"][name][of] for name in ROW_MEASURES for of in ("model", "shuffled_question")]
             looked.append([row["name"], *(_spread(value, seeds) for value in measured)])
     measures = [title for name in ROW_MEASURES for title in (name, f"{name}, shuffled")]
-    data = results["data"]
     lines = [*_table(header, answers), "", *_table(["where it looked", *measures], looked)]
     if looked:
         attention = next(row["attention"] for row in rows if row["attention"])
@@ -96,12 +96,34 @@ def rows_table(results: dict[str, Any]) -> str:
             for name in ROW_MEASURES
         ]
         lines += ["", f"A map that always looks at the centre, and a uniform one: {', '.join(controls)}."]
-    lines += [
-        "",
+    return "\n".join([*lines, "", _rows_note(results)])
+
+
+def short_rows_table(results: dict[str, Any]) -> str:
+    """The same rows: accuracy by question type, and whether the maps point at what the question is about."""
+    rows = results["rows"]
+    kinds = list(rows[0]["accuracy"])
+    cells = []
+    for row in rows:
+        seeds, pointing = len(row["seeds"]), row["attention"].get("pointing", {})
+        looked = [pointing.get(source) for source in ("model", "shuffled_question")]
+        measured = [*(row["accuracy"][kind] for kind in kinds), *looked]
+        cells.append([row["name"], *(_spread(value, seeds) for value in measured)])
+    header = ["row", *kinds, "pointing", "pointing, shuffled question"]
+    return "\n".join([*_table(header, cells), "", _rows_note(results)])
+
+
+def _rows_note(results: dict[str, Any]) -> str:
+    data, seeds = results["data"], {len(row["seeds"]) for row in results["rows"]}
+    return (
         f"{data['rows']:,} questions about {data['images']:,} images; the majority answer is right for "
-        f"{format_value(results['majority'])}; mean and standard deviation over seeds.",
-    ]
-    return "\n".join(lines)
+        f"{format_value(results['majority'])}; "
+        + ("one seed." if seeds == {1} else f"mean and standard deviation over {_range(seeds)} seeds.")
+    )
+
+
+def _range(numbers: set[int]) -> str:
+    return " to ".join(str(number) for number in sorted({min(numbers), max(numbers)}))
 
 
 def _spread(value: dict[str, float] | None, seeds: int) -> str:

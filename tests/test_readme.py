@@ -1,4 +1,4 @@
-"""The README keeps its promises: its tables are those of the results files, its commands and files exist."""
+"""The documents keep their promises: their tables are those of the results files, their commands and files exist."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,9 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_tables_are_rendered_from_the_results_files():
-    assert README.count("<!-- results:") >= 2
+    evidence = (ROOT / "docs" / "evidence.md").read_text()
+    assert README.count("<!-- results:") >= 2 and evidence.count("<!-- results:") >= 2
+    assert render(evidence, ROOT) == evidence
     assert render(README, ROOT) == README
     assert render(README.replace("| majority |", "| minority |"), ROOT) == README
 

@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file
 
 from modeling_qca import configuration
-from modeling_qca.hub_card.readme import rows_table
+from modeling_qca.hub_card.readme import rows_table, short_rows_table
 from modeling_qca.training.results import load_table, run_table, summarise
 from modeling_qca.training.scenes import write_scenes
 
@@ -68,6 +68,8 @@ def test_rows_are_trained_summed_up_and_not_trained_twice(table_file, tmp_path):
     assert (tmp_path / "out" / "plain" / "1" / "results.json").stat().st_mtime_ns == before
     assert summarise(table, tmp_path / "out") | {"command": results["command"]} == results
     rendered = rows_table(results)
+    shuffled = row["attention"]["pointing"]["shuffled_question"]
+    assert f"| {shuffled['mean']:.3f} ± {shuffled['std']:.3f} |\n| budget 50 %, learned |" in short_rows_table(results)
     assert f"| plain | 2 | {row['accuracy']['all']['mean']:.3f} ± {row['accuracy']['all']['std']:.3f} |" in rendered
 
 
