@@ -12,7 +12,9 @@ from transformers import BatchFeature, PreTrainedConfig, ProcessorMixin
 from transformers.image_utils import ImageInput, is_valid_image, make_flat_list_of_images
 
 from .image_qca import check_array, open_image
+from .limits_qca import check_fields
 
+MAXIMUM_SIDE = 4096  # pixels of a picture for the vision encoder
 LONGEST_QUESTION = 100_000  # characters; a tokenizer would work for seconds on more, to find that it is too long
 
 
@@ -23,9 +25,14 @@ class QCAProcessor(ProcessorMixin):
     Args:
         image_processor: of the vision encoder.
         tokenizer: of the text encoder.
+
+    Raises:
+        ValueError: for an image processor that makes pictures of more than `MAXIMUM_SIDE` pixels, or no numbers.
     """
 
     def __init__(self, image_processor=None, tokenizer=None, **kwargs):
+        if image_processor is not None:
+            _check_image_processor(image_processor.to_dict())
         super().__init__(image_processor, tokenizer, **kwargs)
 
     def __call__(
@@ -158,6 +165,18 @@ class QCAProcessor(ProcessorMixin):
             nn.functional.interpolate(grid[None], size=tuple(size), mode="bilinear", align_corners=False)[0]
             for grid, size in zip(maps, target_sizes, strict=True)
         ]
+
+
+def _check_image_processor(fields: dict[str, Any]):
+    check_fields(fields)
+    for name in ("size", "crop_size", "pad_size"):
+        for side, pixels in (fields.get(name) or {}).items():
+            if pixels is not None and pixels > MAXIMUM_SIDE:
+                raise ValueError(
+                    f"`{name}.{side}` of the image processor must be at most {MAXIMUM_SIDE}, got {pixels}."
+                )
+    if 0 in (fields.get("image_std") or ()):
+        raise ValueError(f"`image_std` of the image processor must not be 0, got {fields['image_std']}.")
 
 
 def _open_images(images: Any) -> list:

@@ -22,6 +22,7 @@ from transformers import AutoConfig
 from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor, QCAVisualQuestionAnsweringPipeline
 from modeling_qca import image_qca as limits
 from modeling_qca.image_qca import open_encoded, open_image
+from modeling_qca.training.building import load_checkpoint
 from modeling_qca.training.recipe import load_recipe
 
 PACKAGE = Path(limits.__file__).parent
@@ -351,6 +352,32 @@ def test_a_config_that_says_it_is_too_large_is_refused_with_its_weights_too(tmp_
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="parameters; a model may have"):
         QCAForVisualQuestionAnswering.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"size": {"height": 10**5, "width": 10**5}}, r"`size\.\w+` of the image processor must be at most 4096"),
+        ({"image_std": [0.5, 0, 0.5]}, "`image_std` of the image processor must not be 0"),
+        ({"rescale_factor": float("nan")}, "`rescale_factor` must be a finite number, got nan"),
+    ],
+)
+def test_an_image_processor_that_asks_for_too_much_is_refused(fields, message, tmp_path):
+    tiny_processor().save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "processor_config.json").read_text())
+    stored["image_processor"].update(fields)
+    (tmp_path / "processor_config.json").write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match=message):
+        QCAProcessor.from_pretrained(tmp_path)
+
+
+def test_damaged_weights_are_named(tmp_path):
+    save_tiny_model(tmp_path)
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", b"\xff" * 8 + whole[8:]):
+        (tmp_path / "model.safetensors").write_bytes(damaged)
+        with pytest.raises(ValueError, match=f"{tmp_path.name}: its weights cannot be read"):
+            load_checkpoint(str(tmp_path))
 
 
 @pytest.mark.parametrize("text", ["[1]", "7", '"qca"', "[" * 100_000], ids=["list", "number", "text", "deep"])

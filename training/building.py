@@ -5,6 +5,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoTokenizer
 
 from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor
@@ -57,7 +58,7 @@ def load_checkpoint(source: str, **fields: Any) -> QCAForVisualQuestionAnswering
     A checkpoint with some fields of its config changed. Says which weights are new because of that.
 
     Raises:
-        ValueError: where `source` holds another kind of model, or none.
+        ValueError: where `source` holds another kind of model, none, or damaged weights.
     """
     try:
         model_type = QCAConfig.get_config_dict(source)[0].get("model_type")
@@ -65,9 +66,12 @@ def load_checkpoint(source: str, **fields: Any) -> QCAForVisualQuestionAnswering
         raise ValueError(f"{source}: no checkpoint there: {str(error).splitlines()[0]}") from error
     if model_type != QCAConfig.model_type:
         raise ValueError(f"{source}: a checkpoint of a {model_type!r} model, not of a {QCAConfig.model_type!r} one")
-    loaded: Any = QCAForVisualQuestionAnswering.from_pretrained(
-        source, output_loading_info=True, ignore_mismatched_sizes=bool(fields), **fields
-    )
+    try:
+        loaded: Any = QCAForVisualQuestionAnswering.from_pretrained(
+            source, output_loading_info=True, ignore_mismatched_sizes=bool(fields), **fields
+        )
+    except SafetensorError as error:
+        raise ValueError(f"{source}: its weights cannot be read: {error}") from error
     model, info = loaded
     new = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
     if new:
