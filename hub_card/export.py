@@ -19,20 +19,24 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.export import Dim
-from transformers.exporters import (
-    DynamoConfig,
-    DynamoExporter,
-    ExportedModel,
-    OnnxConfig,
-    OnnxExporter,
-    OnnxRuntimeDynamicConfig,
-    OnnxRuntimeQuantizer,
-)
 
 from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor
 from modeling_qca.training.building import load_checkpoint
 
 from .publish import forget_folders
+
+try:
+    from transformers.exporters import (
+        DynamoConfig,
+        DynamoExporter,
+        ExportedModel,
+        OnnxConfig,
+        OnnxExporter,
+        OnnxRuntimeDynamicConfig,
+        OnnxRuntimeQuantizer,
+    )
+except ImportError as error:
+    raise ImportError('Export needs transformers 5.23: pip install "modeling-qca[export]"') from error
 
 Format = Literal["onnx", "torch"]
 ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
@@ -178,8 +182,7 @@ def _quietly() -> Iterator[None]:
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), redirect_stdout(StringIO()):
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"), redirect_stdout(StringIO()):
             yield
     finally:
         logging.disable(disabled)
