@@ -33,6 +33,8 @@ def render(text: str, folder: Path) -> str:
         content = json.loads(path.read_text())
         if "rows" in content:
             rendered = short_rows_table(content) if block["short"] else rows_table(content)
+        elif "training_speed" in content:
+            rendered = speed_table(content)
         else:
             rendered = results_table(read_results(path))
         return f"{block[1]}\n{rendered}\n\n{block['end']}"
@@ -124,6 +126,34 @@ def _rows_note(results: dict[str, Any]) -> str:
 
 def _range(numbers: set[int]) -> str:
     return " to ".join(str(number) for number in sorted({min(numbers), max(numbers)}))
+
+
+def speed_table(results: dict[str, Any]) -> str:
+    """What `qca bench-training` measured as Markdown: a row for each way to train, the faster of two first."""
+    rows = []
+    for comparison in results["training_speed"].values():
+        names = [name for name, way in comparison.items() if isinstance(way, dict) and "step_s" in way]
+        for name in names:
+            way = comparison[name]
+            step, times = (
+                f"{value['median']:.{digits}f} ({value['quartile_1']:.{digits}f} to {value['quartile_3']:.{digits}f})"
+                for value, digits in ((way["step_s"], 2), (comparison["speedup"], 1))
+            )
+            counts = [str(way["questions_a_batch"]), f"{way['images_a_batch']:.0f}"]
+            rows.append([name, *counts, step, f"{way['epoch_s']:.0f}", times if name == names[0] else "1"])
+    header = ["", "questions a batch", "images a batch", "s a step", "s an epoch", "times as fast"]
+    same, settings, data = results["training_speed"]["cached_features"], results["settings"], results["data"]
+    precision = "bfloat16" if settings["bf16"] else "float32"
+    difference = f"{same['largest_relative_difference_of_losses']:.0e}"
+    accuracy = " and ".join(format_value(value) for value in same["accuracy"].values())
+    lines = [
+        *_table(header, rows),
+        "",
+        f"{data['rows']:,} questions about {data['images']:,} images; {settings['device']}, threads: {settings['threads']}, "
+        f"{precision}; medians and quartiles of steps, epochs extrapolated. With and without the cache the losses of "
+        f"{same['cached']['steps']} steps differ by {difference} at most, the accuracies after them are {accuracy}.",
+    ]
+    return "\n".join(lines)
 
 
 def _spread(value: dict[str, float] | None, seeds: int) -> str:

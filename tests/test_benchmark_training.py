@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from modeling_qca.hub_card.readme import speed_table
 from modeling_qca.training import benchmark_training
 from modeling_qca.training.benchmark_training import measure_training
 from modeling_qca.training.recipe import Recipe, make_recipe
@@ -48,13 +49,16 @@ def test_two_ways_are_measured_side_by_side(recipe, tmp_path, monkeypatch):
     assert cached["accuracy"]["cached"] == cached["accuracy"]["uncached"]
     assert cached["validation_questions"] == 32 and cached["same_answers"] == 1
     for way in (cached["cached"], cached["uncached"]):
-        assert way["steps_an_epoch"] == 6 and way["timed_steps"] == 4
+        assert way["steps_an_epoch"] == 6 and way["steps"] == 8 and way["timed_steps"] == 4
         assert way["step_s"]["quartile_1"] <= way["step_s"]["median"] <= way["step_s"]["quartile_3"]
         assert way["epoch_s"] == pytest.approx(6 * way["step_s"]["median"])
     grouped, ungrouped = (measured["grouped_questions"][name] for name in ("grouped", "ungrouped"))
     assert grouped["images_a_batch"] == 2 < 8 < ungrouped["images_a_batch"] <= 16
     assert grouped["questions_a_batch"] == ungrouped["questions_a_batch"] == 16
     assert not list(recipe.output_dir.glob("*"))
+    table = speed_table(results)
+    assert f"| cached | 24 | 3 | {cached['cached']['step_s']['median']:.2f} (" in table
+    assert f"| {cached['uncached']['epoch_s']:.0f} | 1 |" in table
 
 
 def test_a_recipe_that_trains_the_encoder_is_refused(recipe, tmp_path):

@@ -34,7 +34,7 @@ from .vocabulary import build_vocabulary
 
 PASSES = 3  # over the batches; the first warms up and is not timed
 FROZEN_BATCHES, TRAINED_BATCHES = 4, 2
-TRAINED_BATCH_SIZE, QUESTIONS_PER_IMAGE = 64, 8  # as in end_to_end.yaml
+TRAINED_BATCH_SIZE, QUESTIONS_PER_IMAGE = 32, 8
 VALIDATION_ROWS = 256
 
 
@@ -140,6 +140,7 @@ class _Way:
         return {
             "questions_a_batch": self.batch_size,
             "images_a_batch": statistics.mean(self.images),
+            "steps": len(self.seconds),
             "timed_steps": len(timed),
             "step_s": {"median": quartiles[1], "quartile_1": quartiles[0], "quartile_3": quartiles[2]},
             "steps_an_epoch": steps,

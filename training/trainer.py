@@ -225,11 +225,9 @@ def _sharded_classes(model: Any) -> list[str]:
     return sorted(classes & {type(module).__name__ for module in modules})
 
 
-def _frozen_modules(model: nn.Module) -> list[nn.Module]:
+def _frozen_modules(module: nn.Module) -> list[nn.Module]:
     """Modules none of whose parameters train: a frozen encoder, without dropout, gives the same features each time."""
-    frozen = []
-    for module in model.modules():
-        parameters = list(module.parameters())
-        if parameters and not any(parameter.requires_grad for parameter in parameters):
-            frozen.append(module)
-    return frozen
+    parameters = list(module.parameters())
+    if parameters and not any(parameter.requires_grad for parameter in parameters):
+        return [module]
+    return [frozen for child in module.children() for frozen in _frozen_modules(child)]
