@@ -149,9 +149,10 @@ def speed_table(results: dict[str, Any]) -> str:
     lines = [
         *_table(header, rows),
         "",
-        f"{data['rows']:,} questions about {data['images']:,} images; {settings['device']}, threads: {settings['threads']}, "
-        f"{precision}; medians and quartiles of steps, epochs extrapolated. With and without the cache the losses of "
-        f"{same['cached']['steps']} steps differ by {difference} at most, the accuracies after them are {accuracy}.",
+        f"{data['rows']:,} questions about {data['images']:,} images; {settings['device']}, {precision}, threads: "
+        f"{settings['threads']}. Medians and quartiles of steps; epochs are extrapolated. With and without the cache "
+        f"the losses of {same['cached']['steps']} steps differ by {difference} at most, and the accuracies after them "
+        f"are {accuracy}.",
     ]
     return "\n".join(lines)
 
