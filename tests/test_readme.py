@@ -14,7 +14,7 @@ README = (ROOT / "README.md").read_text()
 
 def test_tables_are_rendered_from_the_results_files():
     evidence = (ROOT / "docs" / "evidence.md").read_text()
-    assert README.count("<!-- results:") >= 2 and evidence.count("<!-- results:") >= 2
+    assert README.count("<!-- results:") >= 2 and evidence.count("<!-- results:") >= 1
     assert render(evidence, ROOT) == evidence
     assert render(README, ROOT) == README
     assert render(README.replace("| majority |", "| minority |"), ROOT) == README

@@ -100,6 +100,7 @@ def test_every_shipped_recipe_runs(path, scenes, tmp_path):
         data=str(scenes),
         format="table",
         data_options={},
+        validation_data=None,
         validation_ratio=None,
         group_by=None,
         model="qca-tiny",
