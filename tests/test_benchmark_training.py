@@ -38,10 +38,10 @@ def test_two_ways_are_measured_side_by_side(recipe, tmp_path, monkeypatch):
 
     monkeypatch.setattr(benchmark_training.QCATrainer, "compute_loss", slower_with_pixels)
     monkeypatch.setattr(benchmark_training, "TRAINED_BATCH_SIZE", 16)
-    monkeypatch.setattr(benchmark_training, "PASSES", 2)
+    monkeypatch.setattr(benchmark_training, "PASSES", 3)
     results = measure_training(recipe, tmp_path / "deep" / "speed.json")
     assert results == json.loads((tmp_path / "deep" / "speed.json").read_text())
-    assert read_pixels == [False, True] * 8 + [True, True] * 4
+    assert read_pixels == ([False] * 3 + [True] * 3) * 3 + [True] * 12
     measured = results["training_speed"]
     cached = measured["cached_features"]
     assert cached["speedup"]["median"] > 1
@@ -49,7 +49,7 @@ def test_two_ways_are_measured_side_by_side(recipe, tmp_path, monkeypatch):
     assert cached["accuracy"]["cached"] == cached["accuracy"]["uncached"]
     assert cached["validation_questions"] == 32 and cached["same_answers"] == 1
     for way in (cached["cached"], cached["uncached"]):
-        assert way["steps_an_epoch"] == 6 and way["steps"] == 8 and way["timed_steps"] == 4
+        assert way["steps_an_epoch"] == 6 and way["steps"] == 9 and way["timed_steps"] == 6
         assert way["step_s"]["quartile_1"] <= way["step_s"]["median"] <= way["step_s"]["quartile_3"]
         assert way["epoch_s"] == pytest.approx(6 * way["step_s"]["median"])
     grouped, ungrouped = (measured["grouped_questions"][name] for name in ("grouped", "ungrouped"))
