@@ -54,8 +54,15 @@ class PatchEmbedder(nn.Module):
 
     def forward(self, patches: torch.Tensor, coordinates: torch.Tensor) -> torch.Tensor:
         """`[I, N, E]` and `[N, 2]` or `[I, N, 2]` -> `[I, N, D]`"""
-        states = self.projection(self.norm(patches)) + self.position(coordinates.to(patches.dtype))
+        states = self._project(patches) + self.position(coordinates.to(patches.dtype))
         return states + self.dropout(self.update(states))
+
+    def _project(self, patches: torch.Tensor) -> torch.Tensor:
+        """`projection(norm(patches))` with the norm's scale and shift in the projection's weights instead, so that
+        features of a frozen encoder need no gradient of their own size."""
+        normed = nn.functional.layer_norm(patches, self.norm.normalized_shape, eps=self.norm.eps)
+        bias = nn.functional.linear(self.norm.bias, self.projection.weight, self.projection.bias)
+        return nn.functional.linear(normed, self.projection.weight * self.norm.weight, bias)
 
 
 def grid_coordinates(grid: tuple[int, int], device: torch.device) -> torch.Tensor:
