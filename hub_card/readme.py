@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from modeling_qca.training.faithfulness import CURVES
+
 from .card import format_value, read_results
 
 BLOCK = re.compile(r"(<!-- results: (?P<path>\S+?)(?P<short>, in short)? -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
@@ -98,7 +100,30 @@ def rows_table(results: dict[str, Any]) -> str:
             for name in ROW_MEASURES
         ]
         lines += ["", f"A map that always looks at the centre, and a uniform one: {', '.join(controls)}."]
-    return "\n".join([*lines, "", _rows_note(results)])
+    return "\n".join([*lines, *_faithfulness_table(rows), "", _rows_note(results)])
+
+
+def _faithfulness_table(rows: list[dict[str, Any]]) -> list[str]:
+    """What the answer's probability does when patches are taken away, or put back, the most relevant first."""
+    measured = [row for row in rows if "faithfulness" in row]
+    if not measured:
+        return []
+    sources = list(measured[0]["faithfulness"])
+    header = [f"{curve} AUC, {source.replace('_', ' ')}" for curve in CURVES for source in sources]
+    cells = [
+        [
+            row["name"],
+            *(
+                _spread(row["faithfulness"][source][curve], len(row["seeds"]))
+                for curve in CURVES
+                for source in sources
+            ),
+        ]
+        for row in measured
+    ]
+    questions = measured[0]["faithfulness_questions"]
+    note = f"Areas of {questions} questions of each seed; lower is better for deletion, higher for insertion."
+    return ["", *_table(["does the answer hang on it", *header], cells), "", note]
 
 
 def short_rows_table(results: dict[str, Any]) -> str:

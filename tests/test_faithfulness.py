@@ -192,6 +192,7 @@ def test_the_model_keeps_its_mode_and_a_seed_repeats_the_numbers(rows):
 
 def test_results_are_written_with_their_figure(rows, tmp_path):
     pytest.importorskip("matplotlib", reason="the `figures` extra is not installed")
-    results = measure_faithfulness(tiny_model(), tiny_processor(), rows, tmp_path / "out")
+    results = measure_faithfulness(tiny_model(), tiny_processor(), rows, tmp_path / "out", questions=2)
+    assert results["questions"] == 2
     assert json.loads((tmp_path / "out" / "faithfulness.json").read_text()) == results
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"faithfulness.json", "faithfulness.png"}

@@ -29,7 +29,7 @@ common: {relevance: final}
 rows:
   blind: {control: blank_images, num_attention_layers: 0, relevance: none}
   as documented: {control: document, relevance: none}
-  plain: {}
+  plain: {faithfulness_questions: 2}
   "budget 50 %, learned": {after: plain, token_budget: 32, token_budget_layer: 1, freeze: [vision, text]}
 """
 
@@ -56,6 +56,14 @@ def test_rows_are_trained_summed_up_and_not_trained_twice(table_file, tmp_path):
     assert row["attention"]["pointing"]["model"]["mean"] == statistics.mean(
         run["attention"]["pointing"]["model"] for run in runs
     )
+    looked = [json.loads((tmp_path / "out" / "plain" / seed / "faithfulness.json").read_text()) for seed in "01"]
+    areas = [look["auc"]["random"]["deletion"]["positive"]["probability"] for look in looked]
+    assert row["faithfulness"]["random"]["deletion"] == {
+        "mean": statistics.mean(areas),
+        "std": statistics.stdev(areas),
+    }
+    assert [look["seed"] for look in looked] == [0, 1] and row["faithfulness_questions"] == 2
+    assert "faithfulness" not in results["rows"][3]
     assert row["cost"]["milliseconds_per_question"] > 0
     assert "shuffled_questions" not in results["rows"][0] and results["rows"][0]["attention"] == {}
     plain, budget = (
@@ -63,13 +71,16 @@ def test_rows_are_trained_summed_up_and_not_trained_twice(table_file, tmp_path):
     )
     name = "qca.vision_encoder.backbone.embeddings.cls_token"  # frozen in the second, so what the first left
     assert plain[name].equal(budget[name])
-    before = (tmp_path / "out" / "plain" / "1" / "results.json").stat().st_mtime_ns
+    finished = [tmp_path / "out" / "plain" / "1" / name for name in ("results.json", "faithfulness.json")]
+    before = [file.stat().st_mtime_ns for file in finished]
     assert run_table(table, tmp_path / "out") == results
-    assert (tmp_path / "out" / "plain" / "1" / "results.json").stat().st_mtime_ns == before
+    assert [file.stat().st_mtime_ns for file in finished] == before
     assert summarise(table, tmp_path / "out") | {"command": results["command"]} == results
     rendered = rows_table(results)
     shuffled = row["attention"]["pointing"]["shuffled_question"]
     assert f"| {shuffled['mean']:.3f} ± {shuffled['std']:.3f} |\n| budget 50 %, learned |" in short_rows_table(results)
+    deleted = row["faithfulness"]["relevance"]["deletion"]
+    assert f"| plain | {deleted['mean']:.3f} ± {deleted['std']:.3f} |" in rendered
     assert f"| plain | 2 | {row['accuracy']['all']['mean']:.3f} ± {row['accuracy']['all']['std']:.3f} |" in rendered
 
 
@@ -79,7 +90,7 @@ def test_rows_are_trained_summed_up_and_not_trained_twice(table_file, tmp_path):
         ("after: plain", "after: later", "budget 50 %, learned: `after` names 'later', which is no row above it"),
         ("control: document", "control: random", "as documented: `control` is 'random', not one of blank_images, doc"),
         ("rows:", "lines:", "needs `recipe`, `common`, `seeds` and `rows`"),
-        ("plain: {}", "plain: {num_hops: 2}", "table: plain: there is no key `num_hops`"),
+        ("plain: {faithfulness_questions: 2}", "plain: {num_hops: 2}", "table: plain: there is no key `num_hops`"),
     ],
 )
 def test_a_table_that_cannot_be_trained_is_refused_before_anything_is(table_file, tmp_path, replaced, by, message):

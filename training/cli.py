@@ -181,9 +181,8 @@ def faithfulness(
     from .faithfulness import measure_faithfulness
 
     pipeline = load_pipeline(checkpoint)
-    chosen = load_rows(data, split=split, **_mapping(options, "--options"))
-    chosen = chosen.shuffle(seed=seed).select(range(min(rows, len(chosen))))
-    results = measure_faithfulness(pipeline.model, pipeline.processor, chosen, output_dir, method, seed=seed)
+    available = load_rows(data, split=split, **_mapping(options, "--options"))
+    results = measure_faithfulness(pipeline.model, pipeline.processor, available, output_dir, rows, method, seed=seed)
     for source, curves in results["auc"].items():
         console.print(source, curves, highlight=False)
 

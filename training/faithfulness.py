@@ -3,8 +3,6 @@
 B questions, I images, N patches, F fractions.
 """
 
-import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,9 @@ from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor
 from modeling_qca.relevance_qca import eager_attention
 
 from .image_reading import read_image
+from .results_file import write_json
 
+FAITHFULNESS = "faithfulness.json"
 FRACTIONS = (0.0, 0.25, 0.5, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
 CURVES = ("deletion", "insertion")
 ORDERS = ("positive", "negative")
@@ -81,18 +81,19 @@ def measure_faithfulness(
     processor: QCAProcessor,
     rows: datasets.Dataset,
     output_dir: Path,
+    questions: int,
     method: str = "relevance",
     batch_size: int = 16,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """[`faithfulness_curves`], also written to `faithfulness.json` and drawn in `faithfulness.png` in `output_dir`."""
+    """[`faithfulness_curves`] of at most `questions` of `rows`, drawn by lot; also written to `faithfulness.json` and
+    shown in `faithfulness.png` in `output_dir`."""
     from .figures import faithfulness_figure, write_figure
 
+    rows = rows.shuffle(seed=seed).select(range(min(questions, len(rows))))
     results = faithfulness_curves(model, processor, rows, method, batch_size, seed)
     output_dir.mkdir(parents=True, exist_ok=True)
-    written = output_dir / "faithfulness.json.part"
-    written.write_text(json.dumps(results, indent=2) + "\n")
-    os.replace(written, output_dir / "faithfulness.json")
+    write_json(output_dir / FAITHFULNESS, results)
     write_figure(faithfulness_figure(results), output_dir / "faithfulness.png")
     return results
 

@@ -10,12 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+import torch
 import yaml
 
+from modeling_qca import QCAProcessor
+
+from .building import load_checkpoint
 from .evaluate import command_line
+from .faithfulness import CURVES, FAITHFULNESS, measure_faithfulness
 from .recipe import Recipe, make_recipe, read_recipe
 from .results_file import RESULTS, write_json
-from .train import Control, train
+from .train import Control, load_splits, train
 
 logger = logging.getLogger(__name__)
 COST = ("trained_parameters", "training_seconds", "milliseconds_per_question")
@@ -29,12 +34,15 @@ class ResultsRow:
         values: keys of a recipe that differ from the table's.
         after: row whose checkpoint of the same seed this one starts from.
         control: `blank_images` trains without sight, `document` the source document's model.
+        faithfulness_questions: how many questions to measure `faithfulness.faithfulness_curves` on, in the precision
+            it was trained in.
     """
 
     name: str
     values: Mapping[str, Any]
     after: str | None = None
     control: Control | None = None
+    faithfulness_questions: int = 0
 
     @property
     def folder(self) -> str:
@@ -88,7 +96,8 @@ def load_table(path: str | os.PathLike, overrides: Mapping[str, str] | None = No
     rows: list[ResultsRow] = []
     for name, keys in described.items():
         keys = dict(keys)
-        row = ResultsRow(name, after=keys.pop("after", None), control=keys.pop("control", None), values=keys)
+        own = {key: keys.pop(key) for key in ("after", "control", "faithfulness_questions") if key in keys}
+        row = ResultsRow(name, keys, **own)
         if row.after is not None and row.after not in (other.name for other in rows):
             raise ValueError(f"{path}: {name}: `after` names {row.after!r}, which is no row above it")
         if row.control is not None and row.control not in get_args(Control):
@@ -116,25 +125,42 @@ def run_table(table: ResultsTable, output_dir: Path, seeds: Sequence[int] | None
         for row in table.rows:
             logger.warning("%s: %s, seed %d", table.name, row.name, seed)
             train(recipes[row.name, seed], row.control)
+            if row.faithfulness_questions:
+                _measure_faithfulness(recipes[row.name, seed], row.faithfulness_questions)
             summary = summarise(table, output_dir) | {"command": command_line()}
             write_json(output_dir / RESULTS, summary)
     return summary
+
+
+def _measure_faithfulness(recipe: Recipe, questions: int) -> None:
+    """Of the checkpoint of a finished run, once."""
+    folder, arguments = recipe.output_dir, recipe.training_arguments()
+    measured = folder / FAITHFULNESS
+    if measured.exists() and measured.stat().st_mtime > (folder / RESULTS).stat().st_mtime:
+        return
+    rows = load_splits(recipe)[1]
+    model: Any = load_checkpoint(str(folder)).to(arguments.device)
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=arguments.bf16):
+        measure_faithfulness(model, QCAProcessor.from_pretrained(folder), rows, folder, questions, seed=arguments.seed)
 
 
 def summarise(table: ResultsTable, output_dir: Path) -> dict[str, Any]:
     """
     Returns:
         `rows`: for each that has a finished run its `name`, `seeds`, and mean and standard deviation over them of
-        `accuracy` (`all` and each question type), `attention` (measure -> source) and `shuffled_questions`, and the
-        medians of `cost`; besides `majority`, `data` and `versions` of the runs.
+        `accuracy` (`all` and each question type), `attention` (measure -> source), `shuffled_questions` and, where it
+        was measured, `faithfulness` (source -> areas under the curves of the answer's probability), and the medians
+        of `cost`; besides `majority`, `data` and `versions` of the runs.
     """
     rows, last = [], {}
     for row in table.rows:
         runs = {}
         for seed in table.seeds:
-            finished = output_dir / row.folder / str(seed) / RESULTS
-            if finished.exists():
-                runs[seed] = last = json.loads(finished.read_text())
+            folder = output_dir / row.folder / str(seed)
+            if (folder / RESULTS).exists():
+                runs[seed] = last = json.loads((folder / RESULTS).read_text())
+                if (folder / FAITHFULNESS).exists():
+                    runs[seed]["faithfulness"] = json.loads((folder / FAITHFULNESS).read_text())
         if runs:
             rows.append({"name": row.name, "seeds": list(runs), **_summary(list(runs.values()))})
     shared = {key: last[key] for key in ("data", "versions") if key in last}
@@ -157,6 +183,15 @@ def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
     if "shuffled_questions" in runs[0]["baselines"]:
         summary["shuffled_questions"] = _spread([run["baselines"]["shuffled_questions"]["accuracy"] for run in runs])
+    if all("faithfulness" in run for run in runs):
+        areas = [run["faithfulness"]["auc"] for run in runs]
+        summary["faithfulness"] = {
+            source: {
+                curve: _spread([area[source][curve]["positive"]["probability"] for area in areas]) for curve in CURVES
+            }
+            for source in areas[0]
+        }
+        summary["faithfulness_questions"] = runs[0]["faithfulness"]["questions"]
     return summary
 
 
