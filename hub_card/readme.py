@@ -1,7 +1,7 @@
 """Tables of documents, rendered from the committed results files: `python -m modeling_qca.hub_card.readme README.md`.
 
 A table stands between `<!-- results: docs/results/NAME.json -->` and `<!-- end -->`; `NAME.json, in short` leaves out
-the columns of a table of rows that few look for. With `--check` nothing is written and a table that differs from its
+what few look for in a table of rows or a benchmark. With `--check` nothing is written and a table that differs from its
 file is an error.
 """
 
@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from modeling_qca.training.benchmark_report import render_report, render_short_report
 from modeling_qca.training.faithfulness import CURVES
 
 from .card import format_value, read_results
@@ -37,6 +38,8 @@ def render(text: str, folder: Path) -> str:
             rendered = short_rows_table(content) if block["short"] else rows_table(content)
         elif "training_speed" in content:
             rendered = speed_table(content)
+        elif "cases" in content:
+            rendered = (render_short_report if block["short"] else render_report)(content).rstrip()
         else:
             rendered = results_table(read_results(path))
         return f"{block[1]}\n{rendered}\n\n{block['end']}"

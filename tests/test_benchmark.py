@@ -19,7 +19,7 @@ from modeling_qca.training import benchmark, benchmark_models
 from modeling_qca.training.benchmark import Task, measure_memory, measure_times, run_benchmark
 from modeling_qca.training.benchmark_models import Contender, Models, Workload
 from modeling_qca.training.benchmark_precision import answer_agreement
-from modeling_qca.training.benchmark_report import ratio, render_report
+from modeling_qca.training.benchmark_report import ratio, render_report, render_short_report
 from modeling_qca.training.document_model import DocumentForVisualQuestionAnswering, QueryConditionedVQAModel
 
 SEED_DOCUMENT = Path(__file__).parents[2] / "shared" / "seed" / "query-conditioned-visual-attention.md"
@@ -161,6 +161,8 @@ def test_report_says_what_was_measured() -> None:
     assert "| 1 | 300 | 100 | qca-49 |" in report and "| 8 | 50 | 100 | qca |" in report
     assert "| qca | 1.50 |" in report and "a processor, 2 threads" in report and "quick" not in report
     assert ratio(cases["one_pair"], "qca", "vilt") == pytest.approx(0.8)
+    short = render_short_report({"settings": settings, "cases": cases})
+    assert "| ms (x vilt) | one pair |" in short and "| qca | 80 (0.80) |\n| vilt | 100 (1.00) |" in short
 
 
 def test_answers_in_bfloat16_are_compared_pair_by_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,6 +60,20 @@ def render_report(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def render_short_report(results: dict[str, Any]) -> str:
+    """Milliseconds of each model for each thing the models are compared in, and how many times those of ViLT."""
+    settings, cases = results["settings"], results["cases"]
+    measured = {title: cases[name] for name, title in COMPARED.items() if name in cases}
+    dtype = next(iter(measured.values()))[0]["dtype"]
+    times = [{row["model"]: row["median_s"] for row in reversed(rows)} for rows in measured.values()]
+    cells = [
+        [model, *(f"{_ms(each[model])} ({each[model] / each[REFERENCE]:.2f})" for each in times)]
+        for model in reversed(times[0])
+    ]
+    lines = _table([f"ms (x {REFERENCE})", *measured], cells)
+    return "\n".join([*lines, "", f"{settings['device']}, {settings['threads']} threads, {dtype}; medians."]) + "\n"
+
+
 def ratio(rows: Sequence[dict[str, Any]], model: str, reference: str) -> float:
     """Median time of `model` over that of `reference`, each the first row of its name."""
     median = {row["model"]: row["median_s"] for row in reversed(rows)}
