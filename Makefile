@@ -3,7 +3,7 @@ PYTHON ?= python3
 TRANSFORMERS ?= 5.20.0
 BIN = $(VENV)/bin
 PATHS = modeling_qca training hub_card tests examples
-DOCUMENTS = README.md docs/evidence.md
+DOCUMENTS = README.md docs/evidence.md docs/speed.md
 CARD = docs/card docs/results/demo.json
 
 .PHONY: demo test test-slow test-transformers quality style
