@@ -43,7 +43,7 @@ def faithfulness_curves(
 
     Args:
         rows: in the row schema; every question is asked about 46 or 68 altered images.
-        method: of `explain`; the last map, the mean over heads.
+        method: of `explain`; the mean of its maps over hops and heads, since the head reads the evidence of every hop.
         seed: of the random order, and of the order of equally relevant patches.
 
     Returns:
@@ -150,7 +150,7 @@ def _measure(
     pictures = [read_image(row) for row in images.values()]
     inputs = processor(images=pictures, text=[row["question"] for row in batch], image_index=index).to(model.device)
     explanation = model.explain(inputs, method)
-    scores = {method: explanation.relevance[:, -1].mean(dim=1)}
+    scores = {method: explanation.relevance.mean(dim=(1, 2))}
     scores["random"] = torch.rand(scores[method].shape, generator=generator).to(model.device)
     attention = cls_attention(model, inputs["pixel_values"])
     if attention is not None:
