@@ -97,7 +97,7 @@ def test_curves_equal_one_forward_pass_after_the_other(rows, method, problem_typ
     for row in rows:
         inputs = processor(images=row["image"], text=row["question"])
         explanation = model.explain(inputs, method)
-        best = explanation.relevance[0, -1].mean(0).argsort(descending=True)
+        best = explanation.relevance[0].mean((0, 1)).argsort(descending=True)
         answer = explanation.logits[0].argmax()
         for index, fraction in enumerate(FRACTIONS):
             count = round(fraction * 16)
@@ -149,7 +149,7 @@ def test_patches_that_decide_the_answer_have_the_lowest_deletion_curve(rows, mon
             altered["image_index"] = torch.arange(len(pixels))
             with torch.no_grad():
                 left = self(**altered).logits.softmax(-1).gather(1, chosen)[:, 0]
-            explanation.relevance[:, -1, :, patch] = (1 - left)[:, None]
+            explanation.relevance[..., patch] = (1 - left)[:, None, None]
         return explanation
 
     monkeypatch.setattr(type(model), "explain", by_trying)
