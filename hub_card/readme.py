@@ -1,8 +1,8 @@
 """Tables of documents, rendered from the committed results files: `python -m modeling_qca.hub_card.readme README.md`.
 
 A table stands between `<!-- results: docs/results/NAME.json -->` and `<!-- end -->`; `NAME.json, in short` leaves out
-what few look for in a table of rows or a benchmark. With `--check` nothing is written and a table that differs from its
-file is an error.
+what few look for in a table of rows or a benchmark. With `--check` nothing is written and a table that differs from
+its file is an error.
 """
 
 import argparse
