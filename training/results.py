@@ -139,7 +139,8 @@ def _measure_faithfulness(recipe: Recipe, questions: int) -> None:
     if measured.exists() and measured.stat().st_mtime > (folder / RESULTS).stat().st_mtime:
         return
     rows = load_splits(recipe)[1]
-    model: Any = load_checkpoint(str(folder)).to(arguments.device)
+    model: Any = load_checkpoint(str(folder))
+    model.to(arguments.device)
     with torch.autocast(model.device.type, torch.bfloat16, enabled=arguments.bf16):
         measure_faithfulness(model, QCAProcessor.from_pretrained(folder), rows, folder, questions, seed=arguments.seed)
 
