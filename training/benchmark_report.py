@@ -116,7 +116,7 @@ def _table(header: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def _ms(seconds: float) -> str:
-    return f"{1000 * seconds:.4g}"
+    return f"{1000 * seconds:.4g}" if seconds < 10 else f"{1000 * seconds:.0f}"
 
 
 def _plot(results: dict[str, Any], measured: list[str], file: Path) -> None:
