@@ -20,7 +20,7 @@ from modeling_qca.attention_qca import (
     masked_mean,
     masked_softmax,
 )
-from modeling_qca.modeling_qca import grid_coordinates
+from modeling_qca.embedding_qca import PatchEmbedder, grid_coordinates
 
 SCORER_NAMES = sorted(SCORERS)
 
@@ -354,3 +354,15 @@ def test_a_product_shared_by_the_questions_of_an_image_is_that_of_each_question(
         strict=True,
     ):
         assert ours.allclose(theirs, atol=1e-12)
+
+
+def test_patches_are_normed_then_projected_though_the_norm_is_part_of_the_projection():
+    torch.manual_seed(0)
+    embedder = PatchEmbedder(tiny_config())
+    for parameter in embedder.parameters():
+        nn.init.normal_(parameter)
+    patches, coordinates = torch.randn(2, 16, embedder.norm.normalized_shape[0]), grid_coordinates((4, 4), "cpu")
+    states = embedder.projection(embedder.norm(patches)) + embedder.position(coordinates)
+    torch.testing.assert_close(embedder(patches, coordinates), states + embedder.update(states), atol=1e-4, rtol=1e-4)
+    embedder(patches, coordinates).sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in embedder.parameters())
