@@ -151,6 +151,14 @@ def test_a_killed_run_goes_on_to_the_same_weights(scenes, tmp_path, at_step, mov
     assert_same_weights(tmp_path / "whole", tmp_path / "cut")
 
 
+def test_an_edited_recipe_does_not_go_on_from_the_checkpoints_of_what_it_was(scenes, tmp_path):
+    train(recipe(scenes, tmp_path))
+    before = (tmp_path / "results.json").read_bytes()
+    with pytest.raises(ValueError, match=r"checkpoint-\d+ is of a recipe with another learning_rate, relevance: give"):
+        train(recipe(scenes, tmp_path, relevance="final", learning_rate=1e-4))
+    assert (tmp_path / "results.json").read_bytes() == before
+
+
 @pytest.mark.slow  # starts processes
 @pytest.mark.skipif(sys.platform == "win32", reason="kill -9")
 def test_the_same_command_after_kill_9_ends_in_the_same_weights(scenes, tmp_path):

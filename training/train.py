@@ -32,6 +32,7 @@ from .vocabulary import build_vocabulary, vocabulary_reach
 
 logger = logging.getLogger(__name__)
 
+RECIPE = "_recipe.json"  # a trainer does not push what begins so
 Rows: TypeAlias = datasets.Dataset | datasets.IterableDataset
 Control: TypeAlias = Literal["blank_images", "document"]
 
@@ -126,6 +127,7 @@ def _train_one(
 ) -> dict[str, Any]:
     """`answered` are the training rows with their answers, which a stream is read through for once."""
     arguments = recipe.training_arguments()
+    _claim_folder(recipe, arguments.should_save)
     set_seed(arguments.seed)
     answers = build_vocabulary(
         answered["answers"], rule=recipe.answer_rule, normalize=recipe.normalize_answers, **recipe.vocabulary
@@ -212,6 +214,27 @@ def _train_one(
         "milliseconds_per_question": round(milliseconds_per_question(model, validation_rows, collator), 1),
     }
     return results
+
+
+def _claim_folder(recipe: Recipe, should_save: bool) -> None:
+    """Note in the run's folder which recipe it is of, so that no other one goes on from its checkpoints.
+
+    Raises:
+        ValueError: where there are checkpoints of another recipe.
+    """
+    note, described = recipe.output_dir / RECIPE, json.loads(json.dumps(dataclasses.asdict(recipe)))
+    begun = json.loads(note.read_text()) if note.exists() else {}
+    if begun != described and (checkpoint := last_complete_checkpoint(recipe.output_dir)) is not None:
+        both = [{**of, **of.get("config", {}), **of.get("arguments", {})} for of in (begun, described)]
+        names = (both[0].keys() | both[1].keys()) - {"config", "arguments"}
+        different = sorted(name for name in names if both[0].get(name) != both[1].get(name))
+        raise ValueError(
+            f"{checkpoint} is of a recipe with another {', '.join(different)}: give this one another `output_dir`, or "
+            "remove that folder to train anew"
+        )
+    if should_save:
+        recipe.output_dir.mkdir(parents=True, exist_ok=True)
+        write_json(note, described)
 
 
 def _adapted(model: QCAForVisualQuestionAnswering, lora_rank: int | None) -> Any:
