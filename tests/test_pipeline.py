@@ -287,3 +287,13 @@ def test_top_k_and_relevance_are_refused_where_they_make_no_sense(ask):
 
 def test_no_image_is_no_answer(ask):
     assert ask([], "what") == []
+
+
+def test_with_the_package_installed_no_code_of_the_checkpoint_runs(ask, tmp_path):
+    ask.save_pretrained(tmp_path)
+    files = list(tmp_path.glob("*_qca.py"))
+    assert files
+    for code in files:
+        code.write_text("raise SystemExit('code of the checkpoint ran')")
+    loaded = pipeline(model=str(tmp_path), pipeline_class=QCAVisualQuestionAnsweringPipeline)
+    assert_same(loaded(tiny_image(), "what"), ask(tiny_image(), "what"))
