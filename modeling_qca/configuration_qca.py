@@ -255,6 +255,9 @@ class QCAConfig(PreTrainedConfig):
             raise ValueError(f"`id2label` must number its {len(self.id2label)} answers from 0 without a gap.")
         if self.vision_feature_layers is not None:
             self._validate_feature_layers()
+        conditioned = self.vision_conditioning_layers
+        if isinstance(conditioned, int) and conditioned < 1:
+            raise ValueError(f"`vision_conditioning_layers` must be a positive number of layers, got {conditioned}.")
         if self.first_question_layer is not None:
             self._validate_question_in_vision_encoder()
 

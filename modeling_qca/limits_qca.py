@@ -118,7 +118,7 @@ def _is_dtype(value: Any) -> bool:
 def _limit(name: str) -> int:
     if name == "num_labels":
         return MAXIMUM_LABELS
-    counts_layers = any(part in name for part in ("layer", "depth", "block", "stage")) and "size" not in name
+    counts_layers = any(part in name for part in ("layer", "depth", "block", "stage", "group")) and "size" not in name
     return MAXIMUM_LAYERS if counts_layers else MAXIMUM_NUMBER
 
 

@@ -115,6 +115,10 @@ def test_a_field_of_a_wrong_kind_is_named(field, value):
         ({"relevance_loss_weight": -1}, "`relevance_loss_weight` must not be negative, got -1"),
         ({"initializer_range": -0.02}, "`initializer_range` must not be negative, got -0.02"),
         ({"vision_conditioning_layers": [0, 3]}, r"`vision_conditioning_layers` \[3\] outside the encoder's 3 layers"),
+        (
+            {"vision_conditioning_layers": -1},
+            r"`vision_conditioning_layers` must be a positive number of layers, got -1",
+        ),
         ({"vision_conditioning_layers": 4}, r"`vision_conditioning_layers`.*outside the encoder's 3 layers"),
         ({"token_budget": 4, "token_budget_layer": 3}, r"`token_budget_layer` must be in \[0, 3\), got 3"),
         ({"token_budget": 0, "token_budget_layer": 1}, "`token_budget` must be a positive count"),

@@ -151,6 +151,15 @@ def test_a_killed_run_goes_on_to_the_same_weights(scenes, tmp_path, at_step, mov
     assert_same_weights(tmp_path / "whole", tmp_path / "cut")
 
 
+def test_low_rank_adapters_leave_alone_what_is_frozen(scenes, tmp_path):
+    run = recipe(scenes, tmp_path, lora_rank=2, freeze=["text", "hops"], max_steps=2)
+    train(run)
+    adapter = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    taught = {name: bool(weight.any()) for name, weight in adapter.items() if "lora_B" in name}
+    assert {"vision" if "vision_encoder" in name else "text" for name, any_ in taught.items() if any_} == {"vision"}
+    assert any("text_encoder" in name for name in taught)
+
+
 def test_an_edited_recipe_does_not_go_on_from_the_checkpoints_of_what_it_was(scenes, tmp_path):
     train(recipe(scenes, tmp_path))
     before = (tmp_path / "results.json").read_bytes()

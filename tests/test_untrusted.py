@@ -278,6 +278,7 @@ HUGE = [
     ({"num_labels": 10**12}, "`num_labels` must be at most 65,536, got 1000000000000"),
     ({"hidden_size": 2**40}, "`hidden_size` must be at most 16,777,216"),
     ({"num_attention_layers": 10**9}, "`num_attention_layers` must be at most 256"),
+    ({"text_config": {"model_type": "albert", "num_hidden_groups": 2**24}}, "hidden_groups` must be at most 256"),
     ({"vision_conditioning_layers": 10**9}, "`vision_conditioning_layers` must be at most 256"),
     ({"relevance_loss_weight": float("nan")}, "`relevance_loss_weight` must be a finite number, got nan"),
     ({"auto_map": {"a": [[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]}}, "`auto_map.a` is nested deeper than 16 levels"),

@@ -127,6 +127,8 @@ class Recipe:
             for name in ("eval_strategy", "save_strategy"):
                 if self.arguments.get(name) == "epoch":
                     raise ValueError(f"`{name}` is `epoch`, but a stream has no epochs: make it `steps` or `no`")
+        if self.arguments.get("push_to_hub"):
+            raise ValueError("`push_to_hub` is not for a recipe: `qca push` what it trained, card, code and all")
         if self.moving_average is not None and not 0 < self.moving_average < 1:
             raise ValueError(f"`moving_average` is a decay between 0 and 1, got {self.moving_average}")
 

@@ -151,6 +151,7 @@ def _train_one(
         with_question_ids=True,
     )
     trained = _adapted(model, recipe.lora_rank)
+    freeze(trained, recipe.freeze)  # adapters too, and what PEFT has set free
     if as_documented:
         from .document_model import document_model
 
