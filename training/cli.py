@@ -140,11 +140,15 @@ def evaluate(
     options: Annotated[str, typer.Option(help="Options of the data as YAML: `{format: vqa_v2, ...}`.")] = "{}",
     report: Annotated[Path | None, typer.Option(help="Write a page with examples here.")] = None,
     seed: Annotated[int, typer.Option(help="Of the shuffled-question control.")] = 0,
+    metrics: Annotated[
+        list[str] | None, typer.Option(help="vqa_accuracy or wups, beside accuracy; repeatable.")
+    ] = None,
 ):
     """Measure a checkpoint on a data set."""
     from .evaluate import evaluate_checkpoint
 
-    results = evaluate_checkpoint(checkpoint, data, split, _mapping(options, "--options"), output_dir, seed, report)
+    chosen = _mapping(options, "--options")
+    results = evaluate_checkpoint(checkpoint, data, split, chosen, output_dir, seed, report, metrics or ())
     print_results(results)
     console.print(f"results.json and questions.parquet: {output_dir}", highlight=False)
 

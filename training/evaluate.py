@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import evaluate
 import numpy as np
 import torch
 from rich.progress import track
@@ -30,6 +31,7 @@ from .metrics.attention_quality.attention_quality import attention_quality, cent
 from .results_file import RESULTS, write_json
 
 ATTENTION_MEASURES = ("pointing", "energy", "iou", "spearman", "nss", "auc_judd", "cc", "kl", "sim")
+METRICS = ("vqa_accuracy", "wups")
 PACKAGES = ("modeling-qca", "torch", "transformers", "datasets", "peft", "accelerate")
 
 
@@ -168,11 +170,45 @@ def shuffle_questions(rows: datasets.Dataset, seed: int) -> datasets.Dataset:
     return rows.remove_columns("question").add_column("question", shuffled)
 
 
+def further_metrics(names: Sequence[str], answers: Sequence[str], rows: datasets.Dataset) -> dict[str, Any]:
+    """
+    Args:
+        names: of `METRICS`.
+        answers: given to `rows`.
+
+    Returns:
+        `vqa_accuracy` of the official evaluation, and with `_yes/no`, `_number` and `_other` that of each answer type;
+        `wups_0.9` and `wups_0.0`.
+
+    Raises:
+        ValueError: for a name that is none of them.
+        LookupError: where WUPS lacks WordNet; the message says how to fetch it.
+    """
+    results: dict[str, Any] = {}
+    for name in names:
+        if name not in METRICS:
+            raise ValueError(f"there is no metric {name!r}; the metrics are {', '.join(METRICS)}")
+        metric = evaluate.load(str(Path(__file__).parent / "metrics" / name))
+        if name == "wups":
+            sets = [[answer["answer"] for answer in given] for given in rows["answers"]]
+            measured = metric.compute(predictions=[[answer] for answer in answers], references=sets)
+            results |= {threshold: measured[threshold] for threshold in ("wups_0.9", "wups_0.0")}
+        else:
+            measured = metric.compute(predictions=answers, references=rows["answers"])
+            kinds = measured["per_answer_type"].items()
+            results |= {name: measured["accuracy"], **{f"{name}_{kind}": accuracy for kind, accuracy in kinds}}
+    return results
+
+
 def evaluate_model(
-    model: QCAForVisualQuestionAnswering, rows: datasets.Dataset, collator: QuestionCollator, seed: int = 0
+    model: QCAForVisualQuestionAnswering,
+    rows: datasets.Dataset,
+    collator: QuestionCollator,
+    seed: int = 0,
+    metrics: Sequence[str] = (),
 ) -> tuple[dict[str, Any], datasets.Dataset]:
     """
-    Accuracy and attention quality of `model` on `rows`.
+    Accuracy, attention quality and [`further_metrics`] of `model` on `rows`.
 
     Returns:
         `metrics` (accuracy), `per_question_type`, `attention` (see [`attention_table`]), and the rows' ids, answers,
@@ -182,7 +218,7 @@ def evaluate_model(
     predicted = predict(model, rows, collator)
     scores = answer_accuracy(predicted["answer"], rows, rule, normalize)
     results: dict[str, Any] = {
-        "metrics": {"accuracy": float(scores.mean())},
+        "metrics": {"accuracy": float(scores.mean()), **further_metrics(metrics, predicted["answer"], rows)},
         "per_question_type": {
             kind: {"accuracy": value} for kind, value in by_type(scores, rows["question_type"]).items()
         },
@@ -208,25 +244,35 @@ def evaluate_checkpoint(
     output_dir: Path,
     seed: int,
     report: Path | None = None,
+    metrics: Sequence[str] = (),
 ) -> dict[str, Any]:
     """
     Args:
         checkpoint: folder or Hub id.
-        data, split, options: of `dataset.load_rows`; `answer_rule` among the options is of `answers.answer_scores`.
+        data, split, options: of `dataset.load_rows`; `answer_rule` and `normalize_answers` among the options are of
+            `answers.answer_scores`.
         output_dir: gets `results.json` and `questions.parquet`.
         seed: of the shuffled-question control.
         report: page to write, see `report.write_report`.
+        metrics: see [`further_metrics`].
 
     Returns:
         The results. The majority baseline is the best single answer of this very split, a bound no constant passes.
+
+    Raises:
+        ValueError: where no question of the split has an answer.
     """
     pipeline = load_pipeline(checkpoint)
     options = dict(options)
-    rule = options.pop("answer_rule", "consensus")
+    rule, normalize = options.pop("answer_rule", "consensus"), options.pop("normalize_answers", True)
     rows = load_rows(data, split=split, **options).cast_column("image", datasets.Image(decode=False)).sort("image_id")
-    collator = QuestionCollator(pipeline.processor, pipeline.model.config, answer_rule=rule)
-    results, details = evaluate_model(pipeline.model, rows, collator, seed)
-    results["baselines"]["majority"] = {"accuracy": majority_accuracy(rows, rows, rule, normalize=True)}
+    if not any(rows["answers"]):
+        raise ValueError(f"{data}: no question of its {split} split has an answer to compare with")
+    collator = QuestionCollator(
+        pipeline.processor, pipeline.model.config, answer_rule=rule, normalize_answers=normalize
+    )
+    results, details = evaluate_model(pipeline.model, rows, collator, seed, metrics)
+    results["baselines"]["majority"] = {"accuracy": majority_accuracy(rows, rows, rule, normalize)}
     results["cost"] = {
         "milliseconds_per_question": round(milliseconds_per_question(pipeline.model, rows, collator), 1)
     }

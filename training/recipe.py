@@ -76,6 +76,7 @@ class Recipe:
         cache_image_features: compute a frozen vision encoder's features once.
         moving_average: decay of an exponential moving average of the weights.
         early_stopping_patience: evaluations without improvement before a run stops.
+        metrics: of `evaluate.further_metrics`, beside accuracy: `vqa_accuracy`, `wups`.
         baselines: models to train too and report beside this one: `question_only` sees blank images, `image_mean` has
             no hops.
     """
@@ -106,6 +107,7 @@ class Recipe:
     cache_image_features: bool = False
     moving_average: float | None = None
     early_stopping_patience: int | None = None
+    metrics: list[str] = field(default_factory=list)
     baselines: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     arguments: dict[str, Any] = field(default_factory=dict)

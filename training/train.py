@@ -20,7 +20,7 @@ from .answers import answer_scores
 from .building import build_model
 from .collator import QuestionCollator
 from .dataset import group_key, load_rows, parse_group_by
-from .evaluate import evaluate_model, majority_accuracy, milliseconds_per_question, provenance
+from .evaluate import evaluate_model, further_metrics, majority_accuracy, milliseconds_per_question, provenance
 from .feature_cache import ImageFeatureCache
 from .parameter_groups import freeze
 from .question_cache import remembered_questions
@@ -63,6 +63,8 @@ def train(recipe: Recipe, control: Control | None = None) -> dict[str, Any]:
     if finished.exists() and (results := json.loads(finished.read_text()))["recipe"] == described:
         logger.warning("%s is finished already; remove it to train anew", recipe.output_dir)
         return results
+    other = datasets.Dataset.from_dict({"answers": [[{"answer": "no", "count": 1}]]})
+    further_metrics(recipe.metrics, ["yes"], other)  # what is missing for them is better said now than at the end
     train_rows, validation_rows = load_splits(recipe)
     if control == "blank_images":
         train_rows, validation_rows = _blank_images(train_rows), _blank_images(validation_rows)
@@ -199,7 +201,7 @@ def _train_one(
         save_checkpoint(model, processor, recipe.output_dir)
     trainer.accelerator.wait_for_everyone()  # the next stage reads what was saved
     with torch.autocast(model.device.type, torch.bfloat16, enabled=arguments.bf16):
-        results, details = evaluate_model(model, validation_rows, collator, seed=arguments.seed)
+        results, details = evaluate_model(model, validation_rows, collator, arguments.seed, recipe.metrics)
     if arguments.should_save:
         details.to_parquet(recipe.output_dir / "questions.parquet")
     results["vocabulary"] = {

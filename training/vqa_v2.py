@@ -76,7 +76,8 @@ class VQAv2:
         return self._file(f"*mscoco_{self._subtype}_annotations.json")
 
     def _image_folder(self) -> Path:
-        return self.images or self.data / self._image_subtype
+        within = (self.images or self.data) / self._image_subtype
+        return within if within.is_dir() else self.images or within
 
     def _file(self, pattern: str) -> Path:
         found = sorted(self.data.glob(pattern))

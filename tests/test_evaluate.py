@@ -1,0 +1,82 @@
+"""`qca evaluate`: what it measures of a checkpoint on a data set, and what it refuses."""
+
+import json
+
+import datasets
+import pytest
+from data_files import draw, write_json
+from tiny import save_tiny_model
+from typer.testing import CliRunner
+
+from modeling_qca import QCAForVisualQuestionAnswering
+from modeling_qca.hub_card.cli import app
+from modeling_qca.training.evaluate import evaluate_checkpoint, further_metrics
+
+
+def write_rows(folder, answers):
+    lines = []
+    for number, given in enumerate(answers):
+        draw(folder / "images" / f"{number}.png", shade=40 * number)
+        lines.append(json.dumps({"image": f"{number}.png", "question": f"what is {number}", "answers": given}))
+    (folder / "validation.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def test_the_official_accuracy_stands_beside_the_plain_one():
+    answers = [[{"answer": "yes", "count": 10}], [{"answer": "2", "count": 2}, {"answer": "3", "count": 8}]]
+    rows = datasets.Dataset.from_dict({"answers": answers})
+    measured = further_metrics(["vqa_accuracy"], ["yes", "2"], rows)
+    two_of_ten = (8 * 2 / 3 + 2 * 1 / 3) / 10  # the subsets that leave one annotator out
+    assert measured["vqa_accuracy_yes/no"] == 1 and measured["vqa_accuracy_number"] == pytest.approx(two_of_ten)
+    assert measured["vqa_accuracy"] == pytest.approx((1 + two_of_ten) / 2)
+    with pytest.raises(ValueError, match="no metric 'bleu'; the metrics are vqa_accuracy, wups"):
+        further_metrics(["bleu"], ["yes", "2"], rows)
+
+
+@pytest.mark.parametrize("hops", [0, 2])
+def test_the_command_writes_results_rows_and_a_page(tmp_path, hops):
+    model = save_tiny_model(tmp_path / "checkpoint", num_attention_layers=hops)
+    write_rows(tmp_path / "data", [["red"] * 3, ["blue"] * 3, ["red", "blue", "green"]])
+    arguments = ["evaluate", str(tmp_path / "checkpoint"), str(tmp_path / "data"), "--metrics", "vqa_accuracy"]
+    outputs = ["--output-dir", str(tmp_path / "out"), "--report", str(tmp_path / "page.html")]
+    finished = CliRunner().invoke(app, arguments + outputs)
+    assert finished.exit_code == 0, finished.output
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    details = datasets.Dataset.from_parquet(str(tmp_path / "out" / "questions.parquet"))
+    assert set(details["answer"]) <= set(model.config.id2label.values())
+    assert results["metrics"]["accuracy"] == pytest.approx(sum(details["score"]) / 3)
+    assert "vqa_accuracy_other" in results["metrics"]
+    assert "what is 2" in (tmp_path / "page.html").read_text()
+
+
+def test_answers_are_normalised_only_where_the_checkpoint_was_trained_so(tmp_path):
+    save_tiny_model(tmp_path / "checkpoint")
+    model = QCAForVisualQuestionAnswering.from_pretrained(tmp_path / "checkpoint")
+    answers = [f"night_{number}" for number in range(model.config.num_labels)]
+    model.config.id2label, model.config.label2id = dict(enumerate(answers)), {a: n for n, a in enumerate(answers)}
+    model.save_pretrained(tmp_path / "checkpoint")
+    write_rows(tmp_path / "data", [answers])  # any of them is right
+    accuracy = [
+        evaluate_checkpoint(
+            str(tmp_path / "checkpoint"),
+            str(tmp_path / "data"),
+            "validation",
+            {"answer_rule": "set", "normalize_answers": normalize},
+            tmp_path / "out",
+            0,
+        )["metrics"]["accuracy"]
+        for normalize in (False, True)
+    ]
+    assert accuracy == [1, 0]
+
+
+def test_a_split_without_answers_is_named(tmp_path):
+    save_tiny_model(tmp_path / "checkpoint")
+    questions = {"questions": [{"image_id": 7, "question": "what is red", "question_id": 70}]}
+    write_json(tmp_path / "vqa" / "v2_OpenEnded_mscoco_test2015_questions.json", questions)
+    draw(tmp_path / "coco" / "test2015" / "COCO_test2015_000000000007.jpg")
+    options = {"format": "vqa_v2", "images": tmp_path / "coco"}
+    with pytest.raises(ValueError, match="no question of its test2015 split has an answer"):
+        evaluate_checkpoint(
+            str(tmp_path / "checkpoint"), str(tmp_path / "vqa"), "test2015", options, tmp_path / "out", 0
+        )
+    assert not (tmp_path / "out").exists()
