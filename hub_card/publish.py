@@ -20,10 +20,11 @@ from safetensors import SafetensorError
 
 from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor
 from modeling_qca.configuration_qca import AUTO_MAP, CUSTOM_PIPELINES
+from modeling_qca.training.results_file import OVERLAY, RESULTS
 
 from .card import Release, Results, card_metadata, is_hub_id, model_card, read_results
 
-RESULTS, OVERLAY, CARD = "results.json", "overlay.png", "README.md"
+CARD = "README.md"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ALLOWED = {".json", ".jinja", ".md", ".model", ".png", ".py", ".safetensors", ".txt"}
 READABLE = {".json", ".jinja", ".md", ".py", ".txt"}

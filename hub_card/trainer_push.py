@@ -7,8 +7,10 @@ from peft import PeftModel
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.dynamic_module_utils import custom_object_save
 
+from modeling_qca.training.results_file import RESULTS
+
 from .card import Release, model_card, read_results
-from .publish import CARD, RESULTS, adapter_base, forget_folders
+from .publish import CARD, adapter_base, forget_folders
 
 
 def keep_card(

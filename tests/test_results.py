@@ -58,10 +58,8 @@ def test_rows_are_trained_summed_up_and_not_trained_twice(table_file, tmp_path):
     )
     looked = [json.loads((tmp_path / "out" / "plain" / seed / "faithfulness.json").read_text()) for seed in "01"]
     areas = [look["auc"]["random"]["deletion"]["positive"]["probability"] for look in looked]
-    assert row["faithfulness"]["random"]["deletion"] == {
-        "mean": statistics.mean(areas),
-        "std": statistics.stdev(areas),
-    }
+    spread = {"mean": statistics.mean(areas), "std": statistics.stdev(areas), "values": areas}
+    assert row["faithfulness"]["random"]["deletion"] == spread
     assert [look["seed"] for look in looked] == [0, 1] and row["faithfulness_questions"] == 2
     assert "faithfulness" not in results["rows"][3]
     assert row["cost"]["milliseconds_per_question"] > 0

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
@@ -125,6 +126,8 @@ def test_results_say_what_was_measured_beside_what_knows_less(scenes, tmp_path):
     assert set(results["per_question_type"]) == {"attribute", "exists", "count", "compare"}
     assert results["data"]["images"] == 6
     assert results["cost"]["trained_parameters"] > 1e5
+    with Image.open(tmp_path / "overlay.png") as overlay:
+        assert overlay.width <= 384 and not list((tmp_path / "baselines").glob("*/overlay.png"))
     assert train(run) == results  # finished already: read, not trained again
 
 

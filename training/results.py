@@ -150,8 +150,8 @@ def summarise(table: ResultsTable, output_dir: Path) -> dict[str, Any]:
     Returns:
         `rows`: for each that has a finished run its `name`, `seeds`, and mean and standard deviation over them of
         `accuracy` (`all` and each question type), `attention` (measure -> source), `shuffled_questions` and, where it
-        was measured, `faithfulness` (source -> areas under the curves of the answer's probability), and the medians
-        of `cost`; besides `majority`, `data` and `versions` of the runs.
+        was measured, `faithfulness` (source -> areas under the curves of the answer's probability, of each seed too),
+        and the medians of `cost`; besides `majority`, `data` and `versions` of the runs.
     """
     rows, last = [], {}
     for row in table.rows:
@@ -188,7 +188,9 @@ def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
         areas = [run["faithfulness"]["auc"] for run in runs]
         summary["faithfulness"] = {
             source: {
-                curve: _spread([area[source][curve]["positive"]["probability"] for area in areas]) for curve in CURVES
+                curve: _spread(values) | {"values": values}
+                for curve in CURVES
+                if (values := [area[source][curve]["positive"]["probability"] for area in areas])
             }
             for source in areas[0]
         }

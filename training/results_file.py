@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = "results.json"
+OVERLAY = "overlay.png"  # beside it: an answered question, and where the model looked
 
 
 def write_json(path: Path, content: Any) -> None:

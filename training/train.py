@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from transformers import EarlyStoppingCallback, EvalPrediction, TrainerCallback, set_seed
 
-from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor
+from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor, QCAVisualQuestionAnsweringPipeline
 
 from .answers import answer_scores
 from .building import build_model
@@ -22,16 +22,18 @@ from .collator import QuestionCollator
 from .dataset import group_key, load_rows, parse_group_by
 from .evaluate import evaluate_model, further_metrics, majority_accuracy, milliseconds_per_question, provenance
 from .feature_cache import ImageFeatureCache
+from .image_reading import read_image
 from .parameter_groups import freeze
 from .question_cache import remembered_questions
 from .recipe import Recipe
-from .results_file import RESULTS, write_json
+from .results_file import OVERLAY, RESULTS, write_json
 from .streaming import endless, read_answers
 from .trainer import QCATrainer, SaveOnInterrupt, last_complete_checkpoint, whole_weights
 from .vocabulary import build_vocabulary, vocabulary_reach
 
 logger = logging.getLogger(__name__)
 
+EXAMPLE_SIDE = 384  # pixels of the longer side
 RECIPE = "_recipe.json"  # a trainer does not push what begins so
 Rows: TypeAlias = datasets.Dataset | datasets.IterableDataset
 Control: TypeAlias = Literal["blank_images", "document"]
@@ -204,6 +206,9 @@ def _train_one(
         results, details = evaluate_model(model, validation_rows, collator, arguments.seed, recipe.metrics)
     if arguments.should_save:
         details.to_parquet(recipe.output_dir / "questions.parquet")
+        if results["attention"] and not as_documented:
+            best = max(range(len(details)), key=lambda index: (details[index]["score"], details[index]["confidence"]))
+            _draw_example(model, processor, validation_rows[best], recipe.output_dir / OVERLAY)
     results["vocabulary"] = {
         "answers": len(answers),
         "train": vocabulary_reach(answered["answers"], answers, recipe.answer_rule, recipe.normalize_answers),
@@ -301,6 +306,14 @@ def save_checkpoint(model: QCAForVisualQuestionAnswering, processor: QCAProcesso
     """Weights, config, processor and the code that loads them."""
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+
+
+def _draw_example(
+    model: QCAForVisualQuestionAnswering, processor: QCAProcessor, row: dict[str, Any], file: Path
+) -> None:
+    pipeline = QCAVisualQuestionAnsweringPipeline(model=model, processor=processor)
+    looks: Any = pipeline.look(read_image(row), row["question"], top_k=1)
+    looks.fit(EXAMPLE_SIDE).overlay().save(file)
 
 
 class LinearRelevanceWeight(TrainerCallback):
