@@ -158,14 +158,14 @@ def _assemble_adapter(checkpoint: Path, folder: Path, release: Release, results:
     card.save(folder / CARD)
 
 
-def adapter_base(stored: str, release: Release) -> str:
+def adapter_base(stored: str | None, release: Release) -> str:
     """The Hub id of an adapter's base model: the release's, or the `stored` one of the adapter.
 
     Raises:
-        ValueError: where that is a folder.
+        ValueError: where that is a folder, or nothing.
     """
     base = release.base_model[0] if release.base_model else stored
-    if not is_hub_id(base):
+    if base is None or not is_hub_id(base):
         raise ValueError(
             f"The adapter's base model {base!r} is not on the Hub: push it first, and pass its id as `base_model`."
         )

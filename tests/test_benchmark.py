@@ -15,11 +15,13 @@ from tiny import WORDS, save_tiny_model, tiny_batch, tiny_image, tiny_text_confi
 from torch import nn
 from transformers import AutoModel, BertConfig, ViTConfig
 
+from modeling_qca import QCAProcessor
 from modeling_qca.training import benchmark, benchmark_models
 from modeling_qca.training.benchmark import Task, measure_memory, measure_times, run_benchmark
 from modeling_qca.training.benchmark_models import Contender, Models, Workload
 from modeling_qca.training.benchmark_precision import answer_agreement
 from modeling_qca.training.benchmark_report import ratio, render_report, render_short_report
+from modeling_qca.training.building import load_checkpoint
 from modeling_qca.training.document_model import DocumentForVisualQuestionAnswering, QueryConditionedVQAModel
 
 SEED_DOCUMENT = Path(__file__).parents[2] / "shared" / "seed" / "query-conditioned-visual-attention.md"
@@ -178,8 +180,13 @@ def test_answers_in_bfloat16_are_compared_pair_by_pair(tmp_path: Path, monkeypat
     rows = datasets.Dataset.from_list(rows)
     same = answer_agreement(str(tmp_path), rows, torch.float32, pairs=12)
     assert same == {"pairs": 12, "agreement": 1.0}
-    rounded = answer_agreement(str(tmp_path), rows, pairs=12)["agreement"]
-    assert rounded * 12 == pytest.approx(round(rounded * 12)) and rounded > 0.5
+    model, processor = load_checkpoint(str(tmp_path)), QCAProcessor.from_pretrained(tmp_path)
+    inputs = processor(images=[tiny_image(i) for i in range(12)], text=list(rows["question"]), return_tensors="pt")
+    with torch.no_grad():
+        exact = model(**inputs).logits.argmax(-1)
+        rounded = model.bfloat16()(**inputs).logits.argmax(-1)
+    agreed = answer_agreement(str(tmp_path), rows, pairs=12)["agreement"]
+    assert agreed == pytest.approx((exact == rounded).double().mean().item())
     with pytest.raises(ValueError, match="13 pairs asked for, but there are 12 rows"):
         answer_agreement(str(tmp_path), rows, pairs=13)
 

@@ -27,6 +27,15 @@ def test_an_epoch_is_a_permutation_in_groups_of_at_most_k_questions_of_one_image
     assert len(runs) <= groups
 
 
+def test_groups_are_no_larger_than_they_may_be():
+    sampler = ImageGroupedSampler([name for name in "ab" for _ in range(64)], 4, seed=0)
+    order = list(sampler)
+    groups = [order[start : start + 4] for start in range(0, 128, 4)]
+    images = ["".join("ab"[row // 64] for row in group) for group in groups]
+    assert set(images) == {"aaaa", "bbbb"}
+    assert len(list(groupby(images))) > 8  # the two images take turns by chance, neither comes whole
+
+
 def test_seed_and_epoch_decide_the_order():
     image_ids = [str(row // 4) for row in range(64)]
 

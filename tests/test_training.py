@@ -14,14 +14,15 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 
-from modeling_qca import QCAForVisualQuestionAnswering, configuration
+from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, configuration
 from modeling_qca.training import train as training
 from modeling_qca.training.moving_average import MovingAverage
 from modeling_qca.training.recipe import Recipe, load_recipe, make_recipe
 from modeling_qca.training.scenes import write_scenes
 from modeling_qca.training.train import TrainingStoppedError, train
+from modeling_qca.training.vocabulary import store_vocabulary
 
 RECIPES = sorted(Path(configuration.__file__).parent.glob("recipes/*.yaml"))
 # What a recipe for real photos asks of its encoders, in the measure of the tiny preset.
@@ -161,6 +162,23 @@ def test_low_rank_adapters_leave_alone_what_is_frozen(scenes, tmp_path):
     taught = {name: bool(weight.any()) for name, weight in adapter.items() if "lora_B" in name}
     assert {"vision" if "vision_encoder" in name else "text" for name, any_ in taught.items() if any_} == {"vision"}
     assert any("text_encoder" in name for name in taught)
+
+
+def test_one_process_with_several_gpus_is_told_how_to_start(scenes, tmp_path, monkeypatch):
+    monkeypatch.setattr(TrainingArguments, "n_gpu", 2)
+    with pytest.raises(ValueError, match="accelerate launch"):
+        train(recipe(scenes, tmp_path))
+
+
+def test_stored_answers_are_those_that_train(scenes, tmp_path):
+    train(recipe(scenes, tmp_path / "first", max_steps=1))
+    store_vocabulary(str(scenes), tmp_path / "first", None, 3, {})
+    stored = QCAConfig.from_pretrained(tmp_path / "first").id2label
+    train(recipe(scenes, tmp_path / "second", max_steps=1, model=str(tmp_path / "first"), vocabulary=None))
+    assert QCAForVisualQuestionAnswering.from_pretrained(tmp_path / "second").config.id2label == stored
+    assert len(stored) == 3
+    with pytest.raises(ValueError, match="qca-tiny: no answers in its config"):
+        train(recipe(scenes, tmp_path / "third", vocabulary=None))
 
 
 def test_an_edited_recipe_does_not_go_on_from_the_checkpoints_of_what_it_was(scenes, tmp_path):

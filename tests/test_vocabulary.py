@@ -1,8 +1,13 @@
 """Answer vocabularies on rows small enough to count by hand."""
 
+from collections import Counter
+
 import pytest
 
-from modeling_qca.training.vocabulary import build_vocabulary, vocabulary_reach
+from modeling_qca import QCAConfig
+from modeling_qca.training.dataset import load_rows
+from modeling_qca.training.scenes import write_scenes
+from modeling_qca.training.vocabulary import build_vocabulary, store_vocabulary, vocabulary_reach
 
 
 def row(**counts: int) -> list[dict]:
@@ -31,6 +36,19 @@ def test_reach_is_the_share_of_rows_and_the_best_score_within_the_vocabulary():
     reach = vocabulary_reach(ROWS, ["yes", "3"])
     # yes is right in row 0 (1.0), in row 1 (1.0); "3" in row 3 was given by three of ten (0.9).
     assert reach == {"rows": 5, "coverage": pytest.approx(3 / 5), "oracle_ceiling": pytest.approx(2.9 / 5)}
+
+
+def test_answers_are_stored_in_a_config_and_reach_is_told_of_each_split(tmp_path, caplog):
+    write_scenes(tmp_path / "data", {"train": 4}, seed=0)
+    QCAConfig().save_pretrained(tmp_path)
+    counted = Counter(row["answers"][0]["answer"] for row in load_rows(tmp_path / "data"))
+    most = sorted(counted, key=lambda answer: (-counted[answer], answer))[:2]
+    reach = store_vocabulary(str(tmp_path / "data"), tmp_path, None, 2, {})
+    config = QCAConfig.from_pretrained(tmp_path)
+    assert config.id2label == dict(enumerate(most)) and config.label2id == {most[0]: 0, most[1]: 1}
+    share = sum(counted[answer] for answer in most) / counted.total()
+    assert reach == {"train": {"rows": counted.total(), "coverage": share, "oracle_ceiling": pytest.approx(share)}}
+    assert "no validation.csv" in caplog.text
 
 
 @pytest.mark.parametrize(

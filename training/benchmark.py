@@ -97,7 +97,6 @@ def run_benchmark(
     output_dir: str | os.PathLike,
     quick: bool = False,
     rounds: int = 11,
-    threads: int | None = None,
     cases: Sequence[str] | None = None,
     trained: tuple[str, datasets.Dataset] | None = None,
 ) -> dict[str, Any]:
@@ -108,7 +107,6 @@ def run_benchmark(
         output_dir: also gets `benchmark.md` and `benchmark.png`.
         quick: narrow models, nothing compiled and two rounds, to see in a minute or two that it runs.
         rounds: how often each task is timed.
-        threads: of torch; its own choice by default.
         cases: names out of [`benchmark_cases`]; all by default.
         trained: a checkpoint and rows (images not decoded) on which its answers in bfloat16 are compared with those in
             float32, see `benchmark_precision.answer_agreement`.
@@ -119,8 +117,6 @@ def run_benchmark(
     Raises:
         ValueError: for an unknown case, and where `output_dir` holds measurements of another machine or setting.
     """
-    if threads is not None:
-        torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     every_case = benchmark_cases(device)
     if unknown := set(cases or ()) - every_case.keys():

@@ -41,8 +41,7 @@ def build_model(recipe: Recipe, answers: list[str]) -> tuple[QCAForVisualQuestio
             AutoTokenizer.from_pretrained(recipe.text_encoder),
         )
     else:
-        preset = CONFIGURATION / recipe.model
-        source = str(preset) if preset.is_dir() and "/" not in recipe.model else recipe.model
+        source = _source(recipe.model)
         processor = QCAProcessor.from_pretrained(source)
         if source == recipe.model:
             model = load_checkpoint(source, **fields)
@@ -51,6 +50,25 @@ def build_model(recipe: Recipe, answers: list[str]) -> tuple[QCAForVisualQuestio
     _whole_picture(processor, recipe.image_size)
     processor.limit_questions(model)
     return model, processor
+
+
+def stored_answers(recipe: Recipe) -> list[str]:
+    """The answers in the config of a recipe's `model`, in the order of its classes.
+
+    Raises:
+        ValueError: there are none.
+    """
+    assert recipe.model is not None  # `Recipe` sees to it
+    answers: dict[int, str] = QCAConfig.from_pretrained(_source(recipe.model)).id2label  # type: ignore[assignment]
+    if answers == QCAConfig().id2label:
+        raise ValueError(f"{recipe.model}: no answers in its config; `qca vocab` stores them there")
+    return [answers[index] for index in range(len(answers))]
+
+
+def _source(model: str) -> str:
+    """The folder of a preset, or what else was named."""
+    preset = CONFIGURATION / model
+    return str(preset) if preset.is_dir() and "/" not in model else model
 
 
 def load_checkpoint(source: str, **fields: Any) -> QCAForVisualQuestionAnswering:

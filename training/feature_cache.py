@@ -56,7 +56,8 @@ class ImageFeatureCache:
         self.folder = Path(folder) / encoder_fingerprint(model, processor, half)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.position = {image_id: index for index, image_id in enumerate(sorted(rows))}
-        keys = {image_id: image_fingerprint(image_id, rows[image_id]) for image_id in self.position}
+        images = track(self.position, "Image fingerprints", transient=True)
+        keys = {image_id: image_fingerprint(image_id, rows[image_id]) for image_id in images}
         with FileLock(self.folder.with_suffix(".lock")):
             self._open(model, processor, rows)
             self.computed = self._compute(model, processor, rows, keys)

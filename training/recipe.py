@@ -66,6 +66,7 @@ class Recipe:
         vision_encoder, text_encoder: pretrained encoders, by Hub id or folder.
         image_size: (height, width) in pixels, where it is not the encoder's own.
         vocabulary: of `vocabulary.build_vocabulary`: `{}` keeps every answer, `{minimum_count: 9}` is the VQA v2 rule.
+            `null` keeps the answers in the config of `model`, such as `qca vocab` stores them.
         answer_rule, normalize_answers: of `answers.answer_scores`.
         relevance: what the rows' maps supervise: nothing, the last hop, or every hop.
         relevance_loss_schedule: `constant`, or `linear` down from `relevance_loss_weight` to 0.
@@ -95,7 +96,7 @@ class Recipe:
     vision_encoder: str | None = None
     text_encoder: str | None = None
     image_size: list[int] | None = None
-    vocabulary: dict[str, int] = field(default_factory=dict)
+    vocabulary: dict[str, int] | None = field(default_factory=dict)
     answer_rule: AnswerRule = "consensus"
     normalize_answers: bool = True
     relevance: Literal["none", "final", "every_hop"] = "none"
@@ -121,6 +122,8 @@ class Recipe:
         encoders = self.vision_encoder is not None and self.text_encoder is not None
         if (self.model is None) != encoders or (self.vision_encoder is None) != (self.text_encoder is None):
             raise ValueError("a recipe names either `model`, or both `vision_encoder` and `text_encoder`")
+        if self.vocabulary is None and self.model is None:
+            raise ValueError("`vocabulary: null` keeps the answers of `model`, and there is none")
         if self.cache_image_features and ("vision" not in self.freeze or self.streaming):
             raise ValueError("`cache_image_features` needs `vision` in `freeze`, and no `streaming`")
         if self.streaming:

@@ -12,7 +12,7 @@ class ImageGroupedSampler(Sampler[int]):
 
     Args:
         image_ids: image of each row.
-        questions_per_image: largest group; the groups of an image with more questions land in different batches.
+        questions_per_image: largest group; an image with more questions has several, in places of their own.
         seed: an epoch's order depends on the seed and the epoch alone.
 
     Raises:

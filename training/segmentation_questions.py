@@ -188,10 +188,15 @@ def question_only_accuracy(
         group_by: `image_id`, or `image_id // 12` to keep neighbouring images in one half.
         seed: draws the halves.
 
+    Raises:
+        ValueError: for another column in `group_by`.
+
     Returns:
         kind -> `questions`, `accuracy`, and `chance`, the accuracy of guessing among the answers a wording has.
     """
-    _, divisor = parse_group_by(group_by)
+    column, divisor = parse_group_by(group_by)
+    if column != "image_id":
+        raise ValueError(f"group_by keeps images together: `image_id`, or `image_id // 12`, not {group_by!r}")
     groups = sorted({group_key(question.image_id, divisor) for question in questions})
     first = frozenset(random.Random(seed).sample(groups, len(groups) // 2))
     halves: tuple[list[Question], list[Question]] = ([], [])

@@ -1,6 +1,7 @@
 """What training needs of a stream of rows, which has no length and no order but its own."""
 
 import datasets
+from rich.progress import track
 
 SHUFFLE_BUFFER = 1000
 
@@ -20,7 +21,8 @@ def read_answers(rows: datasets.IterableDataset) -> datasets.Dataset:
         ValueError: the stream is empty.
     """
     texts = rows.select_columns(["question_id", "answers"])
-    batches = [datasets.Dataset.from_dict(batch, texts.features) for batch in texts.iter(batch_size=1000)]
+    read = track(texts.iter(batch_size=1000), "Reading answers", total=None, transient=True)
+    batches = [datasets.Dataset.from_dict(batch, texts.features) for batch in read]
     if not batches:
         raise ValueError("the stream has no rows; nothing is left to train on")
     return datasets.concatenate_datasets(batches)

@@ -17,7 +17,7 @@ from transformers import EarlyStoppingCallback, EvalPrediction, TrainerCallback,
 from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor, QCAVisualQuestionAnsweringPipeline
 
 from .answers import answer_scores
-from .building import build_model
+from .building import build_model, stored_answers
 from .collator import QuestionCollator
 from .dataset import group_key, load_rows, parse_group_by
 from .evaluate import evaluate_model, further_metrics, majority_accuracy, milliseconds_per_question, provenance
@@ -133,9 +133,12 @@ def _train_one(
     arguments = recipe.training_arguments()
     _claim_folder(recipe, arguments.should_save)
     set_seed(arguments.seed)
-    answers = build_vocabulary(
-        answered["answers"], rule=recipe.answer_rule, normalize=recipe.normalize_answers, **recipe.vocabulary
-    )
+    if recipe.vocabulary is None:
+        answers = stored_answers(recipe)
+    else:
+        answers = build_vocabulary(
+            answered["answers"], rule=recipe.answer_rule, normalize=recipe.normalize_answers, **recipe.vocabulary
+        )
     for split, rows in (("train", answered), ("validation", validation_rows)):
         _warn_of_answers_outside(answers, rows, split, recipe)
     model: Any

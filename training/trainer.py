@@ -34,7 +34,7 @@ class QCATrainer(Trainer):
     budget dropped all of one, the mean over processes weighs rows a little otherwise than one process would.
 
     Raises:
-        ValueError: for a parameter group that does not exist.
+        ValueError: for a parameter group that does not exist, or where one process would share several GPUs.
     """
 
     def __init__(
@@ -46,6 +46,11 @@ class QCATrainer(Trainer):
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
+        if self.args.n_gpu > 1:
+            raise ValueError(
+                f"one process with {self.args.n_gpu} GPUs splits a batch's questions from its images: start with "
+                "`accelerate launch`, or show it one GPU by CUDA_VISIBLE_DEVICES=0"
+            )
         self.questions_per_image = questions_per_image
         self.learning_rates = dict(learning_rates or {})
         check_groups(self.learning_rates)

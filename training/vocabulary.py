@@ -1,6 +1,6 @@
 """Answer vocabularies: which answers become classes, and how much of the data they can reach."""
 
-import contextlib
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +11,7 @@ from modeling_qca import QCAConfig
 from .answers import AnswerRule, answer_scores, majority_answer
 from .dataset import load_rows
 
+logger = logging.getLogger(__name__)
 Answers = Sequence[Mapping[str, Any]]
 
 
@@ -90,8 +91,8 @@ def store_vocabulary(
 
     Args:
         data, options: of `dataset.load_rows`.
-        folder: with the `config.json` of a preset or checkpoint. A checkpoint's head is then as large as the new
-            vocabulary says only after training.
+        folder: with the `config.json` of a preset or checkpoint. `vocabulary: null` trains it with these answers; a
+            checkpoint's head is only then as large as they need.
         minimum_count, top_k, rule: of [`build_vocabulary`].
 
     Returns:
@@ -101,8 +102,10 @@ def store_vocabulary(
     train = load_rows(data, split="train", **options)
     vocabulary = build_vocabulary(train["answers"], minimum_count=minimum_count, top_k=top_k, rule=rule)
     splits = {"train": train}
-    with contextlib.suppress(ValueError):  # a data set without a validation split has none to report on
+    try:
         splits["validation"] = load_rows(data, split="validation", **options)
+    except ValueError as error:
+        logger.warning("nothing is said of validation: %s", error)
     config.id2label = dict(enumerate(vocabulary))
     config.label2id = {answer: index for index, answer in enumerate(vocabulary)}
     config.save_pretrained(folder)
