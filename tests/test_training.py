@@ -164,6 +164,17 @@ def test_low_rank_adapters_leave_alone_what_is_frozen(scenes, tmp_path):
     assert any("text_encoder" in name for name in taught)
 
 
+def test_supervision_of_the_maps_may_fall_to_nothing(scenes, tmp_path):
+    values = {"relevance": "final", "relevance_loss_schedule": "linear", "max_steps": 4, "logging_steps": 1}
+    train(recipe(scenes, tmp_path, **values))
+    state = json.loads((tmp_path / "checkpoint-4" / "trainer_state.json").read_text())
+    logged = [entry for entry in state["log_history"] if "answer_loss" in entry]
+    for step, parts in enumerate(logged):
+        expected = parts["answer_loss"] + (1 - step / 4) * parts["relevance_loss"]
+        assert parts["loss"] == pytest.approx(expected, rel=1e-3)
+    assert len(logged) == 4 and QCAConfig.from_pretrained(tmp_path).relevance_loss_weight == 1.0
+
+
 def test_one_process_with_several_gpus_is_told_how_to_start(scenes, tmp_path, monkeypatch):
     monkeypatch.setattr(TrainingArguments, "n_gpu", 2)
     with pytest.raises(ValueError, match="accelerate launch"):

@@ -41,7 +41,7 @@ DANGEROUS = {
 }
 
 IMPORT_IN_A_SANDBOX = """
-    import importlib, sys
+    import importlib, os, sys
     from pathlib import Path
     sys.dont_write_bytecode = True
     import huggingface_hub.utils, torch, transformers, PIL.Image
@@ -55,16 +55,18 @@ IMPORT_IN_A_SANDBOX = """
     seen = []
 
     def sandbox(event, arguments):
-        writes = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
+        writes = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
         if writes or event.startswith(FORBIDDEN):
             seen.append((event, arguments))
             raise PermissionError(f"{event} {arguments}")
 
     sys.addaudithook(sandbox)
-    try:
-        open("left", "w")
-    except PermissionError:
-        seen.clear()
+    for write in (lambda: open("left", "w"), lambda: os.open("left", os.O_CREAT)):
+        try:
+            write()
+            raise SystemExit("the sandbox is open")
+        except PermissionError:
+            seen.clear()
     names = sorted(path.stem for path in Path("checkpoint").glob("*.py"))
     for name in names:
         importlib.import_module(f"checkpoint.{name}")
