@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny import tiny_processor
 
 from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor
 from modeling_qca.training import feature_cache
@@ -80,6 +81,17 @@ def test_a_changed_encoder_processor_or_depth_makes_another_cache(tmp_path, mode
         next(model.qca.vision_encoder.backbone.parameters()).add_(1e-3)
     changed = ImageFeatureCache(tmp_path / "cache", model, processor, rows)
     assert changed.folder != first.folder and changed.computed == 5
+
+
+def test_what_was_saved_and_loaded_finds_the_features_it_was_trained_on(tmp_path, model, rows):
+    composed = tiny_processor()
+    first = ImageFeatureCache(tmp_path / "cache", model, composed, rows)
+    model.save_pretrained(tmp_path / "saved")
+    composed.save_pretrained(tmp_path / "saved")
+    loaded = QCAForVisualQuestionAnswering.from_pretrained(tmp_path / "saved")
+    freeze(loaded, ["vision"])
+    again = ImageFeatureCache(tmp_path / "cache", loaded, QCAProcessor.from_pretrained(tmp_path / "saved"), rows)
+    assert (first.computed, again.computed) == (5, 0)
 
 
 def test_an_interrupted_run_goes_on_with_the_rows_it_lacks(tmp_path, model, processor, rows, monkeypatch):

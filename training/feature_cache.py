@@ -106,7 +106,9 @@ class ImageFeatureCache:
 def encoder_fingerprint(model: QCAForVisualQuestionAnswering, processor: QCAProcessor, half: bool) -> str:
     """Hex digest of all that decides an image's features, besides the image."""
     digest = hashlib.sha256()
-    digest.update(processor.image_processor.to_json_string().encode())
+    prepared = processor.image_processor.to_dict()
+    prepared.pop("auto_map", None)  # of a saved one: where its code is, not what it does
+    digest.update(json.dumps(prepared, sort_keys=True, default=str).encode())
     digest.update(repr((model.config.first_question_layer, model.config.vision_feature_layers, half)).encode())
     for name, tensor in model.base_model.vision_encoder.backbone.state_dict().items():
         digest.update(name.encode())
