@@ -64,6 +64,9 @@ class QCAConfig(PreTrainedConfig):
         patch_update (`str`, *optional*, defaults to `"none"`):
             How a hop changes the patches the next hop reads: not at all, by adding the evidence to every patch, or by
             adding it to each patch in proportion to its relevance.
+        answer_fusion (`str`, *optional*, defaults to `"concatenation"`):
+            What the answer head reads: the hops' evidence beside the query, or also their elementwise product (Kim et
+            al. 2017), for answers that turn where the question turns: "to the left of" and "to the right of".
         vision_conditioning_layers (`list[int]`, `int` or `str`, *optional*):
             Vision layers that read the question: a list of indices, the last `k`, or `"early"` (first half), `"late"`
             (second half), `"sparse"` (every second layer, the last one included) or `"all"`.
@@ -123,6 +126,7 @@ class QCAConfig(PreTrainedConfig):
     num_attention_layers: int = 2
     num_attention_heads: int = 8
     patch_update: Literal["none", "broadcast", "gated"] = "none"
+    answer_fusion: Literal["concatenation", "product"] = "concatenation"
     vision_conditioning_layers: list[int] | int | Literal["early", "late", "sparse", "all"] | None = None
     vision_conditioning: Literal["patches_read_question", "question_reads_patches", "shared_projections"] = (
         "patches_read_question"

@@ -348,8 +348,10 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
         super().__init__(config)
         size, hops = config.hidden_size, max(config.num_attention_layers, 1)
         self.qca = QCAModel(config)
+        self.with_product = config.answer_fusion == "product"
+        read = (2 if self.with_product else 1) * hops * size + size
         self.fusion = nn.Sequential(
-            nn.Linear(hops * size + size, size), nn.LayerNorm(size), nn.GELU(), nn.Dropout(config.classifier_dropout)
+            nn.Linear(read, size), nn.LayerNorm(size), nn.GELU(), nn.Dropout(config.classifier_dropout)
         )
         self.classifier = nn.Sequential(
             nn.Linear(size, size), nn.GELU(), nn.Dropout(config.classifier_dropout), nn.Linear(size, config.num_labels)
@@ -397,7 +399,10 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
             output_hidden_states=output_hidden_states,
             return_dict=True,
         )
-        logits = self.classifier(self.fusion(torch.cat([outputs.evidence.flatten(1), outputs.query], dim=-1)))
+        read = [outputs.evidence.flatten(1), outputs.query]
+        if self.with_product:
+            read.append((outputs.evidence * outputs.query[:, None]).flatten(1))
+        logits = self.classifier(self.fusion(torch.cat(read, dim=-1)))
         parts: dict[str, Any] = self._losses(logits, outputs, labels, relevance_labels)
         shared = {name: value for name, value in outputs.items() if name not in ("query", "evidence")}
         return QCAForVisualQuestionAnsweringOutput(logits=logits, **parts, **shared)

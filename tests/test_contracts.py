@@ -13,7 +13,7 @@ from modeling_qca import QCAForVisualQuestionAnswering
 PER_QUESTION = ("logits", "relevance")
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "attended": {"query_tokens": "attended", "vision_feature_layers": [1, 3]},
+    "attended": {"query_tokens": "attended", "vision_feature_layers": [1, 3], "answer_fusion": "product"},
     "broadcast": {"patch_update": "broadcast", "question_pooling": "last", "relevance_scorer": "bilinear"},
     "tokens": {
         "query_tokens": "all",

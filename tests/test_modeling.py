@@ -33,6 +33,7 @@ EVERYTHING = {
     "query_tokens": "all",
     "relevance_scorer": "additive",
     "patch_update": "gated",
+    "answer_fusion": "product",
     "vision_conditioning_layers": [1, 2],
     "token_budget": [3, 8],
     "token_budget_layer": 2,
@@ -190,6 +191,17 @@ def test_new_weights_have_the_statistics_of_the_config(scorer):
             assert module.gate.item() == 0.0, name
         elif isinstance(module, AdditiveScorer):
             assert module.score_weight.std().item() == pytest.approx(1 / math.sqrt(16), rel=0.5), name
+
+
+@pytest.mark.parametrize("hops", [0, 2])
+def test_the_head_reads_evidence_query_and_on_request_their_product(hops):
+    for fusion in ("concatenation", "product"):
+        model, batch = tiny_model(answer_fusion=fusion, num_attention_layers=hops), tiny_batch()
+        inner, outputs = model.qca(**batch), model(**batch)
+        for question, (query, evidence) in enumerate(zip(inner.query, inner.evidence, strict=True)):
+            read = [*evidence, query, *([step * query for step in evidence] if fusion == "product" else [])]
+            logits = model.classifier(model.fusion(torch.cat(read)))
+            torch.testing.assert_close(outputs.logits[question], logits, rtol=1e-4, atol=1e-5)
 
 
 def test_every_parameter_is_inside_a_module_with_a_name_of_its_own():

@@ -267,6 +267,14 @@ def test_questions_per_kind_limits_what_one_image_is_asked(segmented):
     assert set(asked.values()) == {1}
 
 
+def test_only_what_another_file_asks_is_asked(segmented):
+    wordings = ["is there a bed in the left half of the picture", "which is bigger the bed or the lamp", "why"]
+    (segmented / "like.csv").write_text("question,answer\n" + "".join(f"{wording},yes\n" for wording in wordings))
+    make(segmented, like=segmented / "like.csv")
+    with open(segmented / "questions" / "train.csv", newline="") as file:
+        assert {row["question"] for row in csv.DictReader(file)} == set(wordings[:2])
+
+
 def test_an_interrupted_run_leaves_nothing(segmented, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -282,6 +290,10 @@ def test_what_is_wrong_is_named(segmented):
     (segmented / "questions").mkdir()
     with pytest.raises(ValueError, match="questions: is already there"):
         make(segmented)
+    with pytest.raises(ValueError, match="like: is no CSV file with a column `question`"):
+        make(segmented, "a", like=segmented / "like")
+    with pytest.raises(ValueError, match="is no CSV file with a column `question`"):
+        make(segmented, "a", like=segmented / "classes.txt")
     (segmented / "images" / "image3.jpg").unlink()
     with pytest.raises(ValueError, match=r"image3: the image of label map image3\.png cannot be read"):
         make(segmented, "a")

@@ -219,13 +219,15 @@ def make_questions(
     classes: Annotated[Path, typer.Argument(help="Class names: text, JSON {number: name} or COCO-panoptic JSON.")],
     output: Annotated[Path, typer.Argument(help="Folder to make.")],
     questions_per_kind: Annotated[int, typer.Option(help="Of a kind and answer about an image, at most.")] = 16,
+    like: Annotated[Path | None, typer.Option(help="CSV whose questions alone are asked, of other images.")] = None,
     group_by: Annotated[str, typer.Option(help="Keeps images together where balance is measured.")] = "image_id",
     seed: Annotated[int, typer.Option(help="Decides which questions are kept.")] = 0,
 ):
     """Turn segmented images into balanced spatial questions with step-by-step relevance maps."""
     from .segmentation_questions import make_questions as run
 
-    summary = run(images, labels, classes, output, questions_per_kind=questions_per_kind, group_by=group_by, seed=seed)
+    options = {"questions_per_kind": questions_per_kind, "like": like, "group_by": group_by, "seed": seed}
+    summary = run(images, labels, classes, output, **options)
     console.print_json(data=summary)
 
 

@@ -83,6 +83,7 @@ def make_questions(
     *,
     grid: Grid = (16, 16),
     questions_per_kind: int = 16,
+    like: str | os.PathLike[str] | None = None,
     group_by: str = "image_id",
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -98,6 +99,7 @@ def make_questions(
         output: the folder to make.
         grid: rows and columns of the relevance maps.
         questions_per_kind: at most this many questions of a kind and answer about an image, before balancing.
+        like: a CSV file; only what a `question` of it asks, in the same words, is asked. By default everything is.
         group_by: keeps images together where half of them measure the question-only accuracy (see `load_rows`).
         seed: decides which questions are kept; the same seed and files give the same folder.
 
@@ -105,18 +107,21 @@ def make_questions(
         What `summary.json` holds: counts, and per kind the question-only accuracy and chance.
 
     Raises:
-        ValueError: `output` exists, an image or label map is missing, unreadable or not aligned, or nothing is left.
+        ValueError: `output` exists, an image or label map is missing, unreadable or not aligned, `like` has no
+            questions, or nothing is left.
     """
     output = Path(output)
     if output.exists():
         raise ValueError(f"{output}: is already there; remove it or write to another folder")
+    wordings = None if like is None else _wordings(Path(like))
     maps = read_label_maps(Path(labels), Path(classes))
     folder = ImageFolder(Path(images))
     generator = random.Random(seed)
     candidates: list[Question] = []
     for stem in track(maps.stems(), "Finding questions", transient=True):
         found = image_questions(stem, _read_aligned(maps, stem, folder), maps.names)
-        candidates += _sample(found, questions_per_kind, generator)
+        asked = found if wordings is None else (question for question in found if question.question in wordings)
+        candidates += _sample(asked, questions_per_kind, generator)
     questions = balance(candidates, generator)
     if not questions:
         raise ValueError(f"{labels}: none of {len(candidates)} questions is left once answers are balanced")
@@ -128,6 +133,17 @@ def make_questions(
     }
     _write(output, questions, maps, grid, summary)
     return summary
+
+
+def _wordings(path: Path) -> frozenset[str]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            wordings = frozenset(row["question"] for row in csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, KeyError) as error:
+        raise ValueError(f"{path}: is no CSV file with a column `question` ({error})") from error
+    if not wordings:
+        raise ValueError(f"{path}: has no questions")
+    return wordings
 
 
 def image_questions(image_id: str, labels: NDArray[np.int64], names: Mapping[int, str]) -> Iterator[Question]:
