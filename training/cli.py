@@ -226,8 +226,16 @@ def make_questions(
     """Turn segmented images into balanced spatial questions with step-by-step relevance maps."""
     from .segmentation_questions import make_questions as run
 
-    options = {"questions_per_kind": questions_per_kind, "like": like, "group_by": group_by, "seed": seed}
-    summary = run(images, labels, classes, output, **options)
+    summary = run(
+        images,
+        labels,
+        classes,
+        output,
+        questions_per_kind=questions_per_kind,
+        like=like,
+        group_by=group_by,
+        seed=seed,
+    )
     console.print_json(data=summary)
 
 
