@@ -48,8 +48,6 @@ FORMATS: dict[str, type] = {
 }
 _SCHEMA_VERSION = 1  # raise it when a reader's rows change, so that cached rows are written anew
 
-Split = Literal["train", "validation"]
-
 
 class Reader(Protocol):
     """What every format offers; `shards` can be read independently of one another."""
