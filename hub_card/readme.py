@@ -36,6 +36,8 @@ def render(text: str, folder: Path) -> str:
         content = json.loads(path.read_text())
         if "rows" in content:
             rendered = short_rows_table(content) if block["short"] else rows_table(content)
+        elif "tables" in content:
+            rendered = "\n\n".join("\n".join(_table(part["columns"], part["rows"])) for part in content["tables"])
         elif "training_speed" in content:
             rendered = speed_table(content)
         elif "cases" in content:
