@@ -2,8 +2,8 @@
 
     python examples/rooms_errors.py ROOMS RUN [RUN ...] --output docs/results/rooms_errors.json
 
-ROOMS is the folder with `train.csv` and `labels/`; a RUN is the folder of one seed of `qca results` or of a `qca train`,
-with its `questions.parquet`.
+ROOMS is the folder with `train.csv` and `labels/`; a RUN is the folder of one seed of `qca results` or of
+`qca train`, with its `questions.parquet`.
 """
 
 import argparse
