@@ -1,41 +1,30 @@
 """What the errors on rooms have in common: accuracy by size, distance and class of what the questions ask about.
 
-    python examples/rooms_errors.py ROOMS RUN [RUN ...] --output docs/results/rooms_errors.json
+    python examples/rooms_errors.py ROOMS CLASSES RUN [RUN ...] --output docs/results/rooms_errors.json
 
-ROOMS is the folder with `train.csv` and `labels/`; a RUN is the folder of one seed of `qca results` or of
-`qca train`, with its `questions.parquet`.
+ROOMS is the folder with `train.csv` and `labels/`, CLASSES the file of class names that `qca make-questions` takes;
+a RUN is the folder of one seed of `qca results` or of `qca train`, with its `questions.parquet`.
 """
 
 import argparse
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
+from numpy.typing import NDArray
 
+from modeling_qca.training.label_maps import read_label_maps
 from modeling_qca.training.results_file import write_json
+from modeling_qca.training.segmentation_questions import centre_of_mass, half_region
 
-CLASSES = [
-    "bed",
-    "books",
-    "ceiling",
-    "chair",
-    "floor",
-    "furniture",
-    "objects",
-    "picture",
-    "sofa",
-    "table",
-    "tv",
-    "wall",
-    "window",
-]
 QUESTIONS = {
-    "exists": r"is there an? (\w+) in the (\w+) half of the picture",
-    "side": r"is the (\w+) to the left of the (\w+)",
-    "bigger": r"which is bigger the (\w+) or the (\w+)",
+    "exists": r"is there an? (.+) in the (\w+) half of the picture",
+    "side": r"is the (.+) to the left of the (.+)",
+    "bigger": r"which is bigger the (.+) or the (.+)",
 }
 PARTS = [  # kind, what is measured, edges of its groups
     ("exists", "share of the half, where there is one", (0, 0.08, 0.12, 0.2, 0.4, 1)),
@@ -47,6 +36,7 @@ PARTS = [  # kind, what is measured, edges of its groups
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rooms", type=Path)
+    parser.add_argument("classes", type=Path)
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
@@ -54,36 +44,40 @@ def main():
     answered = pd.concat(pd.read_parquet(run / "questions.parquet") for run in arguments.runs)
     rows = answered.merge(truth, on=["image_id", "question"], validate="many_to_one")
     rows["right"] = rows["answer"] == rows["truth"]
-    labels = cache(lambda image: np.array(Image.open(arguments.rooms / "labels" / f"{image}.png")))
+    maps = read_label_maps(arguments.rooms / "labels", arguments.classes)
+    read, labels_of = cache(maps.read), {name: label for label, name in maps.names.items()}
     tables = []
     for kind, measure, edges in PARTS:
         asked = rows[rows["kind"] == kind]
-        values = [_measure(labels(row.image_id), kind, row.question, row.truth) for row in asked.itertuples()]
-        groups = asked.groupby(pd.cut(pd.Series(values, asked.index), edges), observed=True)
-        names = {group: f"{group.left:g} to {group.right:g}" for group in groups.groups}
-        tables.append(_table(f"{kind}: {measure}", groups["right"], names, len(arguments.runs)))
-    where = rows[rows["kind"] == "where"].groupby("truth")
-    tables.append(_table("where: the right answer", where["right"], {}, len(arguments.runs)))
+        if kind == "exists":
+            asked = asked[asked["truth"] == "yes"]
+        values = [_measure(read(row.image_id), labels_of, kind, row.question) for row in asked.itertuples()]
+        groups = asked.groupby(pd.cut(pd.Series(values, asked.index), edges), observed=True)["right"]
+        named = [(f"{group.left:g} to {group.right:g}", right) for group, right in groups]
+        tables.append(_table(f"{kind}: {measure}", named, len(arguments.runs)))
+    where = rows[rows["kind"] == "where"].groupby("truth")["right"]
+    tables.append(_table("where: the right answer", where, len(arguments.runs)))
     write_json(arguments.output, {"tables": tables})
 
 
-def _measure(labels: np.ndarray, kind: str, question: str, truth: str) -> float | None:
+def _measure(labels: NDArray[np.int64], labels_of: Mapping[str, int], kind: str, question: str) -> float:
     """What `PARTS` says of a question, from the label map [height, width] of its picture."""
-    first, second = re.fullmatch(QUESTIONS[kind], question).groups()
-    mask = labels == CLASSES.index(first) + 1
+    match = re.fullmatch(QUESTIONS[kind], question)
+    assert match is not None, question
+    first, second = match.groups()
+    mask = labels == labels_of[first]
     if kind == "exists":
-        rows, columns = np.indices(labels.shape) / np.array(labels.shape)[:, None, None]
-        half = {"left": columns < 0.5, "right": columns >= 0.5, "top": rows < 0.5, "bottom": rows >= 0.5}[second]
-        return mask[half].mean() if truth == "yes" else None
-    other = labels == CLASSES.index(second) + 1
+        return mask[half_region(second, labels.shape)].mean()
+    other = labels == labels_of[second]
     if kind == "side":
-        return abs(np.nonzero(mask)[1].mean() - np.nonzero(other)[1].mean()) / labels.shape[1]
-    return max(mask.sum(), other.sum()) / max(min(mask.sum(), other.sum()), 1)
+        return abs(centre_of_mass(mask)[1] - centre_of_mass(other)[1])
+    areas = sorted((mask.sum(), other.sum()))
+    return areas[1] / areas[0]
 
 
-def _table(title: str, right, names: dict, runs: int) -> dict:
-    lines = [[names.get(name, str(name)), f"{group.mean():.3f}", f"{len(group) // runs:,}"] for name, group in right]
-    return {"columns": [title, "accuracy", "questions"], "rows": lines}
+def _table(title: str, groups: Any, runs: int) -> dict[str, Any]:
+    rows = [[name, f"{right.mean():.3f}", f"{len(right) // runs:,}"] for name, right in groups]
+    return {"columns": [title, "accuracy", "questions"], "rows": rows}
 
 
 if __name__ == "__main__":

@@ -290,6 +290,8 @@ def test_what_is_wrong_is_named(segmented):
     (segmented / "questions").mkdir()
     with pytest.raises(ValueError, match="questions: is already there"):
         make(segmented)
+    with pytest.raises(ValueError, match="group_by keeps images together"):
+        make(segmented, "a", group_by="question")
     with pytest.raises(ValueError, match="like: is no CSV file with a column `question`"):
         make(segmented, "a", like=segmented / "like")
     with pytest.raises(ValueError, match="is no CSV file with a column `question`"):

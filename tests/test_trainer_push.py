@@ -16,7 +16,7 @@ from transformers import Trainer, TrainingArguments
 
 from modeling_qca import QCAForVisualQuestionAnswering
 from modeling_qca.hub_card.card import Release
-from modeling_qca.hub_card.publish import assemble
+from modeling_qca.hub_card.publish import adapter_base, assemble
 from modeling_qca.hub_card.trainer_push import keep_card
 
 pytest_plugins = ["hub.fixtures"]
@@ -171,6 +171,8 @@ def test_an_adapter_of_a_local_base_is_refused_until_the_base_has_a_hub_id(check
         ValueError, match=r"checkpoint' is not on the Hub: push it first, and pass its id as `base_model`"
     ):
         assemble(adapter, tmp_path / "assembled", Release("user/adapter"))
+    with pytest.raises(ValueError, match="base model None is not on the Hub"):
+        adapter_base(None, Release("user/adapter"))
     assemble(adapter, tmp_path / "assembled", Release("user/adapter", base_model=("user/model",)))
     assert {path.name for path in (tmp_path / "assembled").iterdir()} == {
         "README.md",

@@ -108,11 +108,12 @@ def make_questions(
 
     Raises:
         ValueError: `output` exists, an image or label map is missing, unreadable or not aligned, `like` has no
-            questions, or nothing is left.
+            questions, `group_by` is no grouping of images, or nothing is left.
     """
     output = Path(output)
     if output.exists():
         raise ValueError(f"{output}: is already there; remove it or write to another folder")
+    _image_divisor(group_by)  # what is wrong is better said before the long part than after it
     wordings = None if like is None else _wordings(Path(like))
     maps = read_label_maps(Path(labels), Path(classes))
     folder = ImageFolder(Path(images))
@@ -135,6 +136,13 @@ def make_questions(
     return summary
 
 
+def _image_divisor(group_by: str) -> int | None:
+    column, divisor = parse_group_by(group_by)
+    if column != "image_id":
+        raise ValueError(f"group_by keeps images together: `image_id`, or `image_id // 12`, not {group_by!r}")
+    return divisor
+
+
 def _wordings(path: Path) -> frozenset[str]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -150,7 +158,7 @@ def image_questions(image_id: str, labels: NDArray[np.int64], names: Mapping[int
     """Every question that the label map [height, width] of one image answers clearly."""
     areas = np.bincount(labels.ravel(), minlength=max(names) + 1) / labels.size
     large = [label for label in names if label != UNLABELLED and names[label] and areas[label] >= CLASS_AREA]
-    centres = {label: _centre(labels == label) for label in large}
+    centres = {label: centre_of_mass(labels == label) for label in large}
     yield from _exists(image_id, labels, names)
     yield from _where(image_id, labels, names)
     for first, second in permutations(large, 2):
@@ -204,15 +212,13 @@ def question_only_accuracy(
         group_by: `image_id`, or `image_id // 12` to keep neighbouring images in one half.
         seed: draws the halves.
 
-    Raises:
-        ValueError: for another column in `group_by`.
-
     Returns:
         kind -> `questions`, `accuracy`, and `chance`, the accuracy of guessing among the answers a wording has.
+
+    Raises:
+        ValueError: for another column in `group_by`.
     """
-    column, divisor = parse_group_by(group_by)
-    if column != "image_id":
-        raise ValueError(f"group_by keeps images together: `image_id`, or `image_id // 12`, not {group_by!r}")
+    divisor = _image_divisor(group_by)
     groups = sorted({group_key(question.image_id, divisor) for question in questions})
     first = frozenset(random.Random(seed).sample(groups, len(groups) // 2))
     halves: tuple[list[Question], list[Question]] = ([], [])
@@ -250,7 +256,7 @@ def _majorities(questions: Iterable[Question]) -> Callable[[Question], str | Non
 
 def _exists(image_id: str, labels: NDArray[np.int64], names: Mapping[int, str]) -> Iterator[Question]:
     for half in HALVES:
-        region = _half(half, labels.shape)
+        region = half_region(half, labels.shape)
         shares = np.bincount(labels[region].ravel(), minlength=max(names) + 1) / labels[region].size
         for label, name in names.items():
             if label == UNLABELLED or not name:
@@ -294,7 +300,7 @@ def _placed(
                 yield Question(image_id, kind, text, "yes" if holds else "no", (Look(first), Look(second)))
 
 
-def _centre(mask: NDArray[np.bool_]) -> tuple[float, float]:
+def centre_of_mass(mask: NDArray[np.bool_]) -> tuple[float, float]:
     """Centre of mass (down, right) as shares of the sides."""
     height, width = mask.shape
     down, right = (sums @ (np.arange(len(sums)) + 0.5) / sums.sum() for sums in (mask.sum(axis=1), mask.sum(axis=0)))
@@ -310,7 +316,8 @@ def _count_regions(mask: NDArray[np.bool_]) -> int | None:
     return None if unclear or count > MOST_REGIONS else count
 
 
-def _half(name: str, shape: tuple[int, ...]) -> tuple[slice, slice]:
+def half_region(name: str, shape: tuple[int, ...]) -> tuple[slice, slice]:
+    """Rows and columns of one of `HALVES` of a picture of `shape` (height, width)."""
     height, width = shape
     return {
         "left": (slice(0, height), slice(0, width // 2)),

@@ -210,7 +210,7 @@ def _train_one(
     if arguments.should_save:
         details.to_parquet(recipe.output_dir / "questions.parquet")
         if results["attention"] and not as_documented:
-            best = max(range(len(details)), key=lambda index: (details[index]["score"], details[index]["confidence"]))
+            _, _, best = max(zip(details["score"], details["confidence"], range(len(details)), strict=True))
             _draw_example(model, processor, validation_rows[best], recipe.output_dir / OVERLAY)
     results["vocabulary"] = {
         "answers": len(answers),
