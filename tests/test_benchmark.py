@@ -16,7 +16,7 @@ from torch import nn
 from transformers import AutoModel, BertConfig, ViTConfig
 
 from modeling_qca import QCAProcessor
-from modeling_qca.training import benchmark, benchmark_models
+from modeling_qca.training import benchmark, benchmark_models, benchmark_precision
 from modeling_qca.training.benchmark import Task, measure_memory, measure_times, run_benchmark
 from modeling_qca.training.benchmark_models import Contender, Models, Workload
 from modeling_qca.training.benchmark_precision import answer_agreement
@@ -185,7 +185,12 @@ def test_answers_in_bfloat16_are_compared_pair_by_pair(tmp_path: Path, monkeypat
     with torch.no_grad():
         exact = model(**inputs).logits.argmax(-1)
         rounded = model.bfloat16()(**inputs).logits.argmax(-1)
+    dtypes, predict = [], benchmark_precision.predict
+    monkeypatch.setattr(
+        benchmark_precision, "predict", lambda model, *rest: dtypes.append(model.dtype) or predict(model, *rest)
+    )
     agreed = answer_agreement(str(tmp_path), rows, pairs=12)["agreement"]
+    assert dtypes == [torch.float32, torch.bfloat16]
     assert agreed == pytest.approx((exact == rounded).double().mean().item())
     with pytest.raises(ValueError, match="13 pairs asked for, but there are 12 rows"):
         answer_agreement(str(tmp_path), rows, pairs=13)
