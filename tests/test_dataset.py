@@ -324,13 +324,32 @@ def test_daquar_loads_with_options_alone():
 # Memory
 
 MEASURE = """
-import re, sys
+import datasets, re, sys, threading
+from modeling_qca import QCAConfig, QCAProcessor
+from modeling_qca.training.building import CONFIGURATION
+from modeling_qca.training.collator import QuestionCollator
 from modeling_qca.training.dataset import load_rows
-rows = load_rows(sys.argv[1], cache_dir=sys.argv[2])
+from modeling_qca.training.sampler import ImageGroupedSampler
+
+peak, done = 0, threading.Event()
+
+def watch():  # memory of the process's own; pages of the mapped Arrow file are the kernel's to drop
+    global peak
+    while not done.wait(0.02):
+        peak = max(peak, int(re.search(r"RssAnon:\\s*(\\d+)", open("/proc/self/status").read())[1]) // 1024)
+
+threading.Thread(target=watch, daemon=True).start()
+rows = load_rows(sys.argv[1], cache_dir=sys.argv[2]).cast_column("image", datasets.Image(decode=False))
 train = load_rows(sys.argv[1], cache_dir=sys.argv[2], validation_ratio=0.2, group_by="image_id // 12")
 assert 0 < len(train) < len(rows)
-# Memory of the process's own; pages of the mapped Arrow file are the kernel's to drop.
-print(len(rows), int(re.search(r"RssAnon:\\s*(\\d+)", open("/proc/self/status").read())[1]) // 1024)
+preset = CONFIGURATION / "qca-tiny"
+collator = QuestionCollator(QCAProcessor.from_pretrained(preset), QCAConfig.from_pretrained(preset), "every_hop")
+order = list(ImageGroupedSampler(rows["image_id"], 8))
+for start in range(0, len(order), 256):
+    batch = collator([rows[index] for index in order[start : start + 256]])
+    assert len(batch["pixel_values"]) == len(set(batch["image_index"].tolist()))
+done.set()
+print(len(rows), peak)
 """
 
 
@@ -342,9 +361,10 @@ def own_megabytes(folder: Path, rows: int, images: int) -> int:
     maps = (np.full((2, 16, 16), row % 7, np.float16) for row in range(rows))
     write_maps(folder / "train_relevance.npz", maps, rows, (2, 16, 16))
     arguments = [sys.executable, "-c", MEASURE, str(folder), str(folder / "cache")]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=True, env=dict(os.environ))
+    done = subprocess.run(arguments, stdout=subprocess.PIPE, text=True, check=True, env=dict(os.environ))
     count, own = map(int, done.stdout.split())
     assert count == rows
+    print(f"{rows} rows about {images} images: {own} MB of its own at most")
     return own
 
 
