@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from modeling_qca.training.benchmark_report import render_report, render_short_report
+from modeling_qca.training.benchmark_report import markdown_table, render_report, render_short_report
 from modeling_qca.training.faithfulness import CURVES
 
 from .card import format_value, read_results
@@ -37,7 +37,9 @@ def render(text: str, folder: Path) -> str:
         if "rows" in content:
             rendered = short_rows_table(content) if block["short"] else rows_table(content)
         elif "tables" in content:
-            rendered = "\n\n".join("\n".join(_table(part["columns"], part["rows"])) for part in content["tables"])
+            rendered = "\n\n".join(
+                "\n".join(markdown_table(part["columns"], part["rows"])) for part in content["tables"]
+            )
         elif "training_speed" in content:
             rendered = speed_table(content)
         elif "cases" in content:
@@ -58,14 +60,14 @@ def results_table(results: dict[str, Any]) -> str:
     for name, values in accuracies.items():
         cells = (values.get(column) for column in ("accuracy", *types))
         rows.append([name.replace("_", " "), *("" if cell is None else format_value(cell) for cell in cells)])
-    lines = _table(["accuracy", "all", *types], rows)
+    lines = markdown_table(["accuracy", "all", *types], rows)
     if results["attention"]:
         sources = ("model", "shuffled_question", "centre", "uniform")
         looked = [
             [measure, *(format_value(results["attention"][measure][source]) for source in sources)]
             for measure in ATTENTION_ROWS
         ]
-        lines += ["", *_table(["attention", *(source.replace("_", " ") for source in sources)], looked)]
+        lines += ["", *markdown_table(["attention", *(source.replace("_", " ") for source in sources)], looked)]
     data = results["data"]
     lines += [
         "",
@@ -96,7 +98,7 @@ def rows_table(results: dict[str, Any]) -> str:
             measured = [row["attention"][name][of] for name in ROW_MEASURES for of in ("model", "shuffled_question")]
             looked.append([row["name"], *(_spread(value, seeds) for value in measured)])
     measures = [title for name in ROW_MEASURES for title in (name, f"{name}, shuffled")]
-    lines = [*_table(header, answers), "", *_table(["where it looked", *measures], looked)]
+    lines = [*markdown_table(header, answers), "", *markdown_table(["where it looked", *measures], looked)]
     if looked:
         attention = next(row["attention"] for row in rows if row["attention"])
         controls = [
@@ -128,7 +130,7 @@ def _faithfulness_table(rows: list[dict[str, Any]]) -> list[str]:
     ]
     questions = measured[0]["faithfulness_questions"]
     note = f"Areas of {questions} questions of each seed; lower is better for deletion, higher for insertion."
-    return ["", *_table(["does the answer hang on it", *header], cells), "", note]
+    return ["", *markdown_table(["does the answer hang on it", *header], cells), "", note]
 
 
 def short_rows_table(results: dict[str, Any]) -> str:
@@ -142,7 +144,7 @@ def short_rows_table(results: dict[str, Any]) -> str:
         measured = [*(row["accuracy"][kind] for kind in kinds), *looked]
         cells.append([row["name"], *(_spread(value, seeds) for value in measured)])
     header = ["row", *kinds, "pointing", "pointing, shuffled question"]
-    return "\n".join([*_table(header, cells), "", _rows_note(results)])
+    return "\n".join([*markdown_table(header, cells), "", _rows_note(results)])
 
 
 def _rows_note(results: dict[str, Any]) -> str:
@@ -177,7 +179,7 @@ def speed_table(results: dict[str, Any]) -> str:
     difference = f"{same['largest_relative_difference_of_losses']:.0e}"
     accuracy = " and ".join(format_value(value) for value in same["accuracy"].values())
     lines = [
-        *_table(header, rows),
+        *markdown_table(header, rows),
         "",
         f"{data['rows']:,} questions about {data['images']:,} images; {settings['device']}, {precision}, threads: "
         f"{settings['threads']}. Medians and quartiles of steps; epochs are extrapolated. With and without the cache "
@@ -191,10 +193,6 @@ def _spread(value: dict[str, float] | None, seeds: int) -> str:
     if value is None:
         return ""
     return format_value(value if seeds > 1 else value["mean"])
-
-
-def _table(header: list[str], rows: list[list[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]
 
 
 def main() -> None:

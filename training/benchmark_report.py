@@ -56,7 +56,7 @@ def render_report(results: dict[str, Any]) -> str:
     for name, title in (("memory_batch_8", "batch of 8 pairs"), ("memory_train_8_questions", "training step")):
         if name in cases:
             sizes = [[row["model"], f"{row['peak_bytes'] / 2**30:.2f}"] for row in cases[name]]
-            lines += ["", f"### Peak memory, {title}", "", *_table(["model", "GiB"], sizes)]
+            lines += ["", f"### Peak memory, {title}", "", *markdown_table(["model", "GiB"], sizes)]
     return "\n".join(lines) + "\n"
 
 
@@ -70,7 +70,7 @@ def render_short_report(results: dict[str, Any]) -> str:
         [model, *(f"{_ms(each[model])} ({each[model] / each[REFERENCE]:.2f})" for each in times)]
         for model in reversed(times[0])
     ]
-    lines = _table([f"ms (x {REFERENCE})", *measured], cells)
+    lines = markdown_table([f"ms (x {REFERENCE})", *measured], cells)
     return "\n".join([*lines, "", f"{settings['device']}, {settings['threads']} threads, {dtype}; medians."]) + "\n"
 
 
@@ -96,7 +96,7 @@ def _compared(rows: Sequence[dict[str, Any]], peak: dict[str, float]) -> list[st
         cells += [f"{row['flops'] / 1e9:.1f}", f"{share:.0%}"]
         cells += [f"{median / first[REFERENCE]:.2f}"] if beside_reference else []
         table.append(cells + ([f"{median / first[row['model']]:.2f}"] if beside_itself else []))
-    return _table(header, table)
+    return markdown_table(header, table)
 
 
 def _questions(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -107,10 +107,11 @@ def _questions(rows: Sequence[dict[str, Any]]) -> list[str]:
         [str(count), *(_ms(median[model, count]) for model in models), min(models, key=lambda m: median[m, count])]
         for count in counts
     ]
-    return _table(["questions", *(f"{model}, ms a question" for model in models), "cheapest"], table)
+    return markdown_table(["questions", *(f"{model}, ms a question" for model in models), "cheapest"], table)
 
 
-def _table(header: list[str], rows: list[list[str]]) -> list[str]:
+def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
+    """The lines of a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return ["| " + " | ".join(cells) + " |" for cells in lines]
 
