@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -198,6 +199,15 @@ def test_an_edited_recipe_does_not_go_on_from_the_checkpoints_of_what_it_was(sce
     with pytest.raises(ValueError, match=r"checkpoint-\d+ is of a recipe with another learning_rate, relevance: give"):
         train(recipe(scenes, tmp_path, relevance="final", learning_rate=1e-4))
     assert (tmp_path / "results.json").read_bytes() == before
+
+
+def test_a_checkpoint_that_no_note_says_the_recipe_of_is_gone_on_from(scenes, tmp_path, caplog):
+    train(recipe(scenes, tmp_path / "whole", save_total_limit=None))
+    shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "moved" / "checkpoint-2")
+    train(recipe(scenes, tmp_path / "moved", save_total_limit=None))
+    assert "checkpoint-2: nothing says which recipe it is of" in caplog.text
+    assert_same_weights(tmp_path / "whole", tmp_path / "moved")
+    assert not (tmp_path / "moved" / "checkpoint-1").exists()  # went on, did not begin anew
 
 
 @pytest.mark.slow  # starts processes

@@ -230,12 +230,17 @@ def _train_one(
 def _claim_folder(recipe: Recipe, should_save: bool) -> None:
     """Note in the run's folder which recipe it is of, so that no other one goes on from its checkpoints.
 
+    Checkpoints without such a note, of an earlier release or moved here by hand, are taken to be this recipe's.
+
     Raises:
         ValueError: where there are checkpoints of another recipe.
     """
     note, described = recipe.output_dir / RECIPE, json.loads(json.dumps(dataclasses.asdict(recipe)))
-    begun = json.loads(note.read_text()) if note.exists() else {}
-    if begun != described and (checkpoint := last_complete_checkpoint(recipe.output_dir)) is not None:
+    begun = json.loads(note.read_text()) if note.exists() else None
+    checkpoint = last_complete_checkpoint(recipe.output_dir)
+    if begun is None and checkpoint is not None:
+        logger.warning("%s: nothing says which recipe it is of; going on from it", checkpoint)
+    if begun not in (None, described) and checkpoint is not None:
         both = [{**of, **of.get("config", {}), **of.get("arguments", {})} for of in (begun, described)]
         names = (both[0].keys() | both[1].keys()) - {"config", "arguments"}
         different = sorted(name for name in names if both[0].get(name) != both[1].get(name))
