@@ -4,7 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from typer.testing import CliRunner
+
 from modeling_qca import configuration
+from modeling_qca.training import train as training
+from modeling_qca.training.cli import app
 from modeling_qca.training.recipe import load_recipe
 
 RECIPES = sorted(Path(configuration.__file__).parent.glob("recipes/*.yaml"))
@@ -25,6 +29,17 @@ def test_keys_find_the_recipe_the_model_and_the_trainer(tmp_path):
     assert recipe.learning_rates == {"vision": 1e-5}
     assert recipe.training_arguments().label_names == ["labels"]
     assert recipe.output_dir == Path("runs/recipe")
+
+
+def test_the_command_line_passes_values_on_as_they_are_typed(tmp_path, monkeypatch):
+    """Not as paths, which would make `image_id / 12` of the first."""
+    seen = []
+    monkeypatch.setattr(training, "train", lambda recipe: seen.append(recipe) or {"baselines": {}, "attention": {}})
+    monkeypatch.setattr("modeling_qca.training.cli.print_results", lambda results: None)
+    path = write(tmp_path, "data: d\nmodel: qca-tiny\n")
+    command = ["train", str(path), "--group_by", "image_id // 12", "--data=hf://data//d", "--seed", "7"]
+    CliRunner().invoke(app, command, catch_exceptions=False)
+    assert [(r.group_by, r.data, r.arguments["seed"]) for r in seen] == [("image_id // 12", "hf://data//d", 7)]
 
 
 def test_a_recipe_extends_another_beside_it(tmp_path):

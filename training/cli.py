@@ -56,14 +56,14 @@ def demo(
 @app.command(context_settings=PASS_ON)
 def train(
     context: typer.Context,
-    recipes: Annotated[list[Path], typer.Argument(help="A recipe, or several stages one after the other.")],
+    recipes: Annotated[list[str], typer.Argument(help="A recipe, or several stages one after the other.")],
 ):
     """Train what RECIPE.yaml describes; `--key value` replaces single keys. The same command resumes a stopped run."""
     from .recipe import load_recipe
     from .train import TrainingStoppedError
     from .train import train as run
 
-    paths, overrides = _overrides([*map(str, recipes), *context.args])
+    paths, overrides = _overrides([*recipes, *context.args])
     previous: Path | None = None
     for path in paths:
         values = dict(overrides)
