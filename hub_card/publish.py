@@ -9,11 +9,12 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import HfApi, ModelCard, get_session, get_token
+from huggingface_hub import CommitInfo, HfApi, ModelCard, get_session, get_token
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
@@ -64,7 +65,8 @@ def push(
 ) -> Publication:
     """Publishes a checkpoint, or a LoRA adapter of one, in one commit.
 
-    Code and weights that an earlier push left in the repository are replaced as a whole. The token is the one of
+    Code and weights that an earlier push left in the repository are replaced as a whole. A tag names a commit of the
+    same files beside the one on main, made before it: whatever fails, main is as it was. The token is the one of
     `hf auth login` or of HF_TOKEN.
 
     Args:
@@ -213,30 +215,58 @@ def check_folder(folder: Path) -> None:
 
 
 def _upload(folder: Path, release: Release, private: bool) -> str:
+    """One commit on main. Its tag is made first, on a branch of its own, so that main moves only once all else is done."""
     api = HfApi()
     repo_id, tag = release.repo_id, release.tag
+    branch = f"push-{tag}"
+
+    def commit_to(revision: str) -> CommitInfo:
+        return _persistently(
+            lambda: api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                revision=revision,
+                commit_message=tag or "Publish",
+                delete_patterns=replaced,
+            )
+        )
+
     outcome = f"{repo_id} was not published"
+    begun = done = False
     try:
         _persistently(lambda: api.create_repo(repo_id, private=private, exist_ok=True))
         info = _persistently(lambda: api.model_info(repo_id))
         if private and not info.private:
             raise ValueError(f"{repo_id} exists and is public; make it private on the Hub, or choose another name.")
-        if tag in [ref.name for ref in _persistently(lambda: api.list_repo_refs(repo_id)).tags]:
+        refs = _persistently(lambda: api.list_repo_refs(repo_id))
+        if tag in [ref.name for ref in refs.tags]:
             raise ValueError(f"{repo_id} already has a tag {tag!r}; choose another one.")
         stored = [file.rfilename for file in info.siblings or []]
         replaced = [name for name in stored if "/" not in name and Path(name).suffix in REPLACED]
-        commit = _persistently(
-            lambda: api.upload_folder(
-                repo_id=repo_id, folder_path=folder, commit_message=tag or "Publish", delete_patterns=replaced
-            )
-        )
-        outcome = f"{repo_id} was published, but without its tag {tag}"
         if tag:
-            _persistently(lambda: api.create_tag(repo_id, tag=tag, revision=commit.oid, exist_ok=True))
+            if branch in [ref.name for ref in refs.branches]:  # of a push that was cut off
+                _persistently(lambda: api.delete_branch(repo_id, branch=branch))
+            begun = True
+            _persistently(lambda: api.create_branch(repo_id, branch=branch, exist_ok=True))
+            tagged = commit_to(branch).oid
+            _persistently(lambda: api.create_tag(repo_id, tag=tag, revision=tagged, exist_ok=True))
+        commit = commit_to("main")
+        done = True
     except (HTTPError, RuntimeError, json.JSONDecodeError) as error:
         cause = error.__cause__ if isinstance(error, RuntimeError) else error  # a failed upload comes wrapped
         raise _as_one_message(cause or error, outcome) from error
+    finally:
+        if begun:
+            _take_back(lambda: api.delete_branch(repo_id, branch=branch))
+            if not done:
+                _take_back(lambda: api.delete_tag(repo_id, tag=str(tag)))
     return commit.commit_url
+
+
+def _take_back(request: Callable[[], None]) -> None:
+    """`request`, tried once: a Hub that does not answer keeps a branch or a tag that nothing depends on."""
+    with suppress(HTTPError):
+        _impatiently(request)
 
 
 def _persistently(request: Callable[[], Outcome]) -> Outcome:

@@ -37,7 +37,9 @@ def test_passing_faults_of_every_kind_end_in_one_commit_and_its_tag(
         Fault("status", "POST .*preupload", times=1, status=429),
         Fault("reset", "PUT /_lfs", times=1),
         Fault("slow", "PUT /_lfs", times=1, pieces=8, delay=0.05),
-        Fault("lost_reply", "POST .*/commit/", times=1),
+        Fault("lost_reply", "POST .*/branch/", times=1),
+        Fault("lost_reply", "POST .*/commit/push-v1", times=1),
+        Fault("lost_reply", "POST .*/commit/main", times=1),
         Fault("status", "POST .*/tag/", times=1, status=500),
         Fault("lost_reply", "POST .*/tag/", times=1),
     ]
@@ -45,8 +47,20 @@ def test_passing_faults_of_every_kind_end_in_one_commit_and_its_tag(
     assert url.endswith(local_hub.head("user/model"))
     assert [fault for fault in local_hub.faults if fault.seen != fault.times] == []
     repository = local_hub.repositories["user/model"]
-    assert [commit.title for commit in repository.commits.values()] == ["initial commit", "v1"]
-    assert repository.refs["refs/tags/v1"] == local_hub.head("user/model") and repository.private
+    main, tagged = (repository.commits[repository.refs[ref]] for ref in ("refs/heads/main", "refs/tags/v1"))
+    assert main.tree == tagged.tree and main.parent == tagged.parent and main.title == tagged.title == "v1"
+    assert len(repository.commits) == 3 and len(repository.refs) == 2 and repository.private
+
+
+LASTING = {  # the second push's fault -> what it says
+    "at-weights": "ConnectionError: {} was not published: the Hub cannot be reached (",
+    "at-branch": "ConnectionError: {} was not published: the Hub answers 503 Service Unavailable.",
+    "at-commit": "ConnectionError: {} was not published: the Hub answers 503 Service Unavailable.",
+    "at-tag": "ConnectionError: {} was not published: the Hub answers 503 Service Unavailable.",
+    "at-main": "ConnectionError: {} was not published: the Hub answers 503 Service Unavailable.",
+    "at-revoked": "PermissionError: {} was not published: the Hub refuses the token (401).",
+    "at-last": "PermissionError: {} was not published: the Hub refuses the token (401).",
+}
 
 
 def test_a_lasting_fault_ends_in_one_message_and_changes_nothing(
@@ -54,29 +68,34 @@ def test_a_lasting_fault_ends_in_one_message_and_changes_nothing(
 ) -> None:
     newer, unlucky = (change_weights(checkpoint, tmp_path / name) for name in ("newer", "unlucky"))
     unlucky_weights = hashlib.sha256((unlucky / "model.safetensors").read_bytes()).hexdigest()
+    before = hashes(tmp_path)
+    first = run_pushes(client, *((checkpoint, f"user/{name}", {"tag": "v1"}) for name in LASTING))
+    assert [url.endswith(local_hub.head(f"user/{name}")) for name, url in zip(LASTING, first, strict=True)] == [True] * 7
+    heads = {name: local_hub.head(f"user/{name}") for name in LASTING}
     local_hub.faults += [
         Fault("reset", f"PUT /_lfs/{unlucky_weights}"),
-        Fault("none", "POST .*user/b/commit/", times=1),
-        Fault("status", "POST .*user/b/commit/"),
-        Fault("none", "POST .*user/c/tag/", times=1),
-        Fault("status", "POST .*user/c/tag/"),
-        Fault("none", "POST .*user/d/commit/", times=1),
-        Fault("revoke", "POST .*user/d/commit/"),
+        Fault("status", "POST .*user/at-branch/branch/"),
+        Fault("status", "POST .*user/at-commit/commit/push-v2"),
+        Fault("status", "POST .*user/at-tag/tag/"),
+        Fault("status", "POST .*user/at-main/commit/main"),
     ]
-    first = [(checkpoint, f"user/{name}", {"tag": "v1"}) for name in "abcd"]
-    second = [(unlucky if name == "a" else newer, f"user/{name}", {"tag": "v2"}) for name in "abcd"]
-    before = hashes(tmp_path)
-    *_, a, b, c, d = run_pushes(client, *first, *second, before=WITHOUT_WAITING)
-    assert a.startswith("ConnectionError: user/a was not published: the Hub cannot be reached (")
-    assert "uploading" not in a, "the cause, not the name huggingface_hub wraps it in"
-    assert b.startswith("ConnectionError: user/b was not published: the Hub answers 503 Service Unavailable.")
-    assert c.startswith("ConnectionError: user/c was published, but without its tag v2: the Hub answers 503")
-    assert d.startswith("PermissionError: user/d was not published: the Hub refuses the token (401).")
+    jobs = [(unlucky if name == "at-weights" else newer, f"user/{name}", {"tag": "v2"}) for name in LASTING]
+    outcomes = run_pushes(client, *jobs[:-2], before=WITHOUT_WAITING)
+    for job, request in zip(jobs[-2:], ("commit/push-v2", "commit/main"), strict=True):
+        local_hub.faults += [Fault("revoke", f"POST .*{job[1]}/{request}")]
+        outcomes += run_pushes(client, job, before=WITHOUT_WAITING)
+        local_hub.revoked = False
+    for (name, message), outcome in zip(LASTING.items(), outcomes, strict=True):
+        assert outcome.startswith(message.format(f"user/{name}")), outcome
+        assert local_hub.head(f"user/{name}") == heads[name]
+        left = {"push-v2", "v2"} if name == "at-last" else {"push-v2"} if name == "at-revoked" else set()
+        assert {ref.split("/")[-1] for ref in local_hub.repositories[f"user/{name}"].refs} == {"main", "v1"} | left
+    assert "uploading" not in outcomes[0], "the cause, not the name huggingface_hub wraps it in"
     assert hashes(tmp_path) == before
-    for name in "abd":
-        repository = local_hub.repositories[f"user/{name}"]
-        assert repository.refs["refs/tags/v1"] == repository.refs["refs/heads/main"]
-    assert "refs/tags/v2" not in local_hub.repositories["user/c"].refs
+    local_hub.faults.clear()
+    (again,) = run_pushes(client, jobs[-2])
+    assert again.endswith(local_hub.head("user/at-revoked")) and local_hub.files("user/at-revoked", "v2")
+    assert set(local_hub.repositories["user/at-revoked"].refs) == {"refs/heads/main", "refs/tags/v1", "refs/tags/v2"}
 
 
 IMPATIENT = WITHOUT_WAITING + "from modeling_qca.hub_card import publish; publish.SILENCE = 0.5\n"

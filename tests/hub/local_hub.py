@@ -125,9 +125,12 @@ class Api(FaultyHandler):
         ("GET", f"/api/models/{REPO}(/revision/(?P<revision>[^/]+))?", "info"),
         ("GET", f"/api/models/{REPO}/tree/(?P<revision>[^/]+)(/(?P<path>.+))?", "tree"),
         ("GET", f"/api/models/{REPO}/refs", "refs"),
-        ("POST", f"/api/models/{REPO}/preupload/main", "preupload"),
-        ("POST", f"/api/models/{REPO}/commit/main", "commit"),
+        ("POST", f"/api/models/{REPO}/preupload/(?P<branch>[^/]+)", "preupload"),
+        ("POST", f"/api/models/{REPO}/commit/(?P<branch>[^/]+)", "commit"),
         ("POST", f"/api/models/{REPO}/tag/(?P<revision>[^/]+)", "tag"),
+        ("DELETE", f"/api/models/{REPO}/tag/(?P<tag>[^/]+)", "delete_tag"),
+        ("POST", f"/api/models/{REPO}/branch/(?P<branch>[^/]+)", "create_branch"),
+        ("DELETE", f"/api/models/{REPO}/branch/(?P<branch>[^/]+)", "delete_branch"),
         ("POST", rf"/{REPO}\.git/info/lfs/objects/batch", "lfs_batch"),
         ("PUT", "/_lfs/(?P<sha256>[0-9a-f]{64})", "lfs_put"),
         ("POST", "/_lfs/(?P<sha256>[0-9a-f]{64})/verify", "lfs_verify"),
@@ -197,9 +200,9 @@ class Api(FaultyHandler):
         listed = {"errors": [{"message": m} for m in errors], "warnings": [{"message": m} for m in warnings]}
         return json_reply(listed, 400 if errors else 200)
 
-    def preupload(self, repo_id: str) -> Reply:
+    def preupload(self, repo_id: str, branch: str) -> Reply:
         self.require_token()
-        tree = self.repository(repo_id).tree()
+        tree = self.repository(repo_id).tree(branch)
         ignored = [line for line in (self.json.get("gitIgnore") or "").split() if not line.startswith("#")]
         files = []
         for file in self.json["files"]:
@@ -239,20 +242,20 @@ class Api(FaultyHandler):
             raise ApiError(404, "Object does not exist")
         return json_reply({})
 
-    def commit(self, repo_id: str) -> Reply:
+    def commit(self, repo_id: str, branch: str) -> Reply:
         self.require_token()
         repository = self.repository(repo_id)
-        tree, title = dict(repository.tree()), ""
+        tree, title = dict(repository.tree(branch)), ""
         for line in self.body.splitlines():
             item = json.loads(line)
             value = item["value"]
             if item["key"] == "header":
                 title = value["summary"]
-                if (value.get("parentCommit") or repository.resolve("main")) != repository.resolve("main"):
+                if value.get("parentCommit") not in (None, repository.resolve(branch)):
                     raise ApiError(412, "A commit has happened since. Please refresh and try again.")
             else:
                 self.apply(item["key"], value, tree)
-        oid = repository.commit(tree, title)
+        oid = repository.commit(tree, title, branch)
         return json_reply({"commitOid": oid, "commitUrl": f"{self.hub.endpoint}/{repo_id}/commit/{oid}"})
 
     def apply(self, operation: str, value: dict[str, Any], tree: dict[str, Blob]) -> None:
@@ -275,11 +278,24 @@ class Api(FaultyHandler):
     def tag(self, repo_id: str, revision: str) -> Reply:
         self.require_token()
         repository = self.repository(repo_id)
-        ref = f"refs/tags/{self.json['tag']}"
-        if ref in repository.refs:
-            raise ApiError(409, f"Reference already exists: {ref}")
-        repository.refs[ref] = repository.resolve(revision)
-        return json_reply({"ref": ref})
+        repository.add(f"refs/tags/{self.json['tag']}", repository.resolve(revision))
+        return json_reply({})
+
+    def delete_tag(self, repo_id: str, tag: str) -> Reply:
+        self.require_token()
+        self.repository(repo_id).remove(f"refs/tags/{tag}")
+        return json_reply({})
+
+    def create_branch(self, repo_id: str, branch: str) -> Reply:
+        self.require_token()
+        repository = self.repository(repo_id)
+        repository.add(f"refs/heads/{branch}", repository.resolve("main"))
+        return json_reply({})
+
+    def delete_branch(self, repo_id: str, branch: str) -> Reply:
+        self.require_token()
+        self.repository(repo_id).remove(f"refs/heads/{branch}")
+        return json_reply({})
 
     # Reading.
 

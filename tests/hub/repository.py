@@ -64,13 +64,22 @@ class Repository:
     def tree(self, revision: str = "main") -> dict[str, Blob]:
         return self.commits[self.resolve(revision)].tree
 
-    def commit(self, tree: dict[str, Blob], title: str) -> str:
-        """Moves the branch main on to a new commit."""
-        parent = self.refs.get("refs/heads/main")
+    def add(self, ref: str, oid: str) -> None:
+        if ref in self.refs:
+            raise ApiError(409, f"Reference already exists: {ref}")
+        self.refs[ref] = oid
+
+    def remove(self, ref: str) -> None:
+        if self.refs.pop(ref, None) is None:
+            raise ApiError(404, f"Reference does not exist: {ref}", "RevisionNotFound")
+
+    def commit(self, tree: dict[str, Blob], title: str, branch: str = "main") -> str:
+        """Moves the branch on to a new commit."""
+        parent = self.refs.get(f"refs/heads/{branch}")
         files = {path: blob.oid for path, blob in tree.items()}
         content = json.dumps([self.id, files, parent, title, len(self.commits)])
         oid = hashlib.sha1(content.encode()).hexdigest()
         date = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.000Z")
         self.commits[oid] = Commit(tree, parent, title, date)
-        self.refs["refs/heads/main"] = oid
+        self.refs[f"refs/heads/{branch}"] = oid
         return oid

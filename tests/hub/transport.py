@@ -56,7 +56,7 @@ class FaultyHandler(BaseHTTPRequestHandler):
         else:
             self.send(reply, fault)
 
-    do_GET = do_HEAD = do_POST = do_PUT = dispatch  # noqa: N815 (http.server's names)
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = dispatch  # noqa: N815 (http.server's names)
 
     def body_pieces(self, pieces: int) -> Iterator[bytes]:
         """The body as it arrives, then an empty piece."""
