@@ -215,7 +215,7 @@ def check_folder(folder: Path) -> None:
 
 
 def _upload(folder: Path, release: Release, private: bool) -> str:
-    """One commit on main. Its tag is made first, on a branch of its own, so that main moves only once all else is done."""
+    """One commit on main. Its tag is made first, on a branch of its own: main moves once all else is done."""
     api = HfApi()
     repo_id, tag = release.repo_id, release.tag
     branch = f"push-{tag}"

@@ -80,12 +80,18 @@ def rows_table(results: dict[str, Any]) -> str:
     """The rows of `training.results.summarise` as Markdown: answers and cost, then where they looked."""
     rows = results["rows"]
     kinds = list(rows[0]["accuracy"])
-    header = ["row", "seeds", *kinds, "shuffled questions", "trained parameters", "training s", "ms a question"]
+    further = list(rows[0].get("metrics", {}))
+    gains = ["gain over question only"] if any("gain" in row for row in rows) else []
+    titles = ["row", "seeds", *kinds, *further, *gains, "shuffled questions"]
+    header = [*(title.replace("_", " ") for title in titles), "trained parameters", "training s", "ms a question"]
     answers = []
     for row in rows:
         seeds, cost = len(row["seeds"]), row["cost"]
-        measured = [row["accuracy"][kind] for kind in kinds] + [row.get("shuffled_questions")]
-        cells = [_spread(value, seeds) for value in measured] + [
+        measured = [row["accuracy"][kind] for kind in kinds] + [row["metrics"][name] for name in further]
+        cells = [
+            *(_spread(value, seeds) for value in measured),
+            *(_gain(row) for _ in gains),
+            _spread(row.get("shuffled_questions"), seeds),
             f"{cost['trained_parameters'] / 1e6:.2f} M",
             f"{cost['training_seconds']:.0f}",
             f"{cost['milliseconds_per_question']:.0f}",
@@ -187,6 +193,11 @@ def speed_table(results: dict[str, Any]) -> str:
         f"are {accuracy}.",
     ]
     return "\n".join(lines)
+
+
+def _gain(row: dict[str, Any]) -> str:
+    gain = row.get("gain")
+    return "" if gain is None else f"{gain['mean']:+.3f} (SE {gain['standard_error']:.3f})"
 
 
 def _spread(value: dict[str, float] | None, seeds: int) -> str:

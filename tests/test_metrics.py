@@ -5,6 +5,7 @@ import shutil
 from functools import cache
 from pathlib import Path
 
+import datasets
 import evaluate
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from nltk.corpus.reader import WordNetCorpusReader
 from nltk.corpus.util import LazyCorpusLoader
 from scipy import stats
 from sklearn import metrics
+
+from modeling_qca.training.evaluate import further_metrics
 
 METRICS = Path(__file__).parents[1] / "training" / "metrics"
 
@@ -157,6 +160,17 @@ def test_wups_of_hand_worked_questions(wups):
     assert result["accuracy"] == 1 / 4
     assert result["wups_0.0"] == pytest.approx((1 + near + near + nearer) / 4)
     assert result["wups_0.9"] == pytest.approx((1 + 0.1 * near + 0.1 * near + 0.1 * nearer) / 4)
+
+
+@pytest.mark.filterwarnings("ignore:The multilingual functions")
+def test_training_reports_how_often_the_whole_set_is_right(wups):
+    sets = [["chair"], ["chair", "dog"], ["table"]]
+    answers = [[{"answer": name, "count": 1} for name in names] for names in sets]
+    rows = datasets.Dataset.from_dict({"answers": answers})
+    measured = further_metrics(["wups"], ["chair", "chair", "gizmo"], rows)
+    dog = 2 * 1 / (3 + 3)  # the best chair can do for dog
+    assert measured["set_accuracy"] == pytest.approx(1 / 3)
+    assert measured["wups_0.0"] == pytest.approx((1 + dog) / 3)
 
 
 @pytest.mark.filterwarnings("ignore:The multilingual functions")

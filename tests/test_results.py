@@ -4,12 +4,13 @@ import json
 import statistics
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
 
 from modeling_qca import configuration
 from modeling_qca.hub_card.readme import rows_table, short_rows_table
-from modeling_qca.training.results import load_table, run_table, summarise
+from modeling_qca.training.results import load_table, paired_gain, run_table, summarise
 from modeling_qca.training.scenes import write_scenes
 
 SHIPPED = sorted(Path(configuration.__file__).parent.glob("recipes/results/*.yaml"))
@@ -25,7 +26,7 @@ disable_tqdm: true
 TABLE = """
 recipe: recipe.yaml
 seeds: [0, 1]
-common: {relevance: final}
+common: {relevance: final, metrics: [vqa_accuracy]}
 rows:
   blind: {control: blank_images, num_attention_layers: 0, relevance: none}
   as documented: {control: document, relevance: none}
@@ -64,6 +65,11 @@ def test_rows_are_trained_summed_up_and_not_trained_twice(table_file, tmp_path):
     assert "faithfulness" not in results["rows"][3]
     assert row["cost"]["milliseconds_per_question"] > 0
     assert "shuffled_questions" not in results["rows"][0] and results["rows"][0]["attention"] == {}
+    assert "gain" not in results["rows"][0]
+    assert row["metrics"]["vqa_accuracy"]["mean"] == statistics.mean(run["metrics"]["vqa_accuracy"] for run in runs)
+    assert row["gain"]["mean"] == pytest.approx(
+        row["accuracy"]["all"]["mean"] - results["rows"][0]["accuracy"]["all"]["mean"]
+    )
     plain, budget = (
         load_file(tmp_path / "out" / name / "1" / "model.safetensors") for name in ("plain", "budget_50_learned")
     )
@@ -79,7 +85,33 @@ def test_rows_are_trained_summed_up_and_not_trained_twice(table_file, tmp_path):
     assert f"| {shuffled['mean']:.3f} ± {shuffled['std']:.3f} |\n| budget 50 %, learned |" in short_rows_table(results)
     deleted = row["faithfulness"]["relevance"]["deletion"]
     assert f"| plain | {deleted['mean']:.3f} ± {deleted['std']:.3f} |" in rendered
+    gain = f"{row['gain']['mean']:+.3f} (SE {row['gain']['standard_error']:.3f})"
+    agreed = row["metrics"]["vqa_accuracy"]
+    assert f" | {agreed['mean']:.3f} ± {agreed['std']:.3f} | " in rendered and f" | {gain} | " in rendered
     assert f"| plain | 2 | {row['accuracy']['all']['mean']:.3f} ± {row['accuracy']['all']['std']:.3f} |" in rendered
+
+
+def test_the_gain_has_the_standard_error_of_images_drawn_at_random():
+    """Against the spread of the gain over many draws of the images, each with all its questions."""
+    draw = np.random.default_rng(0)
+    images = np.repeat(np.arange(40), draw.integers(1, 12, size=40))
+    easy = draw.random(40)[images]
+
+    def run(level: float) -> dict[str, list]:
+        ids = [str(question) for question in range(len(images))]
+        right = draw.random(len(images)) < level * easy
+        return {"question_id": ids, "image_id": list(images.astype(str)), "score": list(right.astype(float))}
+
+    ours, theirs = [run(1.0), run(1.0)], [run(0.6), run(0.6)]
+    gain = paired_gain(ours, theirs)
+    differences = np.mean([np.subtract(a["score"], b["score"]) for a, b in zip(ours, theirs, strict=True)], axis=0)
+    of_image = [differences[images == image] for image in range(40)]
+    drawn = [np.concatenate([of_image[i] for i in draw.integers(40, size=40)]).mean() for _ in range(4000)]
+    assert gain["mean"] == pytest.approx(differences.mean())
+    assert gain["standard_error"] == pytest.approx(np.std(drawn), rel=0.08)
+    theirs[0]["question_id"].reverse()
+    with pytest.raises(ValueError, match="different questions"):
+        paired_gain(ours, theirs)
 
 
 @pytest.mark.parametrize(

@@ -206,8 +206,8 @@ def main(folder: str, *flags: str) -> None:
     if trainer.is_world_process_zero():
         curve = {"processes": trainer.args.world_size, "loss": losses(trainer), "eval_loss": evaluated}
         Path(folder, "losses.json").write_text(json.dumps(curve))
-    # Gloo's thread drops the tensors of the last gather, for which it needs the interpreter: torch aborts, or hangs, where
-    # that is leaving meanwhile.
+    # Gloo's thread drops the tensors of the last gather, for which it needs the interpreter: torch aborts, or hangs,
+    # where that is leaving meanwhile.
     time.sleep(1)
 
 

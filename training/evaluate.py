@@ -28,7 +28,7 @@ from .ask import load_pipeline
 from .collator import QuestionCollator
 from .dataset import load_rows
 from .metrics.attention_quality.attention_quality import attention_quality, centre_maps, shuffled_rows, uniform_maps
-from .results_file import RESULTS, write_json
+from .results_file import QUESTIONS, RESULTS, write_json
 
 ATTENTION_MEASURES = ("pointing", "energy", "iou", "spearman", "nss", "auc_judd", "cc", "kl", "sim")
 METRICS = ("vqa_accuracy", "wups")
@@ -178,7 +178,7 @@ def further_metrics(names: Sequence[str], answers: Sequence[str], rows: datasets
 
     Returns:
         `vqa_accuracy` of the official evaluation, and with `_yes/no`, `_number` and `_other` that of each answer type;
-        `wups_0.9` and `wups_0.0`.
+        `wups_0.9`, `wups_0.0` and, where only the whole set is right, `set_accuracy`.
 
     Raises:
         ValueError: for a name that is none of them.
@@ -192,6 +192,7 @@ def further_metrics(names: Sequence[str], answers: Sequence[str], rows: datasets
         if name == "wups":
             sets = [[answer["answer"] for answer in given] for given in rows["answers"]]
             measured = metric.compute(predictions=[[answer] for answer in answers], references=sets)
+            results["set_accuracy"] = measured["accuracy"]
             results |= {threshold: measured[threshold] for threshold in ("wups_0.9", "wups_0.0")}
         else:
             measured = metric.compute(predictions=answers, references=rows["answers"])
@@ -278,7 +279,7 @@ def evaluate_checkpoint(
     }
     results |= provenance(rows, Path(data).name, split) | {"seeds": [seed]}
     output_dir.mkdir(parents=True, exist_ok=True)
-    details.to_parquet(output_dir / "questions.parquet")
+    details.to_parquet(output_dir / QUESTIONS)
     write_json(output_dir / RESULTS, results)
     if report is not None:
         from .report import write_report

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
+import pyarrow.parquet as parquet
 import torch
 import yaml
 
@@ -19,7 +21,7 @@ from .building import load_checkpoint
 from .evaluate import command_line
 from .faithfulness import CURVES, FAITHFULNESS, measure_faithfulness
 from .recipe import Recipe, make_recipe, read_recipe
-from .results_file import RESULTS, write_json
+from .results_file import QUESTIONS, RESULTS, write_json
 from .train import Control, load_splits, train
 
 logger = logging.getLogger(__name__)
@@ -151,21 +153,61 @@ def summarise(table: ResultsTable, output_dir: Path) -> dict[str, Any]:
         `rows`: for each that has a finished run its `name`, `seeds`, and mean and standard deviation over them of
         `accuracy` (`all` and each question type), `attention` (measure -> source), `shuffled_questions` and, where it
         was measured, `faithfulness` (source -> areas under the curves of the answer's probability, of each seed too),
-        and the medians of `cost`; besides `majority`, `data` and `versions` of the runs.
+        and the medians of `cost`; besides `majority`, `data` and `versions` of the runs. Rows measured by further
+        metrics have their spread as `metrics`, and below a row that trains without sight the others have their
+        `gain` over it, see [`paired_gain`].
     """
-    rows, last = [], {}
+    rows: list[dict[str, Any]] = []
+    last: dict[str, Any] = {}
+    scores: dict[str, dict[int, dict[str, list]]] = {}
+    blind = next((row.name for row in table.rows if row.control == "blank_images"), "")
     for row in table.rows:
         runs = {}
         for seed in table.seeds:
             folder = output_dir / row.folder / str(seed)
             if (folder / RESULTS).exists():
                 runs[seed] = last = json.loads((folder / RESULTS).read_text())
+                columns = ["question_id", "image_id", "score"]
+                answered = parquet.read_table(folder / QUESTIONS, columns=columns).to_pydict()
+                scores.setdefault(row.name, {})[seed] = answered
                 if (folder / FAITHFULNESS).exists():
                     runs[seed]["faithfulness"] = json.loads((folder / FAITHFULNESS).read_text())
         if runs:
             rows.append({"name": row.name, "seeds": list(runs), **_summary(list(runs.values()))})
-    shared = {key: last[key] for key in ("data", "versions") if key in last}
+    for summary in rows:
+        seeds = [seed for seed in summary["seeds"] if seed in scores.get(blind, {})]
+        if seeds and summary["name"] != blind:
+            ours, theirs = ([scores[name][seed] for seed in seeds] for name in (summary["name"], blind))
+            summary["gain"] = paired_gain(ours, theirs)
+    shared: dict[str, Any] = {key: last[key] for key in ("data", "versions") if key in last}
     return {"table": table.name, "majority": last["baselines"]["majority"]["accuracy"], **shared, "rows": rows}
+
+
+def paired_gain(better: Sequence[Mapping[str, list]], other: Sequence[Mapping[str, list]]) -> dict[str, float]:
+    r"""
+    How much more accurate some runs are than others on the same questions, and how sure that is.
+
+    The differences of a question are averaged over the seeds; with \\(d_i\\) their sum and \\(n_i\\) the number of
+    questions about image i, the gain is \\(g = \sum d_i / n\\) and its standard error
+    \\(\sqrt{\sum_i (d_i - g n_i)^2} / n\\): images are what was drawn, their questions hang together (Cochran,
+    Sampling Techniques, 1977, 6.3).
+
+    Args:
+        better, other: of each seed the `question_id`, `image_id` and `score` of every question.
+
+    Returns:
+        `mean` and `standard_error`.
+    """
+    differences = np.zeros(len(better[0]["score"]))
+    for ours, theirs in zip(better, other, strict=True):
+        if ours["question_id"] != theirs["question_id"]:
+            raise ValueError("the runs answered different questions: train them on the same data")
+        differences += (np.array(ours["score"]) - np.array(theirs["score"])) / len(better)
+    image = np.unique(better[0]["image_id"], return_inverse=True)[1]
+    questions, sums = np.bincount(image), np.bincount(image, differences)
+    gain = float(differences.mean())
+    error = float(np.sqrt(((sums - gain * questions) ** 2).sum())) / len(differences)
+    return {"mean": gain, "standard_error": error}
 
 
 def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -182,6 +224,9 @@ def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
         },
         "cost": {name: statistics.median(run["cost"][name] for run in runs) for name in COST},
     }
+    further = [name for name in runs[0]["metrics"] if name != "accuracy"]
+    if further:
+        summary["metrics"] = {name: _spread([run["metrics"][name] for run in runs]) for name in further}
     if "shuffled_questions" in runs[0]["baselines"]:
         summary["shuffled_questions"] = _spread([run["baselines"]["shuffled_questions"]["accuracy"] for run in runs])
     if all("faithfulness" in run for run in runs):

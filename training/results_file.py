@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = "results.json"
-OVERLAY = "overlay.png"  # beside it: an answered question, and where the model looked
+QUESTIONS = "questions.parquet"  # beside it: every question with its answer and score
+OVERLAY = "overlay.png"  # and an answered question, with where the model looked
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -26,7 +26,7 @@ from .image_reading import read_image
 from .parameter_groups import freeze
 from .question_cache import remembered_questions
 from .recipe import Recipe
-from .results_file import OVERLAY, RESULTS, write_json
+from .results_file import OVERLAY, QUESTIONS, RESULTS, write_json
 from .streaming import endless, read_answers
 from .trainer import QCATrainer, SaveOnInterrupt, last_complete_checkpoint, whole_weights
 from .vocabulary import build_vocabulary, vocabulary_reach
@@ -208,7 +208,7 @@ def _train_one(
     with torch.autocast(model.device.type, torch.bfloat16, enabled=arguments.bf16):
         results, details = evaluate_model(model, validation_rows, collator, arguments.seed, recipe.metrics)
     if arguments.should_save:
-        details.to_parquet(recipe.output_dir / "questions.parquet")
+        details.to_parquet(recipe.output_dir / QUESTIONS)
         if results["attention"] and not as_documented:
             _, _, best = max(zip(details["score"], details["confidence"], range(len(details)), strict=True))
             _draw_example(model, processor, validation_rows[best], recipe.output_dir / OVERLAY)
