@@ -79,18 +79,12 @@ def results_table(results: dict[str, Any]) -> str:
 def rows_table(results: dict[str, Any]) -> str:
     """The rows of `training.results.summarise` as Markdown: answers and cost, then where they looked."""
     rows = results["rows"]
-    kinds = list(rows[0]["accuracy"])
-    further = list(rows[0].get("metrics", {}))
-    gains = ["gain over question only"] if any("gain" in row for row in rows) else []
-    titles = ["row", "seeds", *kinds, *further, *gains, "shuffled questions"]
-    header = [*(title.replace("_", " ") for title in titles), "trained parameters", "training s", "ms a question"]
+    titles, accuracies = _accuracies(rows)
+    header = ["row", "seeds", *titles, "shuffled questions", "trained parameters", "training s", "ms a question"]
     answers = []
-    for row in rows:
+    for row, cells in zip(rows, accuracies, strict=True):
         seeds, cost = len(row["seeds"]), row["cost"]
-        measured = [row["accuracy"][kind] for kind in kinds] + [row["metrics"][name] for name in further]
-        cells = [
-            *(_spread(value, seeds) for value in measured),
-            *(_gain(row) for _ in gains),
+        cells += [
             _spread(row.get("shuffled_questions"), seeds),
             f"{cost['trained_parameters'] / 1e6:.2f} M",
             f"{cost['training_seconds']:.0f}",
@@ -114,6 +108,17 @@ def rows_table(results: dict[str, Any]) -> str:
         ]
         lines += ["", f"A map that always looks at the centre, and a uniform one: {', '.join(controls)}."]
     return "\n".join([*lines, *_faithfulness_table(rows), "", _rows_note(results)])
+
+
+def _accuracies(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """The columns that say how right the answers are, and each row's cells of them."""
+    kinds, further = list(rows[0]["accuracy"]), list(rows[0].get("metrics", {}))
+    gains = ["gain over question only"] if any("gain" in row for row in rows) else []
+    cells = []
+    for row in rows:
+        measured = [row["accuracy"][kind] for kind in kinds] + [row["metrics"][name] for name in further]
+        cells.append([*(_spread(value, len(row["seeds"])) for value in measured), *(_gain(row) for _ in gains)])
+    return [title.replace("_", " ") for title in (*kinds, *further, *gains)], cells
 
 
 def _faithfulness_table(rows: list[dict[str, Any]]) -> list[str]:
@@ -142,14 +147,13 @@ def _faithfulness_table(rows: list[dict[str, Any]]) -> list[str]:
 def short_rows_table(results: dict[str, Any]) -> str:
     """The same rows: accuracy by question type, and whether the maps point at what the question is about."""
     rows = results["rows"]
-    kinds = list(rows[0]["accuracy"])
+    titles, accuracies = _accuracies(rows)
     cells = []
-    for row in rows:
-        seeds, pointing = len(row["seeds"]), row["attention"].get("pointing", {})
-        looked = [pointing.get(source) for source in ("model", "shuffled_question")]
-        measured = [*(row["accuracy"][kind] for kind in kinds), *looked]
-        cells.append([row["name"], *(_spread(value, seeds) for value in measured)])
-    header = ["row", *kinds, "pointing", "pointing, shuffled question"]
+    for row, measured in zip(rows, accuracies, strict=True):
+        pointing = row["attention"].get("pointing", {})
+        looked = [_spread(pointing.get(source), len(row["seeds"])) for source in ("model", "shuffled_question")]
+        cells.append([row["name"], *measured, *looked])
+    header = ["row", *titles, "pointing", "pointing, shuffled question"]
     return "\n".join([*markdown_table(header, cells), "", _rows_note(results)])
 
 
