@@ -154,8 +154,8 @@ def summarise(table: ResultsTable, output_dir: Path) -> dict[str, Any]:
         `accuracy` (`all` and each question type), `attention` (measure -> source), `shuffled_questions` and, where it
         was measured, `faithfulness` (source -> areas under the curves of the answer's probability, of each seed too),
         and the medians of `cost`; besides `majority`, `data` and `versions` of the runs. Rows measured by further
-        metrics have their spread as `metrics`, and below a row that trains without sight the others have their
-        `gain` over it, see [`paired_gain`].
+        metrics have their spread as `metrics`; where a row trains without sight, the others have their `gain` over it,
+        see [`paired_gain`].
     """
     rows: list[dict[str, Any]] = []
     last: dict[str, Any] = {}
