@@ -28,10 +28,10 @@ recipe: recipe.yaml
 seeds: [0, 1]
 common: {relevance: final, metrics: [vqa_accuracy]}
 rows:
-  blind: {control: blank_images, num_attention_layers: 0, relevance: none}
   as documented: {control: document, relevance: none}
   plain: {faithfulness_questions: 2}
   "budget 50 %, learned": {after: plain, token_budget: 32, token_budget_layer: 1, freeze: [vision, text]}
+  blind: {control: blank_images, num_attention_layers: 0, relevance: none}
 """
 
 
@@ -49,9 +49,9 @@ def test_rows_are_trained_summed_up_and_not_trained_twice(table_file, tmp_path):
     assert [row["seeds"] for row in first["rows"]] == [[0]] * 4
     results = run_table(table, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == results
-    assert [row["name"] for row in results["rows"]] == ["blind", "as documented", "plain", "budget 50 %, learned"]
+    assert [row["name"] for row in results["rows"]] == ["as documented", "plain", "budget 50 %, learned", "blind"]
     runs = [json.loads((tmp_path / "out" / "plain" / seed / "results.json").read_text()) for seed in "01"]
-    row = results["rows"][2]
+    row = results["rows"][1]
     values = [run["metrics"]["accuracy"] for run in runs]
     assert row["accuracy"]["all"] == {"mean": statistics.mean(values), "std": statistics.stdev(values)}
     assert row["attention"]["pointing"]["model"]["mean"] == statistics.mean(
@@ -62,13 +62,14 @@ def test_rows_are_trained_summed_up_and_not_trained_twice(table_file, tmp_path):
     spread = {"mean": statistics.mean(areas), "std": statistics.stdev(areas), "values": areas}
     assert row["faithfulness"]["random"]["deletion"] == spread
     assert [look["seed"] for look in looked] == [0, 1] and row["faithfulness_questions"] == 2
-    assert "faithfulness" not in results["rows"][3]
+    assert "faithfulness" not in results["rows"][2]
     assert row["cost"]["milliseconds_per_question"] > 0
-    assert "shuffled_questions" not in results["rows"][0] and results["rows"][0]["attention"] == {}
-    assert "gain" not in results["rows"][0]
+    assert "shuffled_questions" not in results["rows"][3] and results["rows"][3]["attention"] == {}
+    assert "gain" not in results["rows"][3]
+    assert first["data"]["images"] == results["data"]["images"] == 3
     assert row["metrics"]["vqa_accuracy"]["mean"] == statistics.mean(run["metrics"]["vqa_accuracy"] for run in runs)
     assert row["gain"]["mean"] == pytest.approx(
-        row["accuracy"]["all"]["mean"] - results["rows"][0]["accuracy"]["all"]["mean"]
+        row["accuracy"]["all"]["mean"] - results["rows"][3]["accuracy"]["all"]["mean"]
     )
     plain, budget = (
         load_file(tmp_path / "out" / name / "1" / "model.safetensors") for name in ("plain", "budget_50_learned")
