@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from modeling_qca.training.label_maps import read_label_maps
-from modeling_qca.training.results_file import write_json
+from modeling_qca.training.results_file import QUESTIONS, write_json
 from modeling_qca.training.segmentation_questions import centre_of_mass, half_region
 
 QUESTIONS = {
@@ -41,7 +41,7 @@ def main():
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     truth = pd.read_csv(arguments.rooms / "train.csv").rename(columns={"answer": "truth"})
-    answered = pd.concat(pd.read_parquet(run / "questions.parquet") for run in arguments.runs)
+    answered = pd.concat(pd.read_parquet(run / QUESTIONS) for run in arguments.runs)
     rows = answered.merge(truth, on=["image_id", "question"], validate="many_to_one")
     rows["right"] = rows["answer"] == rows["truth"]
     maps = read_label_maps(arguments.rooms / "labels", arguments.classes)
