@@ -21,7 +21,7 @@ from modeling_qca.training.label_maps import read_label_maps
 from modeling_qca.training.results_file import QUESTIONS, write_json
 from modeling_qca.training.segmentation_questions import centre_of_mass, half_region
 
-QUESTIONS = {
+PATTERNS = {
     "exists": r"is there an? (.+) in the (\w+) half of the picture",
     "side": r"is the (.+) to the left of the (.+)",
     "bigger": r"which is bigger the (.+) or the (.+)",
@@ -62,7 +62,7 @@ def main():
 
 def _measure(labels: NDArray[np.int64], labels_of: Mapping[str, int], kind: str, question: str) -> float:
     """What `PARTS` says of a question, from the label map [height, width] of its picture."""
-    match = re.fullmatch(QUESTIONS[kind], question)
+    match = re.fullmatch(PATTERNS[kind], question)
     assert match is not None, question
     first, second = match.groups()
     mask = labels == labels_of[first]

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -239,13 +240,14 @@ def _upload(folder: Path, release: Release, private: bool) -> str:
         if private and not info.private:
             raise ValueError(f"{repo_id} exists and is public; make it private on the Hub, or choose another name.")
         refs = _persistently(lambda: api.list_repo_refs(repo_id))
-        if tag in [ref.name for ref in refs.tags]:
+        if branch in [ref.name for ref in refs.branches]:  # of a push that was cut off, whose tag counts for nothing
+            _persistently(lambda: _remove(lambda: api.delete_tag(repo_id, tag=str(tag))))
+            _persistently(lambda: _remove(lambda: api.delete_branch(repo_id, branch=branch)))
+        elif tag in [ref.name for ref in refs.tags]:
             raise ValueError(f"{repo_id} already has a tag {tag!r}; choose another one.")
         stored = [file.rfilename for file in info.siblings or []]
         replaced = [name for name in stored if "/" not in name and Path(name).suffix in REPLACED]
         if tag:
-            if branch in [ref.name for ref in refs.branches]:  # of a push that was cut off
-                _persistently(lambda: api.delete_branch(repo_id, branch=branch))
             begun = True
             _persistently(lambda: api.create_branch(repo_id, branch=branch, exist_ok=True))
             tagged = commit_to(branch).oid
@@ -257,16 +259,20 @@ def _upload(folder: Path, release: Release, private: bool) -> str:
         raise _as_one_message(cause or error, outcome) from error
     finally:
         if begun:
-            _take_back(lambda: api.delete_branch(repo_id, branch=branch))
-            if not done:
-                _take_back(lambda: api.delete_tag(repo_id, tag=str(tag)))
+            with suppress(HTTPError):  # a Hub that does not answer keeps them for the next push to remove
+                if not done:
+                    _impatiently(lambda: _remove(lambda: api.delete_tag(repo_id, tag=str(tag))))
+                _impatiently(lambda: api.delete_branch(repo_id, branch=branch))
     return commit.commit_url
 
 
-def _take_back(request: Callable[[], None]) -> None:
-    """`request`, tried once: a Hub that does not answer keeps a branch or a tag that nothing depends on."""
-    with suppress(HTTPError):
-        _impatiently(request)
+def _remove(request: Callable[[], None]) -> None:
+    """The deletion of a ref that may be gone: it never was, or the reply to a first attempt was lost."""
+    try:
+        request()
+    except HfHubHTTPError as error:
+        if error.response.status_code != HTTPStatus.NOT_FOUND:
+            raise
 
 
 def _persistently(request: Callable[[], Outcome]) -> Outcome:

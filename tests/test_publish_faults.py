@@ -92,10 +92,13 @@ def test_a_lasting_fault_ends_in_one_message_and_changes_nothing(
         assert {ref.split("/")[-1] for ref in local_hub.repositories[f"user/{name}"].refs} == {"main", "v1"} | left
     assert "uploading" not in outcomes[0], "the cause, not the name huggingface_hub wraps it in"
     assert hashes(tmp_path) == before
-    local_hub.faults.clear()
-    (again,) = run_pushes(client, jobs[-2])
-    assert again.endswith(local_hub.head("user/at-revoked")) and local_hub.files("user/at-revoked", "v2")
-    assert set(local_hub.repositories["user/at-revoked"].refs) == {"refs/heads/main", "refs/tags/v1", "refs/tags/v2"}
+    local_hub.faults[:] = [Fault("lost_reply", f"DELETE .*/{ref}/", times=1) for ref in ("branch", "tag")]
+    again = run_pushes(client, *jobs[-2:], before=WITHOUT_WAITING)
+    assert [fault.seen for fault in local_hub.faults] == [1, 1]
+    for (_, repo_id, _), url in zip(jobs[-2:], again, strict=True):
+        repository = local_hub.repositories[repo_id]
+        assert url.endswith(local_hub.head(repo_id)) and repository.tree("v2") == repository.tree("main")
+        assert set(repository.refs) == {"refs/heads/main", "refs/tags/v1", "refs/tags/v2"}
 
 
 IMPATIENT = WITHOUT_WAITING + "from modeling_qca.hub_card import publish; publish.SILENCE = 0.5\n"
