@@ -166,9 +166,7 @@ def summarise(table: ResultsTable, output_dir: Path) -> dict[str, Any]:
         for seed in table.seeds:
             folder = output_dir / row.folder / str(seed)
             if (folder / RESULTS).exists():
-                runs[seed] = json.loads((folder / RESULTS).read_text())
-                if not last or row.name != blind:  # to which all images are one
-                    last = runs[seed]
+                runs[seed] = last = json.loads((folder / RESULTS).read_text())
                 columns = ["question_id", "image_id", "score"]
                 answered = parquet.read_table(folder / QUESTIONS, columns=columns).to_pydict()
                 scores.setdefault(row.name, {})[seed] = answered

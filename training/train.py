@@ -68,6 +68,7 @@ def train(recipe: Recipe, control: Control | None = None) -> dict[str, Any]:
     other = datasets.Dataset.from_dict({"answers": [[{"answer": "no", "count": 1}]]})
     further_metrics(recipe.metrics, ["yes"], other)  # what is missing for them is better said now than at the end
     train_rows, validation_rows = load_splits(recipe)
+    measured_on = provenance(validation_rows, Path(recipe.data).name, "validation")
     if control == "blank_images":
         train_rows, validation_rows = _blank_images(train_rows), _blank_images(validation_rows)
     answered = read_answers(train_rows) if recipe.streaming else train_rows
@@ -78,7 +79,7 @@ def train(recipe: Recipe, control: Control | None = None) -> dict[str, Any]:
     for name in recipe.baselines:
         results["baselines"][name] = _baseline(name, recipe, train_rows, validation_rows, answered)
     vocabulary = results.pop("vocabulary")
-    results |= provenance(validation_rows, Path(recipe.data).name, "validation")
+    results |= measured_on
     results["data"]["vocabulary"] = vocabulary
     arguments = recipe.training_arguments()
     results |= {"seeds": [arguments.seed], "recipe": described}
