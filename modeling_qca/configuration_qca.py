@@ -82,10 +82,16 @@ class QCAConfig(PreTrainedConfig):
             Relevance mass an adaptive budget keeps, in (0, 1].
         token_budget_scorer (`str`, *optional*, defaults to `"learned"`):
             What the budget ranks patches by: learned relevance to the question, chance, or attention of the CLS token.
+        token_budget_selection (`str`, *optional*, defaults to `"top"`):
+            The budget keeps the patches of highest rank, or as many that are spread over the picture, densest where
+            the rank is high: neighbours tell much the same, and what lies around tells what is not there.
         relevance_loss_weight (`float`, *optional*, defaults to 1.0):
             Weight of the attention-supervision loss where `relevance_labels` are given.
         attention_dropout (`float`, *optional*, defaults to 0.0):
             Dropout of relevance on its way to the evidence. The maps returned are taken before it.
+        num_classifier_layers (`int`, *optional*, defaults to 2):
+            Linear layers from the fused evidence and query to the answers. Hundreds of answers with few questions each
+            are learned better by 1.
         classifier_dropout (`float`, *optional*, defaults to 0.1):
             Dropout of the hops' updates and of the answer head.
         initializer_range (`float`, *optional*, defaults to 0.02):
@@ -135,8 +141,10 @@ class QCAConfig(PreTrainedConfig):
     token_budget_layer: int = 3
     token_budget_mass: float = 0.9
     token_budget_scorer: Literal["learned", "random", "cls_attention"] = "learned"
+    token_budget_selection: Literal["top", "spread"] = "top"
     relevance_loss_weight: float | int = 1.0
     attention_dropout: float | int = 0.0
+    num_classifier_layers: int = 2
     classifier_dropout: float | int = 0.1
     initializer_range: float = 0.02
 
@@ -237,7 +245,8 @@ class QCAConfig(PreTrainedConfig):
                 f"`hidden_size` ({self.hidden_size}) is not a multiple of `num_attention_heads` "
                 f"({self.num_attention_heads})."
             )
-        for name, minimum in (("num_attention_layers", 0), ("num_attention_heads", 1), ("hidden_size", 1)):
+        at_least_one = ("num_attention_heads", "num_classifier_layers", "hidden_size")
+        for name, minimum in (("num_attention_layers", 0), *((name, 1) for name in at_least_one)):
             value = getattr(self, name)
             if value is not None and value < minimum:
                 raise ValueError(f"`{name}` must be at least {minimum}, got {value}.")

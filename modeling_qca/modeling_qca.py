@@ -353,9 +353,10 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
         self.fusion = nn.Sequential(
             nn.Linear(read, size), nn.LayerNorm(size), nn.GELU(), nn.Dropout(config.classifier_dropout)
         )
-        self.classifier = nn.Sequential(
-            nn.Linear(size, size), nn.GELU(), nn.Dropout(config.classifier_dropout), nn.Linear(size, config.num_labels)
-        )
+        layers: list[nn.Module] = []
+        for _ in range(config.num_classifier_layers - 1):
+            layers += [nn.Linear(size, size), nn.GELU(), nn.Dropout(config.classifier_dropout)]
+        self.classifier = nn.Sequential(*layers, nn.Linear(size, config.num_labels))
         check_parameters(self)
         self.post_init()
 

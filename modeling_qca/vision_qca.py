@@ -195,6 +195,7 @@ class TokenBudget(nn.Module):
         self.fewest, self.most = budget if isinstance(budget, list) else [budget] * 2
         self.mass = config.token_budget_mass
         self.scorer = config.token_budget_scorer
+        self.spread = config.token_budget_selection == "spread"
         if self.scorer == "learned":
             vision_size = config.vision_config.hidden_size
             self.norm = nn.LayerNorm(vision_size)
@@ -236,6 +237,8 @@ class TokenBudget(nn.Module):
         if self.adaptive:
             mass_before = ranked.cumsum(dim=-1) - ranked
             kept = kept & ((mass_before < self.mass) | (rank < self.fewest))
+        if self.spread:
+            order = _spread(relevance, kept.sum(dim=-1, keepdim=True)).sort(descending=True, stable=True).indices
         return torch.zeros_like(kept).scatter(1, order, kept)
 
     def forward(
@@ -269,6 +272,32 @@ class TokenBudget(nn.Module):
         present, some_dropped = kept.gather(1, positions), ~kept.all(dim=-1, keepdim=True)
         mask = torch.cat([kept.new_ones(kept.shape[0], prefix), present, some_dropped], dim=1)
         return tokens, mask, positions
+
+
+def _spread(relevance: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+    r"""
+    A ranking of patches whose first `count` lie densest where `relevance` is high, and thinly everywhere else.
+
+    Systematic sampling (Madow & Madow 1944): patch i has the share \\(\min(1, \lambda \sqrt{r_i})\\), the shares add
+    up to `count`, and along the raster every patch is taken at which their sum passes another half-integer.
+
+    Args:
+        relevance: `[B, N]`.
+        count: `[B, 1]`, at most N.
+
+    Returns:
+        `[B, N]`, higher for what comes earlier.
+    """
+    weight = relevance.sqrt()
+    ranked = weight.sort(dim=-1, descending=True).values
+    rest = ranked.flip(-1).cumsum(dim=-1).flip(-1)  # from each rank on
+    rank = torch.arange(relevance.shape[1], device=relevance.device)
+    whole = ((count - rank) * ranked > rest).sum(dim=-1, keepdim=True)  # shares that reach 1
+    rest = rest.gather(1, whole).clamp(min=torch.finfo(rest.dtype).tiny)
+    share = ((count - whole) / rest * weight).clamp(max=1)
+    total = share.cumsum(dim=-1) + 0.5
+    taken = total.floor() - (total - share).floor()
+    return 2 * taken + share
 
 
 def _cls_attention(tokens: torch.Tensor, attention: Any, prefix: int) -> torch.Tensor:

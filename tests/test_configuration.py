@@ -35,7 +35,9 @@ def test_saving_and_loading_gives_the_same_config(vision, tmp_path):
         token_budget=[2, 8],
         token_budget_layer=1,
         token_budget_mass=0.8,
+        token_budget_selection="spread",
         relevance_loss_weight=0.5,
+        num_classifier_layers=3,
         problem_type="multi_label_classification",
     )
     config.save_pretrained(tmp_path)
@@ -93,6 +95,7 @@ def test_composing_leaves_the_encoders_configs_alone():
         ("vision_conditioning_layers", "middle"),
         ("vision_conditioning", "film"),
         ("token_budget_scorer", "gradient"),
+        ("token_budget_selection", "every"),
         ("num_attention_layers", "two"),
         ("num_attention_heads", 2.5),
         ("hidden_size", "wide"),
@@ -111,6 +114,7 @@ def test_a_field_of_a_wrong_kind_is_named(field, value):
         ({"hidden_size": 30}, r"`hidden_size` \(30\) is not a multiple of `num_attention_heads` \(4\)"),
         ({"num_attention_heads": 0}, "`num_attention_heads` must be at least 1, got 0"),
         ({"num_attention_layers": -1}, "`num_attention_layers` must be at least 0, got -1"),
+        ({"num_classifier_layers": 0}, "`num_classifier_layers` must be at least 1, got 0"),
         ({"hidden_size": 0}, "`hidden_size` must be at least 1, got 0"),
         ({"attention_dropout": 1.0}, r"`attention_dropout` must be in \[0, 1\), got 1.0"),
         ({"classifier_dropout": -0.1}, r"`classifier_dropout` must be in \[0, 1\), got -0.1"),

@@ -24,6 +24,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "conditioned": {"vision_conditioning_layers": [1], "vision_conditioning": "question_reads_patches"},
     "shared": {"vision_conditioning_layers": "all", "vision_conditioning": "shared_projections"},
     "budget": {"vision_conditioning_layers": [2], "token_budget": 5, "token_budget_layer": 1},
+    "spread": {"token_budget": 5, "token_budget_layer": 1, "token_budget_selection": "spread"},
     "adaptive": {"token_budget": [2, 12], "token_budget_layer": 1, "token_budget_mass": 0.6, "query_tokens": "all"},
 }
 MODELS: dict[tuple[str, str], QCAForVisualQuestionAnswering] = {}

@@ -31,13 +31,13 @@ VARIANTS: list[dict[str, Any]] = [
     {"vision": "deit", "vision_conditioning_layers": "late"},
     {"vision": "dinov2", "vision_conditioning_layers": "all", "vision_conditioning": "question_reads_patches"},
     {"vision": "clip_vision_model", "vision_conditioning_layers": 1, "vision_conditioning": "shared_projections"},
-    {"vision": "siglip_vision_model", "token_budget": 5, "token_budget_layer": 1},
+    {"vision": "siglip_vision_model", "token_budget": 5, "token_budget_layer": 1, "token_budget_selection": "spread"},
     {"vision": "dinov2_with_registers", "token_budget": [2, 9], "token_budget_layer": 1, "query_tokens": "all"},
     {"token_budget": 5, "token_budget_layer": 1, "token_budget_scorer": "cls_attention", "patch_update": "gated"},
     {"token_budget": [2, 9], "token_budget_layer": 1, "vision_conditioning_layers": "all"},
     {"vision_feature_layers": [1, 3], "query_tokens": "attended", "relevance_scorer": "additive"},
     {"relevance_scorer": "bilinear", "patch_update": "broadcast", "question_pooling": "mean"},
-    {"num_attention_layers": 0, "question_pooling": "last"},
+    {"num_attention_layers": 0, "question_pooling": "last", "num_classifier_layers": 1},
 ]
 
 

@@ -204,6 +204,17 @@ def test_the_head_reads_evidence_query_and_on_request_their_product(hops):
             torch.testing.assert_close(outputs.logits[question], logits, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("layers", [1, 2, 4])
+def test_the_answer_head_has_as_many_linear_layers_as_it_was_asked_for(layers):
+    head = tiny_model(num_classifier_layers=layers, classifier_dropout=0.5).classifier
+    linear = [module for module in head if isinstance(module, nn.Linear)]
+    assert [module.out_features for module in linear] == [*[32] * (layers - 1), 5]
+    states = hidden = torch.randn(3, 32)
+    for module in linear[:-1]:
+        hidden = nn.functional.gelu(hidden @ module.weight.T + module.bias)
+    torch.testing.assert_close(head(states), hidden @ linear[-1].weight.T + linear[-1].bias)
+
+
 def test_every_parameter_is_inside_a_module_with_a_name_of_its_own():
     model = tiny_model(**EVERYTHING)
     assert not list(model.qca.named_parameters(recurse=False))

@@ -1,5 +1,7 @@
 """The token budget: exactly K patches, chosen for each question by itself, at no hidden cost to the result."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -81,6 +83,49 @@ def test_exactly_k_patches_stay(data: st.DataObject) -> None:
         assert tokens.shape == (rows, 2 + count + 1, 32) and mask is None
         assert torch.equal(torch.zeros_like(kept).scatter(1, positions, True), kept)
         assert (positions.diff() > 0).all()
+
+
+def spread_by_hand(relevance: list[float], count: int) -> list[int]:
+    """Shares min(1, s sqrt(r)) that add up to `count`, s found by halving; walked along, one patch at each half."""
+    weights = [r**0.5 for r in relevance]
+    low, high = 0.0, 1e30
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if sum(min(1.0, middle * w) for w in weights) < count else (low, middle)
+    total, taken = 0.0, []
+    for patch, weight in enumerate(weights):
+        before, total = total, total + min(1.0, high * weight)
+        if math.floor(total + 0.5) > math.floor(before + 0.5):
+            taken.append(patch)
+    return taken
+
+
+@given(st.integers(0, 2**20), st.integers(1, 40), st.integers(1, 45), st.sampled_from([0.0, 1.0, 4.0, 40.0]))
+@settings(max_examples=200, deadline=None)
+def test_spread_patches_lie_as_dense_as_the_square_root_of_relevance(seed, patches, count, contrast) -> None:
+    scores = torch.randn(3, patches, generator=torch.Generator().manual_seed(seed))
+    relevance = (contrast * scores).softmax(-1)
+    kept = tiny_budget(count, token_budget_selection="spread").keep(relevance)
+    assert (kept.sum(-1) == min(count, patches)).all()
+    if count < patches and 0 < contrast < 40:  # without contrast, and where relevance underflows, sums hit halves
+        for row in range(3):
+            assert kept[row].nonzero().flatten().tolist() == spread_by_hand(relevance[row].tolist(), count)
+
+
+def test_equal_patches_are_kept_at_equal_distances() -> None:
+    kept = tiny_budget(16, token_budget_selection="spread").keep(torch.full((1, 64), 1 / 64))[0]
+    assert (kept.nonzero().flatten().diff() == 4).all()
+
+
+def test_an_adaptive_budget_spreads_as_many_patches_as_reach_the_mass() -> None:
+    relevance = (3 * torch.randn(50, 30)).softmax(-1)
+    top, spread = (
+        tiny_budget([2, 20], token_budget_mass=0.8, token_budget_selection=selection).keep(relevance)
+        for selection in ("top", "spread")
+    )
+    assert torch.equal(top.sum(-1), spread.sum(-1)) and not torch.equal(top, spread)
+    assert top.sum(-1).unique().numel() > 3
+    assert (relevance * spread).sum() > 1.5 * (relevance * ~spread).sum()
 
 
 @given(st.data())
@@ -169,9 +214,12 @@ def test_relevance_is_learned_straight_through() -> None:
     torch.testing.assert_close(short[0, 1:], torch.stack([tokens[0, 2], merged]))
 
 
+@pytest.mark.parametrize("selection", ["top", "spread"])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_adaptive_budget_does_not_depend_on_batch_mates(attention: str) -> None:
-    model = budget_model(token_budget=[1, 14], token_budget_mass=0.5, attention=attention)
+def test_adaptive_budget_does_not_depend_on_batch_mates(attention: str, selection: str) -> None:
+    model = budget_model(
+        token_budget=[1, 14], token_budget_mass=0.5, token_budget_selection=selection, attention=attention
+    )
     batch = tiny_batch(questions=8, images=3)
     with torch.no_grad():
         together = model(**batch)
@@ -266,8 +314,9 @@ def test_bfloat16_keeps_exactly_k() -> None:
     assert (output.patch_mask.sum(-1) == 5).all() and output.logits.isfinite().all()
 
 
-def test_fixed_budget_exports_with_any_number_of_questions() -> None:
-    model = budget_model()
+@pytest.mark.parametrize("selection", ["top", "spread"])
+def test_fixed_budget_exports_with_any_number_of_questions(selection: str) -> None:
+    model = budget_model(token_budget_selection=selection)
     batch, other = tiny_batch(questions=3, images=2), tiny_batch(questions=4, images=3, seed=1)
     questions, images = torch.export.Dim("questions", min=2, max=64), torch.export.Dim("images", min=2, max=64)
     shapes = {name: {0: images if name == "pixel_values" else questions} for name in batch}

@@ -131,6 +131,10 @@ def test_results_say_what_was_measured_beside_what_knows_less(scenes, tmp_path):
     with Image.open(tmp_path / "overlay.png") as overlay:
         assert overlay.width <= 384 and not list((tmp_path / "baselines").glob("*/overlay.png"))
     assert train(run) == results  # finished already: read, not trained again
+    older = json.loads((tmp_path / "results.json").read_text())
+    del older["recipe"]["metrics"]
+    (tmp_path / "results.json").write_text(json.dumps(older))
+    assert train(run) == older  # by a release that did not know this key yet
 
 
 @pytest.mark.parametrize("moving_average", [None, 0.9])

@@ -61,8 +61,8 @@ def train(recipe: Recipe, control: Control | None = None) -> dict[str, Any]:
         TrainingStoppedError: after Ctrl-C, with the step it saved.
     """
     finished = recipe.output_dir / RESULTS
-    described = json.loads(json.dumps(dataclasses.asdict(recipe)))
-    if finished.exists() and (results := json.loads(finished.read_text()))["recipe"] == described:
+    described = _described(recipe)
+    if finished.exists() and _completed((results := json.loads(finished.read_text()))["recipe"]) == described:
         logger.warning("%s is finished already; remove it to train anew", recipe.output_dir)
         return results
     other = datasets.Dataset.from_dict({"answers": [[{"answer": "no", "count": 1}]]})
@@ -236,8 +236,8 @@ def _claim_folder(recipe: Recipe, should_save: bool) -> None:
     Raises:
         ValueError: where there are checkpoints of another recipe.
     """
-    note, described = recipe.output_dir / RECIPE, json.loads(json.dumps(dataclasses.asdict(recipe)))
-    begun = json.loads(note.read_text()) if note.exists() else None
+    note, described = recipe.output_dir / RECIPE, _described(recipe)
+    begun = _completed(json.loads(note.read_text())) if note.exists() else None
     checkpoint = last_complete_checkpoint(recipe.output_dir)
     if begun is None and checkpoint is not None:
         logger.warning("%s: nothing says which recipe it is of; going on from it", checkpoint)
@@ -252,6 +252,15 @@ def _claim_folder(recipe: Recipe, should_save: bool) -> None:
     if should_save:
         recipe.output_dir.mkdir(parents=True, exist_ok=True)
         write_json(note, described)
+
+
+def _described(recipe: Recipe) -> dict[str, Any]:
+    return json.loads(json.dumps(dataclasses.asdict(recipe)))
+
+
+def _completed(description: dict[str, Any]) -> dict[str, Any]:
+    """A stored description of a recipe; keys that it lacks, of a later release, have their defaults."""
+    return {**_described(Recipe(data="", model="")), **description}
 
 
 def _adapted(model: QCAForVisualQuestionAnswering, lora_rank: int | None) -> Any:
