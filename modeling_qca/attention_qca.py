@@ -185,6 +185,7 @@ class QueryConditionedAttention(nn.Module):
         self.scorer = SCORERS[config.relevance_scorer](size, size, size, self.num_heads)
         self.softmax = MaskedSoftmax()
         self.v_proj = nn.Linear(size, size)
+        self.evidence_dropout = nn.Dropout(config.evidence_dropout)
         self.o_proj = nn.Linear(size + 3 * self.num_heads, size)
 
     def forward(
@@ -222,7 +223,7 @@ class QueryConditionedAttention(nn.Module):
             relevance.transpose(1, 2), coordinates[..., None, :, :].to(relevance.dtype)
         )  # [B, Q, H, 2]
         evidence = torch.cat([what, how_much.to(what.dtype), where.to(what.dtype)], dim=-1)
-        evidence = self.o_proj(evidence.flatten(2))
+        evidence = self.o_proj(self.evidence_dropout(evidence.flatten(2)))
         if patch_mask is not None:
             evidence = evidence * patch_mask.any(dim=-1)[:, None, None]
         return evidence, masked_mean(relevance.transpose(1, 2), query_mask, dim=1)
@@ -320,6 +321,7 @@ class AttentionHops(nn.Module):
     def __init__(self, config: QCAConfig):
         super().__init__()
         self.num_heads = config.num_attention_heads
+        self.mean_dropout = nn.Dropout(config.evidence_dropout)  # where there is no hop
         updates = config.patch_update != "none"
         depth = config.num_attention_layers
         self.layers = nn.ModuleList([AttentionHop(config, updates and i < depth - 1) for i in range(depth)])
@@ -345,7 +347,7 @@ class AttentionHops(nn.Module):
         if not self.layers:
             mean = masked_mean(patches if image_index is None else patches[image_index], patch_mask, dim=1)
             relevance = patches.new_zeros(query.shape[0], 0, self.num_heads, patches.shape[1])
-            return masked_mean(query, query_mask, dim=1), mean[:, None], relevance
+            return masked_mean(query, query_mask, dim=1), self.mean_dropout(mean)[:, None], relevance
         found, maps = [], []
         for layer in self.layers:
             query, patches, evidence, relevance = layer(

@@ -89,6 +89,9 @@ class QCAConfig(PreTrainedConfig):
             Weight of the attention-supervision loss where `relevance_labels` are given.
         attention_dropout (`float`, *optional*, defaults to 0.0):
             Dropout of relevance on its way to the evidence. The maps returned are taken before it.
+        evidence_dropout (`float`, *optional*, defaults to 0.0):
+            Dropout of what a hop gathers, before its output projection. Where images are few and seen often, it keeps
+            the model from learning them by heart.
         num_classifier_layers (`int`, *optional*, defaults to 2):
             Linear layers from the fused evidence and query to the answers. Hundreds of answers with few questions each
             are learned better by 1.
@@ -144,6 +147,7 @@ class QCAConfig(PreTrainedConfig):
     token_budget_selection: Literal["top", "spread"] = "top"
     relevance_loss_weight: float | int = 1.0
     attention_dropout: float | int = 0.0
+    evidence_dropout: float | int = 0.0
     num_classifier_layers: int = 2
     classifier_dropout: float | int = 0.1
     initializer_range: float = 0.02
@@ -250,7 +254,7 @@ class QCAConfig(PreTrainedConfig):
             value = getattr(self, name)
             if value is not None and value < minimum:
                 raise ValueError(f"`{name}` must be at least {minimum}, got {value}.")
-        for name in ("attention_dropout", "classifier_dropout"):
+        for name in ("attention_dropout", "evidence_dropout", "classifier_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be in [0, 1), got {getattr(self, name)}.")
         for name in ("relevance_loss_weight", "initializer_range"):

@@ -314,6 +314,19 @@ def test_without_hops_the_evidence_is_the_mean_of_the_patches():
     assert relevance.shape == (3, 0, 4, 3)
 
 
+@pytest.mark.parametrize("hops", [0, 1])
+def test_evidence_is_dropped_in_training_alone_and_kept_on_average(hops):
+    stack = build(AttentionHops, num_attention_layers=hops, evidence_dropout=0.4, classifier_dropout=0.0)
+    query, patches = torch.randn(1, 1, 16), torch.randn(1, 3, 16)
+    once = stack.eval()(query, patches, places(3))[1]
+    many = stack.train()(query.expand(20000, 1, 16), patches, places(3), torch.zeros(20000, dtype=torch.long))
+    spread = many[1].std(dim=0, keepdim=True)
+    assert spread.amin() > 1e-3 and ((many[1].mean(dim=0, keepdim=True) - once).abs() < 5 * spread / 20000**0.5).all()
+    assert (many[2] == many[2][0]).all(), "where it looked is not touched"
+    if hops == 0:
+        assert (many[1] == 0).float().mean().item() == pytest.approx(0.4, abs=0.01)
+
+
 def test_coordinates_are_the_centres_of_the_patches_in_raster_order():
     expected = [(y, x) for y in (-0.5, 0.5) for x in (-0.75, -0.25, 0.25, 0.75)]
     assert grid_coordinates((2, 4), torch.device("cpu")).tolist() == [list(place) for place in expected]

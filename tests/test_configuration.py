@@ -37,6 +37,7 @@ def test_saving_and_loading_gives_the_same_config(vision, tmp_path):
         token_budget_mass=0.8,
         token_budget_selection="spread",
         relevance_loss_weight=0.5,
+        evidence_dropout=0.3,
         num_classifier_layers=3,
         problem_type="multi_label_classification",
     )
@@ -117,6 +118,7 @@ def test_a_field_of_a_wrong_kind_is_named(field, value):
         ({"num_classifier_layers": 0}, "`num_classifier_layers` must be at least 1, got 0"),
         ({"hidden_size": 0}, "`hidden_size` must be at least 1, got 0"),
         ({"attention_dropout": 1.0}, r"`attention_dropout` must be in \[0, 1\), got 1.0"),
+        ({"evidence_dropout": 1.5}, r"`evidence_dropout` must be in \[0, 1\), got 1.5"),
         ({"classifier_dropout": -0.1}, r"`classifier_dropout` must be in \[0, 1\), got -0.1"),
         ({"relevance_loss_weight": -1}, "`relevance_loss_weight` must not be negative, got -1"),
         ({"initializer_range": -0.02}, "`initializer_range` must not be negative, got -0.02"),
