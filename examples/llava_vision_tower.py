@@ -23,7 +23,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from modeling_qca import QCAConfig
-from modeling_qca.modeling_qca import QueryEmbedder
+from modeling_qca.embedding_qca import QueryEmbedder
 from modeling_qca.vision_qca import QuestionAwareVisionEncoder
 
 

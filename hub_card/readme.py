@@ -159,8 +159,9 @@ def short_rows_table(results: dict[str, Any]) -> str:
 
 def _rows_note(results: dict[str, Any]) -> str:
     data, seeds = results["data"], {len(row["seeds"]) for row in results["rows"]}
+    splits = f", in {results['splits']} development splits, one a seed" if "splits" in results else ""
     return (
-        f"{data['rows']:,} questions about {data['images']:,} images; the majority answer is right for "
+        f"{data['rows']:,} questions about {data['images']:,} images{splits}; the majority answer is right for "
         f"{format_value(results['majority'])}; "
         + ("one seed." if seeds == {1} else f"mean and standard deviation over {_range(seeds)} seeds.")
     )

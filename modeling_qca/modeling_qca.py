@@ -442,4 +442,4 @@ def _tower_config(name_or_path: str, tower: str) -> PreTrainedConfig:
     return getattr(config, tower) if tower in config.sub_configs else config
 
 
-__all__ = ["QCAForVisualQuestionAnswering", "QCAModel", "QCAPreTrainedModel", "QueryEmbedder"]
+__all__ = ["QCAForVisualQuestionAnswering", "QCAModel", "QCAPreTrainedModel"]

@@ -294,7 +294,7 @@ def _spread(relevance: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
     rank = torch.arange(relevance.shape[1], device=relevance.device)
     whole = ((count - rank) * ranked > rest).sum(dim=-1, keepdim=True)  # shares that reach 1
     rest = rest.gather(1, whole).clamp(min=torch.finfo(rest.dtype).tiny)
-    share = ((count - whole) / rest * weight).clamp(max=1)
+    share = ((count - whole) * (weight / rest)).clamp(max=1)
     total = share.cumsum(dim=-1) + 0.5
     taken = total.floor() - (total - share).floor()
     return 2 * taken + share

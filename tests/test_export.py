@@ -27,12 +27,19 @@ needs_onnx = pytest.mark.skipif(
     any(find_spec(package) is None for package in export.ONNX_PACKAGES), reason="the export extra is not installed"
 )
 OURS = ["qca.query_embedder", "qca.patch_embedder", "qca.hops", "fusion", "classifier"]
+OURS += ["qca.vision_encoder.conditioning", "qca.vision_encoder.budget"]
 VARIANTS: list[dict[str, Any]] = [
     {"vision": "deit", "vision_conditioning_layers": "late"},
     {"vision": "dinov2", "vision_conditioning_layers": "all", "vision_conditioning": "question_reads_patches"},
     {"vision": "clip_vision_model", "vision_conditioning_layers": 1, "vision_conditioning": "shared_projections"},
     {"vision": "siglip_vision_model", "token_budget": 5, "token_budget_layer": 1, "token_budget_selection": "spread"},
-    {"vision": "dinov2_with_registers", "token_budget": [2, 9], "token_budget_layer": 1, "query_tokens": "all"},
+    {
+        "vision": "dinov2_with_registers",
+        "token_budget": [2, 9],
+        "token_budget_layer": 1,
+        "token_budget_selection": "spread",
+        "query_tokens": "all",
+    },
     {"token_budget": 5, "token_budget_layer": 1, "token_budget_scorer": "cls_attention", "patch_update": "gated"},
     {"token_budget": [2, 9], "token_budget_layer": 1, "vision_conditioning_layers": "all"},
     {"vision_feature_layers": [1, 3], "query_tokens": "attended", "relevance_scorer": "additive"},

@@ -134,7 +134,7 @@ def test_a_table_that_cannot_be_trained_is_refused_before_anything_is(table_file
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_tables_are_tables(path, tmp_path):
     table = load_table(path, {"data": "elsewhere"})
-    assert len(table.seeds) == 3 and table.name == path.stem
+    assert len(table.seeds) >= 3 and table.name == path.stem
     recipes = [table.recipe(row, 0, tmp_path) for row in table.rows]
     assert {recipe.data for recipe in recipes} == {"elsewhere"}
     assert len({recipe.output_dir for recipe in recipes}) == len(recipes)

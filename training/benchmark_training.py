@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from transformers import set_seed
 
 from .benchmark import device_name, synchronise
-from .building import build_model
+from .building import build_model, training_answers
 from .collator import QuestionCollator
 from .evaluate import answer_accuracy, predict, provenance
 from .parameter_groups import freeze
@@ -30,7 +30,6 @@ from .results_file import write_json
 from .sampler import ImageGroupedSampler
 from .train import cache_features, load_splits
 from .trainer import QCATrainer
-from .vocabulary import build_vocabulary
 
 PASSES = 5  # over the batches; the first warms up and is not timed
 FROZEN_BATCHES, TRAINED_BATCHES = 3, 2
@@ -91,11 +90,8 @@ class _Way:
         self.recipe, self.rows = recipe, len(rows)
         arguments = recipe.training_arguments(eval_strategy="no", save_strategy="no", load_best_model_at_end=False)
         set_seed(arguments.seed)
-        answers = build_vocabulary(
-            rows["answers"], rule=recipe.answer_rule, normalize=recipe.normalize_answers, **recipe.vocabulary
-        )
         self.model: Any
-        self.model, processor = build_model(recipe, answers)
+        self.model, processor = build_model(recipe, training_answers(recipe, rows))
         freeze(self.model, recipe.freeze)
         self.batch_size = arguments.per_device_train_batch_size
         order = ImageGroupedSampler(rows["image_id"], recipe.questions_per_image, arguments.seed)

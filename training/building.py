@@ -5,12 +5,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import datasets
 from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoTokenizer
 
 from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor
 
 from .recipe import Recipe
+from .vocabulary import build_vocabulary
 
 logger = logging.getLogger(__name__)
 CONFIGURATION = Path(str(files("modeling_qca.configuration")))
@@ -52,12 +54,15 @@ def build_model(recipe: Recipe, answers: list[str]) -> tuple[QCAForVisualQuestio
     return model, processor
 
 
-def stored_answers(recipe: Recipe) -> list[str]:
-    """The answers in the config of a recipe's `model`, in the order of its classes.
+def training_answers(recipe: Recipe, rows: datasets.Dataset) -> list[str]:
+    """The answers a recipe trains on, in the order of their classes: of `rows`, or those in the config of its `model`.
 
     Raises:
         ValueError: there are none.
     """
+    if recipe.vocabulary is not None:
+        rule, normalize = recipe.answer_rule, recipe.normalize_answers
+        return build_vocabulary(rows["answers"], rule=rule, normalize=normalize, **recipe.vocabulary)
     assert recipe.model is not None  # `Recipe` sees to it
     answers: dict[int, str] = QCAConfig.from_pretrained(_source(recipe.model)).id2label  # type: ignore[assignment]
     if answers == QCAConfig().id2label:

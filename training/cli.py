@@ -59,23 +59,25 @@ def train(
     recipes: Annotated[list[str], typer.Argument(help="A recipe, or several stages one after the other.")],
 ):
     """Train what RECIPE.yaml describes; `--key value` replaces single keys. The same command resumes a stopped run."""
-    from .recipe import load_recipe
+    from .recipe import Recipe, load_recipe
     from .train import TrainingStoppedError
     from .train import train as run
 
     paths, overrides = _overrides([*recipes, *context.args])
-    previous: Path | None = None
+    if "output_dir" in overrides and len(paths) > 1:
+        raise ValueError("--output_dir: several stages need a folder each; set `output_dir` in their recipes")
+    stages: list[Recipe] = []
     for path in paths:
         values = dict(overrides)
-        if previous is not None:
-            values["model"] = str(previous)
-        recipe = load_recipe(path, values)
+        if stages:
+            values |= {"model": str(stages[-1].output_dir), "vision_encoder": "null", "text_encoder": "null"}
+        stages.append(load_recipe(path, values))
+    for recipe in stages:
         try:
             results = run(recipe)
         except TrainingStoppedError as stopped:
             console.print(str(stopped))
             raise typer.Exit(130) from None
-        previous = recipe.output_dir
     print_results(results)
     console.print(f"Checkpoint and results.json: {recipe.output_dir}", highlight=False)
 
@@ -98,8 +100,7 @@ def results(
         raise ValueError(f"{paths[0]}: one table at a time")
     described = load_table(table, overrides)
     try:
-        chosen = described.seeds if seeds is None else [int(seed) for seed in seeds.split(",")]
-        run_table(described, output_dir / described.name, chosen)
+        run_table(described, output_dir / described.name, described.seeds if seeds is None else _seeds(seeds))
     except TrainingStoppedError as stopped:
         console.print(str(stopped))
         raise typer.Exit(130) from None
@@ -290,7 +291,10 @@ def bench_training(
     from .benchmark_training import measure_training
     from .recipe import load_recipe
 
-    results = measure_training(load_recipe(recipe, _overrides(context.args)[1]), output)
+    paths, overrides = _overrides(context.args)
+    if paths:
+        raise ValueError(f"{paths[0]}: one recipe at a time")
+    results = measure_training(load_recipe(recipe, overrides), output)
     for name, measured in results["training_speed"].items():
         console.print(f"{name.replace('_', ' ')}: {measured['speedup']['median']:.1f} times faster", highlight=False)
     console.print(f"Results: {output}", highlight=False)
@@ -332,6 +336,13 @@ def _overrides(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
             raise ValueError(f"{argument}: a value is missing")
         overrides[key] = value
     return paths, overrides
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"--seeds: numbers with commas between them, as in `0,2`, not {text!r}") from error
 
 
 def _mapping(text: str, name: str) -> dict[str, Any]:

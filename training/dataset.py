@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -188,6 +188,12 @@ def _make_reader(format: str, data: str | os.PathLike[str], split: str, options:
             raise ValueError(f"{data}: no such file or folder; for a data set of the Hub pass format: hub")
     if unknown := options.keys() - set(known):
         raise ValueError(f"option {min(unknown)!r} is not one of format {format}: {', '.join(known)}")
+    required = [name for name in known if inspect.signature(kind).parameters[name].default is inspect.Parameter.empty]
+    if missing := [name for name in required if name not in options]:
+        raise ValueError(f"format {format} needs option {missing[0]!r}")
+    for name in options.keys() & {"columns", "relevance_filter"}:
+        if not isinstance(options[name], Mapping):
+            raise ValueError(f"option {name!r} is a mapping, as in {{question: title}}, not {options[name]!r}")
     for name in options.keys() & {"images", "maps"}:
         options[name] = Path(options[name])
     if "relevance_grid" in options:

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import datasets
 import evaluate
@@ -182,7 +182,7 @@ def further_metrics(names: Sequence[str], answers: Sequence[str], rows: datasets
 
     Raises:
         ValueError: for a name that is none of them.
-        LookupError: where WUPS lacks WordNet; the message says how to fetch it.
+        ImportError: where WUPS lacks WordNet; the message says how to fetch it.
     """
     results: dict[str, Any] = {}
     for name in names:
@@ -261,11 +261,13 @@ def evaluate_checkpoint(
         The results. The majority baseline is the best single answer of this very split, a bound no constant passes.
 
     Raises:
-        ValueError: where no question of the split has an answer.
+        ValueError: for an `answer_rule` there is none of, or where no question of the split has an answer.
     """
     pipeline = load_pipeline(checkpoint)
     options = dict(options)
     rule, normalize = options.pop("answer_rule", "consensus"), options.pop("normalize_answers", True)
+    if rule not in get_args(AnswerRule):
+        raise ValueError(f"`answer_rule` is {rule!r}, not one of {', '.join(get_args(AnswerRule))}")
     rows = load_rows(data, split=split, **options).cast_column("image", datasets.Image(decode=False)).sort("image_id")
     if not any(rows["answers"]):
         raise ValueError(f"{data}: no question of its {split} split has an answer to compare with")

@@ -38,13 +38,17 @@ def make_views(
         The number of pictures written.
 
     Raises:
-        ValueError: `output` exists, `count` is negative, or a picture is missing or cannot be read.
+        ValueError: `output` exists, `count` is negative, there is no label map, or a picture is missing or cannot
+            be read.
     """
     output = Path(output)
     if output.exists():
         raise ValueError(f"{output}: is already there; remove it or write to another folder")
     if count < 0:
         raise ValueError(f"`count` must not be negative, got {count}")
+    label_maps = sorted(image_files(Path(labels)))
+    if not label_maps:
+        raise ValueError(f"{labels}: no label maps in this folder")
     pictures = ImageFolder(Path(images))
     part = output.with_name(f".{output.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -52,7 +56,7 @@ def make_views(
     (part / "labels").mkdir()
     generator = random.Random(seed)
     try:
-        for path in track(sorted(image_files(Path(labels))), "Cutting views", transient=True):
+        for path in track(label_maps, "Cutting views", transient=True):
             picture, label_map = _read(pictures.find(path.stem)), _read(str(path))
             for name, (view, cut) in _views(path.stem, picture.convert("RGB"), label_map, count, generator):
                 view.save(part / "images" / f"{name}.jpg", quality=92)

@@ -168,8 +168,8 @@ def load_recipe(path: str | os.PathLike, overrides: Mapping[str, str] | None = N
         overrides: values of single keys as YAML text; they win over the file.
 
     Raises:
-        ValueError: an unknown key (with the nearest one that exists), a wrong type, a missing `data` or `output_dir`,
-            or a secret; the message names the file and the key.
+        ValueError: an unknown key (with the nearest one that exists), a wrong type, a missing `data`, or a
+            secret; the message names the file and the key.
     """
     values = read_recipe(Path(path))
     for key, text in (overrides or {}).items():

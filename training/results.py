@@ -13,7 +13,6 @@ from typing import Any, get_args
 import numpy as np
 import pyarrow.parquet as parquet
 import torch
-import yaml
 
 from modeling_qca import QCAProcessor
 
@@ -22,6 +21,7 @@ from .evaluate import command_line
 from .faithfulness import CURVES, FAITHFULNESS, measure_faithfulness
 from .recipe import Recipe, make_recipe, read_recipe
 from .results_file import QUESTIONS, RESULTS, write_json
+from .safe_yaml import parse_yaml
 from .train import Control, load_splits, train
 
 logger = logging.getLogger(__name__)
@@ -53,12 +53,14 @@ class ResultsRow:
 
 @dataclass(frozen=True)
 class ResultsTable:
-    """Rows in the order they are trained and shown; `values` are the keys of a recipe they share."""
+    """Rows in the order they are trained and shown; `values` are the keys of a recipe they share. With `split_by_seed`
+    each seed has a development split of its own."""
 
     name: str
     seeds: list[int]
     values: Mapping[str, Any]
     rows: list[ResultsRow]
+    split_by_seed: bool = False
 
     def recipe(self, row: ResultsRow, seed: int, output_dir: Path) -> Recipe:
         """The recipe of one run.
@@ -67,6 +69,8 @@ class ResultsTable:
             ValueError: see `recipe.make_recipe`.
         """
         values = {**self.values, **row.values, "seed": seed, "output_dir": str(output_dir / row.folder / str(seed))}
+        if self.split_by_seed:
+            values["data_seed"] = seed
         if row.after is not None:
             before = next(other for other in self.rows if other.name == row.after)
             values |= {
@@ -79,7 +83,8 @@ class ResultsTable:
 
 def load_table(path: str | os.PathLike, overrides: Mapping[str, str] | None = None) -> ResultsTable:
     """
-    Read a file of rows: `recipe` (the file every row begins with), `common` keys, `seeds` and `rows`.
+    Read a file of rows: `recipe` (the file every row begins with), `common` keys, `seeds` and `rows`, and where wanted
+    `split_by_seed: true`.
 
     Args:
         overrides: values of keys for every row as YAML text, such as where the data lies.
@@ -94,10 +99,10 @@ def load_table(path: str | os.PathLike, overrides: Mapping[str, str] | None = No
         seeds, described = list(content["seeds"]), dict(content["rows"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: needs `recipe`, `common`, `seeds` and `rows` ({error})") from error
-    values |= {key: yaml.safe_load(text) for key, text in (overrides or {}).items()}
+    values |= {key: parse_yaml(text, f"--{key}") for key, text in (overrides or {}).items()}
     rows: list[ResultsRow] = []
     for name, keys in described.items():
-        keys = dict(keys)
+        keys = dict(keys or {})
         own = {key: keys.pop(key) for key in ("after", "control", "faithfulness_questions") if key in keys}
         row = ResultsRow(name, keys, **own)
         if row.after is not None and row.after not in (other.name for other in rows):
@@ -107,7 +112,7 @@ def load_table(path: str | os.PathLike, overrides: Mapping[str, str] | None = No
                 f"{path}: {name}: `control` is {row.control!r}, not one of {', '.join(get_args(Control))}"
             )
         rows.append(row)
-    return ResultsTable(path.stem, seeds, values, rows)
+    return ResultsTable(path.stem, seeds, values, rows, content.get("split_by_seed") is True)
 
 
 def run_table(table: ResultsTable, output_dir: Path, seeds: Sequence[int] | None = None) -> dict[str, Any]:
@@ -120,8 +125,13 @@ def run_table(table: ResultsTable, output_dir: Path, seeds: Sequence[int] | None
 
     Returns:
         The summary, see [`summarise`], and the `command`.
+
+    Raises:
+        ValueError: for a seed that is not the table's; and see `train.train`.
     """
     chosen = table.seeds if seeds is None else seeds
+    if unknown := set(chosen) - set(table.seeds):
+        raise ValueError(f"{table.name} has no seed {min(unknown)}, only {', '.join(map(str, table.seeds))}")
     recipes = {(row.name, seed): table.recipe(row, seed, output_dir) for row in table.rows for seed in table.seeds}
     for seed in chosen:
         for row in table.rows:
@@ -153,12 +163,14 @@ def summarise(table: ResultsTable, output_dir: Path) -> dict[str, Any]:
         `rows`: for each that has a finished run its `name`, `seeds`, and mean and standard deviation over them of
         `accuracy` (`all` and each question type), `attention` (measure -> source), `shuffled_questions` and, where it
         was measured, `faithfulness` (source -> areas under the curves of the answer's probability, of each seed too),
-        and the medians of `cost`; besides `majority`, `data` and `versions` of the runs. Rows measured by further
+        and the medians of `cost`; besides `majority`, `data` and `versions` of the runs, and how many development
+        `splits` their questions are of. Rows measured by further
         metrics have their spread as `metrics`; where a row trains without sight, the others have their `gain` over it,
         see [`paired_gain`].
     """
     rows: list[dict[str, Any]] = []
     last: dict[str, Any] = {}
+    majority: dict[int, float] = {}
     scores: dict[str, dict[int, dict[str, list]]] = {}
     blind = next((row.name for row in table.rows if row.control == "blank_images"), "")
     for row in table.rows:
@@ -167,6 +179,7 @@ def summarise(table: ResultsTable, output_dir: Path) -> dict[str, Any]:
             folder = output_dir / row.folder / str(seed)
             if (folder / RESULTS).exists():
                 runs[seed] = last = json.loads((folder / RESULTS).read_text())
+                majority[seed] = last["baselines"]["majority"]["accuracy"]
                 columns = ["question_id", "image_id", "score"]
                 answered = parquet.read_table(folder / QUESTIONS, columns=columns).to_pydict()
                 scores.setdefault(row.name, {})[seed] = answered
@@ -180,17 +193,21 @@ def summarise(table: ResultsTable, output_dir: Path) -> dict[str, Any]:
             ours, theirs = ([scores[name][seed] for seed in seeds] for name in (summary["name"], blind))
             summary["gain"] = paired_gain(ours, theirs)
     shared: dict[str, Any] = {key: last[key] for key in ("data", "versions") if key in last}
-    return {"table": table.name, "majority": last["baselines"]["majority"]["accuracy"], **shared, "rows": rows}
+    if table.split_by_seed and rows:
+        shown = next((row["name"] for row in rows if row["name"] != blind), blind)
+        for count, column in (("rows", "question_id"), ("images", "image_id")):
+            shared["data"][count] = len({value for run in scores[shown].values() for value in run[column]})
+        shared["splits"] = max(len(row["seeds"]) for row in rows)
+    return {"table": table.name, "majority": statistics.fmean(majority.values()), **shared, "rows": rows}
 
 
 def paired_gain(better: Sequence[Mapping[str, list]], other: Sequence[Mapping[str, list]]) -> dict[str, float]:
     r"""
     How much more accurate some runs are than others on the same questions, and how sure that is.
 
-    The differences of a question are averaged over the seeds; with \\(d_i\\) their sum and \\(n_i\\) the number of
-    questions about image i, the gain is \\(g = \sum d_i / n\\) and its standard error
-    \\(\sqrt{\sum_i (d_i - g n_i)^2} / n\\): images are what was drawn, their questions hang together (Cochran,
-    Sampling Techniques, 1977, 6.3).
+    Over all seeds, with \\(d_i\\) the sum of the differences and \\(n_i\\) the number of the questions about image i,
+    the gain is \\(g = \sum d_i / n\\) and its standard error \\(\sqrt{\sum_i (d_i - g n_i)^2} / n\\): images are what
+    was drawn, their questions hang together, from one seed to the next too (Cochran, Sampling Techniques, 1977, 6.3).
 
     Args:
         better, other: of each seed the `question_id`, `image_id` and `score` of every question.
@@ -198,14 +215,15 @@ def paired_gain(better: Sequence[Mapping[str, list]], other: Sequence[Mapping[st
     Returns:
         `mean` and `standard_error`.
     """
-    differences = np.zeros(len(better[0]["score"]))
+    differences, images = [], []
     for ours, theirs in zip(better, other, strict=True):
         if ours["question_id"] != theirs["question_id"]:
             raise ValueError("the runs answered different questions: train them on the same data")
-        differences += (np.array(ours["score"]) - np.array(theirs["score"])) / len(better)
-    image = np.unique(better[0]["image_id"], return_inverse=True)[1]
+        differences += list(np.subtract(ours["score"], theirs["score"]))
+        images += ours["image_id"]
+    image = np.unique(images, return_inverse=True)[1]
     questions, sums = np.bincount(image), np.bincount(image, differences)
-    gain = float(differences.mean())
+    gain = float(np.mean(differences))
     error = float(np.sqrt(((sums - gain * questions) ** 2).sum())) / len(differences)
     return {"mean": gain, "standard_error": error}
 

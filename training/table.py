@@ -278,20 +278,26 @@ def _map_file(table: Path) -> Path:
 
 
 def _csv_records(path: Path) -> Iterator[Record]:
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        for index, record in enumerate(csv.DictReader(file)):
-            if None in record or None in record.values():
-                raise ValueError(f"{path} row {index}: has another number of columns than the header")
-            yield record
+    for index, record in enumerate(csv.DictReader(_lines(path))):
+        if None in record or None in record.values():
+            raise ValueError(f"{path} row {index}: has another number of columns than the header")
+        yield record
 
 
 def _json_records(path: Path) -> Iterator[Record]:
-    with open(path, encoding="utf-8") as file:
-        for index, line in enumerate(file):
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path} row {index}: not a line of JSON: {error}") from error
-            if not isinstance(record, dict):
-                raise ValueError(f"{path} row {index}: a line must be a JSON object")
-            yield record
+    for index, line in enumerate(_lines(path)):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} row {index}: not a line of JSON: {error}") from error
+        if not isinstance(record, dict):
+            raise ValueError(f"{path} row {index}: a line must be a JSON object")
+        yield record
+
+
+def _lines(path: Path) -> Iterator[str]:
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        try:
+            yield from file
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: is not text in UTF-8 ({error.reason})") from error

@@ -17,7 +17,7 @@ from transformers import EarlyStoppingCallback, EvalPrediction, TrainerCallback,
 from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor, QCAVisualQuestionAnsweringPipeline
 
 from .answers import answer_scores
-from .building import build_model, stored_answers
+from .building import build_model, training_answers
 from .collator import QuestionCollator
 from .dataset import group_key, load_rows, parse_group_by
 from .evaluate import evaluate_model, further_metrics, majority_accuracy, milliseconds_per_question, provenance
@@ -29,7 +29,7 @@ from .recipe import Recipe
 from .results_file import OVERLAY, QUESTIONS, RESULTS, write_json
 from .streaming import endless, read_answers
 from .trainer import QCATrainer, SaveOnInterrupt, last_complete_checkpoint, whole_weights
-from .vocabulary import build_vocabulary, vocabulary_reach
+from .vocabulary import vocabulary_reach
 
 logger = logging.getLogger(__name__)
 
@@ -62,9 +62,13 @@ def train(recipe: Recipe, control: Control | None = None) -> dict[str, Any]:
     """
     finished = recipe.output_dir / RESULTS
     described = _described(recipe)
-    if finished.exists() and _completed((results := json.loads(finished.read_text()))["recipe"]) == described:
-        logger.warning("%s is finished already; remove it to train anew", recipe.output_dir)
-        return results
+    if finished.exists():
+        results = json.loads(finished.read_text())
+        if "recipe" not in results:
+            raise ValueError(f"{finished} is of no training; give this recipe another `output_dir`")
+        if _completed(results["recipe"]) == described:
+            logger.warning("%s is finished already; remove it to train anew", recipe.output_dir)
+            return results
     other = datasets.Dataset.from_dict({"answers": [[{"answer": "no", "count": 1}]]})
     further_metrics(recipe.metrics, ["yes"], other)  # what is missing for them is better said now than at the end
     train_rows, validation_rows = load_splits(recipe)
@@ -134,12 +138,7 @@ def _train_one(
     arguments = recipe.training_arguments()
     _claim_folder(recipe, arguments.should_save)
     set_seed(arguments.seed)
-    if recipe.vocabulary is None:
-        answers = stored_answers(recipe)
-    else:
-        answers = build_vocabulary(
-            answered["answers"], rule=recipe.answer_rule, normalize=recipe.normalize_answers, **recipe.vocabulary
-        )
+    answers = training_answers(recipe, answered)
     for split, rows in (("train", answered), ("validation", validation_rows)):
         _warn_of_answers_outside(answers, rows, split, recipe)
     model: Any
@@ -294,18 +293,15 @@ def _baseline(
     """Accuracies of the same recipe without hops; `question_only` also sees a blank image every time."""
     if name == "question_only":
         train_rows, validation_rows = _blank_images(train_rows), _blank_images(validation_rows)
-    plain = {field: value for field, value in recipe.config.items() if field not in QUESTION_IN_VISION}
+    no_question = {"vision_conditioning_layers": None, "token_budget": None, "num_attention_layers": 0}
     variant = dataclasses.replace(
         recipe,
         relevance="none",
-        config={**plain, "num_attention_layers": 0},
+        config={**recipe.config, **no_question},
         arguments={**recipe.arguments, "output_dir": str(recipe.output_dir / "baselines" / name)},
     )
     results = _train_one(variant, train_rows, validation_rows, answered)
     return results["metrics"] | {kind: values["accuracy"] for kind, values in results["per_question_type"].items()}
-
-
-QUESTION_IN_VISION = ("vision_conditioning_layers", "vision_conditioning", "token_budget", "token_budget_layer")
 
 
 def cache_features(

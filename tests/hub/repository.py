@@ -79,7 +79,7 @@ class Repository:
         files = {path: blob.oid for path, blob in tree.items()}
         content = json.dumps([self.id, files, parent, title, len(self.commits)])
         oid = hashlib.sha1(content.encode()).hexdigest()
-        date = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+        date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
         self.commits[oid] = Commit(tree, parent, title, date)
         self.refs[f"refs/heads/{branch}"] = oid
         return oid

@@ -61,7 +61,7 @@ def _wordnet() -> WordNetCorpusReader:
     except LookupError as error:
         folder = os.environ.get("WNSEARCHDIR", _SYSTEM_FOLDER)
         if not Path(folder, "data.noun").exists():
-            raise LookupError(_NO_WORDNET) from error
+            raise ImportError(_NO_WORDNET) from error
         nltk.data.path.append(folder)  # nltk opens nothing outside
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The multilingual functions")
@@ -76,7 +76,7 @@ def similarity(first: str, second: str) -> float:
     Answers of several words are looked up joined by `_`, as WordNet writes them. Words it does not know score 0.
 
     Raises:
-        LookupError: WordNet is not installed; the message says how to fetch it.
+        ImportError: WordNet is not installed; the message says how to fetch it.
     """
     if first == second:
         return 1.0
