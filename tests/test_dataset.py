@@ -127,6 +127,13 @@ def test_malformed_tables_name_file_and_row(tmp_path, header, line, message):
         load_rows(tmp_path)
 
 
+@pytest.mark.parametrize(("name", "text"), [("train.csv", "image,question,answer"), ("train.jsonl", "{}")])
+def test_a_table_in_another_encoding_is_named(tmp_path, name, text):
+    (tmp_path / name).write_bytes(text.encode() + "\na.png,été,cup\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=f"{name}: is not text in UTF-8"):
+        load_rows(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
@@ -151,6 +158,8 @@ def test_malformed_maps_are_named(tmp_path, arrays, message):
         ({"image_folder": "x"}, "option 'image_folder' is not one of format table"),
         ({"columns": {"answer": "label"}}, "'answer' is none of image"),
         ({"columns": {"answers": "label"}}, "no column label for answers"),
+        ({"columns": "label"}, "option 'columns' is a mapping, as in {question: title}, not 'label'"),
+        ({"format": "vqa_hat"}, "format vqa_hat needs option 'maps'"),
         ({"split": "validation"}, "no validation.csv"),
         ({"images": "nowhere"}, "nowhere: no such file or folder"),
         ({"validation_ratio": 1.5}, "between 0 and 1"),

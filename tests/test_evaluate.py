@@ -69,6 +69,15 @@ def test_answers_are_normalised_only_where_the_checkpoint_was_trained_so(tmp_pat
     assert accuracy == [1, 0]
 
 
+def test_an_answer_rule_there_is_none_of_is_refused(tmp_path):
+    save_tiny_model(tmp_path / "checkpoint")
+    with pytest.raises(ValueError, match="`answer_rule` is 'sets', not one of consensus, set"):
+        evaluate_checkpoint(
+            str(tmp_path / "checkpoint"), str(tmp_path), "validation", {"answer_rule": "sets"}, tmp_path / "out", 0
+        )
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_split_without_answers_is_named(tmp_path):
     save_tiny_model(tmp_path / "checkpoint")
     questions = {"questions": [{"image_id": 7, "question": "what is red", "question_id": 70}]}

@@ -52,6 +52,13 @@ def test_a_missing_picture_is_named_and_nothing_stays(scene):
     assert not [path for path in scene.iterdir() if "out" in path.name]
 
 
+def test_a_folder_without_label_maps_is_named(scene):
+    (scene / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty: no label maps"):
+        make_views(scene / "images", scene / "empty", scene / "out", 1)
+    assert not (scene / "out").exists()
+
+
 def test_an_existing_folder_is_left_alone(scene):
     with pytest.raises(ValueError, match="already there"):
         make_views(scene / "images", scene / "labels", scene / "images", 1)

@@ -5,6 +5,7 @@ import statistics
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as parquet
 import pytest
 from safetensors.torch import load_file
 
@@ -103,16 +104,41 @@ def test_the_gain_has_the_standard_error_of_images_drawn_at_random():
         right = draw.random(len(images)) < level * easy
         return {"question_id": ids, "image_id": list(images.astype(str)), "score": list(right.astype(float))}
 
+    def first(given: dict[str, list], count: int) -> dict[str, list]:
+        return {name: values[:count] for name, values in given.items()}
+
     ours, theirs = [run(1.0), run(1.0)], [run(0.6), run(0.6)]
-    gain = paired_gain(ours, theirs)
-    differences = np.mean([np.subtract(a["score"], b["score"]) for a, b in zip(ours, theirs, strict=True)], axis=0)
-    of_image = [differences[images == image] for image in range(40)]
-    drawn = [np.concatenate([of_image[i] for i in draw.integers(40, size=40)]).mean() for _ in range(4000)]
-    assert gain["mean"] == pytest.approx(differences.mean())
-    assert gain["standard_error"] == pytest.approx(np.std(drawn), rel=0.08)
+    for counts in ([len(images)] * 2, [len(images), len(images) // 2]):  # the second seed has a split of its own
+        pairs = [(first(a, n), first(b, n)) for a, b, n in zip(ours, theirs, counts, strict=True)]
+        gain = paired_gain(*zip(*pairs, strict=True))
+        differences = np.concatenate([np.subtract(a["score"], b["score"]) for a, b in pairs])
+        of = np.concatenate([images[:n] for n in counts])
+        of_image = [differences[of == image] for image in range(40)]
+        drawn = [np.concatenate([of_image[i] for i in draw.integers(40, size=40)]).mean() for _ in range(4000)]
+        assert gain["mean"] == pytest.approx(differences.mean())
+        assert gain["standard_error"] == pytest.approx(np.std(drawn), rel=0.08)
     theirs[0]["question_id"].reverse()
     with pytest.raises(ValueError, match="different questions"):
         paired_gain(ours, theirs)
+
+
+def test_each_seed_may_have_a_split_of_its_own(table_file, tmp_path):
+    cut = "common: {validation_ratio: 0.5, group_by: image_id}\n"
+    text = "recipe: recipe.yaml\nseeds: [0, 1]\nsplit_by_seed: true\n" + cut
+    table_file.write_text(text + "rows:\n  plain:\n  blind: {control: blank_images, num_attention_layers: 0}\n")
+    results = run_table(load_table(table_file), tmp_path / "out")
+    asked, seen, majority = [], set(), []
+    for seed in "01":
+        run = tmp_path / "out" / "plain" / seed
+        asked.append(set(parquet.read_table(run / "questions.parquet")["question_id"].to_pylist()))
+        seen |= set(parquet.read_table(run / "questions.parquet")["image_id"].to_pylist())
+        majority.append(json.loads((run / "results.json").read_text())["baselines"]["majority"]["accuracy"])
+    assert asked[0] != asked[1]
+    assert results["data"]["rows"] == len(asked[0] | asked[1]) and results["data"]["images"] == len(seen)
+    assert results["splits"] == 2 and results["majority"] == pytest.approx(statistics.mean(majority))
+    assert "images, in 2 development splits, one a seed; the majority" in rows_table(results)
+    with pytest.raises(ValueError, match="table has no seed 7, only 0, 1"):
+        run_table(load_table(table_file), tmp_path / "out", seeds=[7])
 
 
 @pytest.mark.parametrize(

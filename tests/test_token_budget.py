@@ -112,6 +112,13 @@ def test_spread_patches_lie_as_dense_as_the_square_root_of_relevance(seed, patch
             assert kept[row].nonzero().flatten().tolist() == spread_by_hand(relevance[row].tolist(), count)
 
 
+def test_what_has_all_the_relevance_is_spread_first_where_nothing_else_has_any() -> None:
+    relevance = torch.zeros(1, 16)
+    relevance[0, [4, 9, 12]] = torch.tensor([0.5, 0.3, 0.2])
+    kept = tiny_budget(8, token_budget_selection="spread").keep(relevance)[0]
+    assert kept[[4, 9, 12]].all() and kept.sum() == 8
+
+
 def test_equal_patches_are_kept_at_equal_distances() -> None:
     kept = tiny_budget(16, token_budget_selection="spread").keep(torch.full((1, 64), 1 / 64))[0]
     assert (kept.nonzero().flatten().diff() == 4).all()

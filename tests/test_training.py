@@ -205,6 +205,33 @@ def test_an_edited_recipe_does_not_go_on_from_the_checkpoints_of_what_it_was(sce
     assert (tmp_path / "results.json").read_bytes() == before
 
 
+def test_a_run_that_an_earlier_release_began_is_gone_on_with(scenes, tmp_path):
+    train(recipe(scenes, tmp_path / "whole", save_total_limit=None))
+    shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "moved" / "checkpoint-2")
+    described = json.loads((tmp_path / "whole" / "_recipe.json").read_text())
+    del described["metrics"]
+    described["arguments"]["output_dir"] = str(tmp_path / "moved")
+    (tmp_path / "moved" / "_recipe.json").write_text(json.dumps(described))
+    train(recipe(scenes, tmp_path / "moved", save_total_limit=None))
+    assert_same_weights(tmp_path / "whole", tmp_path / "moved")
+    assert not (tmp_path / "moved" / "checkpoint-1").exists()
+
+
+def test_results_of_something_else_are_not_taken_for_a_finished_run(scenes, tmp_path):
+    (tmp_path / "results.json").write_text(json.dumps({"metrics": {"accuracy": 1.0}}))
+    with pytest.raises(ValueError, match=r"results.json is of no training; give this recipe another `output_dir`"):
+        train(recipe(scenes, tmp_path))
+
+
+def test_the_baseline_of_a_checkpoint_with_a_question_in_its_encoder_has_none(scenes, tmp_path):
+    train(recipe(scenes, tmp_path / "budget", max_steps=1, token_budget=8, token_budget_layer=1))
+    run = recipe(scenes, tmp_path / "next", max_steps=1, model=str(tmp_path / "budget"), baselines=["image_mean"])
+    train(run)
+    config = QCAConfig.from_pretrained(tmp_path / "next" / "baselines" / "image_mean")
+    assert config.first_question_layer is None and config.num_attention_layers == 0
+    assert QCAConfig.from_pretrained(tmp_path / "next").token_budget == 8
+
+
 def test_a_checkpoint_that_no_note_says_the_recipe_of_is_gone_on_from(scenes, tmp_path, caplog):
     train(recipe(scenes, tmp_path / "whole", save_total_limit=None))
     shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "moved" / "checkpoint-2")
