@@ -67,6 +67,9 @@ class QCAConfig(PreTrainedConfig):
         answer_fusion (`str`, *optional*, defaults to `"concatenation"`):
             What the answer head reads: the hops' evidence beside the query, or also their elementwise product (Kim et
             al. 2017), for answers that turn where the question turns: "to the left of" and "to the right of".
+        answer_query (`str`, *optional*, defaults to `"updated"`):
+            The query that the answer head reads beside the evidence: as the hops left it, or as the question asked it,
+            so that what was seen comes as evidence alone.
         vision_conditioning_layers (`list[int]`, `int` or `str`, *optional*):
             Vision layers that read the question: a list of indices, the last `k`, or `"early"` (first half), `"late"`
             (second half), `"sparse"` (every second layer, the last one included) or `"all"`.
@@ -136,6 +139,7 @@ class QCAConfig(PreTrainedConfig):
     num_attention_heads: int = 8
     patch_update: Literal["none", "broadcast", "gated"] = "none"
     answer_fusion: Literal["concatenation", "product"] = "concatenation"
+    answer_query: Literal["updated", "asked"] = "updated"
     vision_conditioning_layers: list[int] | int | Literal["early", "late", "sparse", "all"] | None = None
     vision_conditioning: Literal["patches_read_question", "question_reads_patches", "shared_projections"] = (
         "patches_read_question"

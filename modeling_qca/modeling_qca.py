@@ -34,7 +34,8 @@ AutoModel.register(SiglipTextConfig, SiglipTextModel, exist_ok=True)  # the one 
 class QCAModelOutput(ModelOutput):
     """
     Args:
-        query (`torch.FloatTensor` of shape `(questions, hidden_size)`): the question after the last hop.
+        query (`torch.FloatTensor` of shape `(questions, hidden_size)`):
+            What the answer head reads beside the evidence: the query after the last hop, or the question as asked.
         evidence (`torch.FloatTensor` of shape `(questions, hops, hidden_size)`): what each hop gathered.
         relevance (`torch.FloatTensor` of shape `(questions, hops, heads, patches)`):
             Probabilities over the patches of the full grid, float32, before dropout; zero where the token budget
@@ -126,9 +127,11 @@ class QCAPreTrainedModel(PreTrainedModel):
 
     @property
     def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
-        """Parameters of the encoders that no output depends on; DistributedDataParallel would wait for them."""
+        """Parameters that no output depends on; DistributedDataParallel would wait for them."""
         layout = self.base_model.vision_encoder.layout
         unused = ["text_encoder.pooler", "text_encoder.head"]
+        if self.config.answer_query == "asked":
+            unused.append(f"hops.layers.{self.config.num_attention_layers - 1}.update")
         if layout is not None:
             unused.append(f"vision_encoder.backbone.{layout.unused}")
         return [name for name, _ in self.named_parameters() if name.removeprefix("qca.").startswith(tuple(unused))]
@@ -272,6 +275,8 @@ class QCAModel(QCAPreTrainedModel):
             question_tokens,
             question_mask,
         )
+        if self.config.answer_query == "asked":
+            query = question
         relevance, patch_mask = self._on_full_grid(relevance, vision, features.grid)
         return QCAModelOutput(
             query=query,

@@ -320,6 +320,22 @@ def test_every_parameter_learns_but_those_no_output_depends_on(fields, vision):
     assert all("pooler" in name or name.startswith("qca.vision_encoder.backbone") for name in still)
 
 
+def test_the_question_as_asked_stands_beside_the_evidence():
+    """It needs no update by the last hop, and DistributedDataParallel is told so."""
+    model, batch = tiny_model(answer_query="asked", num_attention_layers=2).train(), tiny_batch()
+    text = model.qca.text_encoder(**{name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")})
+    asked, _ = model.qca.query_embedder(text.last_hidden_state, batch["attention_mask"].bool())
+    torch.testing.assert_close(model.qca(**batch).query, asked)
+    updated = tiny_model(num_attention_layers=2)
+    assert torch.equal(updated.qca(**batch).evidence, model.qca(**batch).evidence)
+    model(**batch, labels=LABELS).loss.backward()
+    still = {name for name, gradient in gradients(model).items() if gradient is None}
+    assert still == set(model._ddp_params_and_buffers_to_ignore)
+    assert {name for name in still if ".hops." in name} == {
+        name for name in gradients(model) if name.startswith("qca.hops.layers.1.update")
+    }
+
+
 def test_resized_embeddings_keep_their_rows_and_are_saved(tmp_path):
     model, batch = tiny_model(), tiny_batch()
     expected, before = model(**batch).logits, model.get_input_embeddings().weight.clone()
