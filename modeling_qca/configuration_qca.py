@@ -96,8 +96,8 @@ class QCAConfig(PreTrainedConfig):
             Dropout of what a hop gathers, before its output projection; without hops, of the mean patch. Where images
             are few and seen often, it keeps the model from learning them by heart.
         num_classifier_layers (`int`, *optional*, defaults to 2):
-            Linear layers from the fused evidence and query to the answers. Hundreds of answers with few questions each
-            are learned better by 1.
+            Linear layers from the fused evidence and query to the answers; 1 suits hundreds of answers with few
+            questions each.
         classifier_dropout (`float`, *optional*, defaults to 0.1):
             Dropout of the hops' updates and of the answer head.
         initializer_range (`float`, *optional*, defaults to 0.02):

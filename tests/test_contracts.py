@@ -14,6 +14,7 @@ PER_QUESTION = ("logits", "relevance")
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "attended": {"query_tokens": "attended", "vision_feature_layers": [1, 3], "answer_fusion": "product"},
+    "asked": {"query_tokens": "all", "answer_query": "asked", "num_classifier_layers": 1},
     "broadcast": {"patch_update": "broadcast", "question_pooling": "last", "relevance_scorer": "bilinear"},
     "tokens": {
         "query_tokens": "all",

@@ -116,6 +116,7 @@ def test_the_gain_has_the_standard_error_of_images_drawn_at_random():
         of_image = [differences[of == image] for image in range(40)]
         drawn = [np.concatenate([of_image[i] for i in draw.integers(40, size=40)]).mean() for _ in range(4000)]
         assert gain["mean"] == pytest.approx(differences.mean())
+        assert gain["values"] == pytest.approx([np.mean(a["score"]) - np.mean(b["score"]) for a, b in pairs])
         assert gain["standard_error"] == pytest.approx(np.std(drawn), rel=0.08)
     theirs[0]["question_id"].reverse()
     with pytest.raises(ValueError, match="different questions"):
@@ -147,6 +148,12 @@ def test_each_seed_may_have_a_split_of_its_own(table_file, tmp_path):
         ("after: plain", "after: later", "budget 50 %, learned: `after` names 'later', which is no row above it"),
         ("control: document", "control: random", "as documented: `control` is 'random', not one of blank_images, doc"),
         ("rows:", "lines:", "needs `recipe`, `common`, `seeds` and `rows`"),
+        ("rows:", "split_by_seeds: true\nrows:", "`split_by_seeds` is no key of a table"),
+        (
+            "rows:",
+            "split_by_seed: often\nrows:",
+            "`split_by_seed` is no key of a table; .* it may have `split_by_seed: true`",
+        ),
         ("plain: {faithfulness_questions: 2}", "plain: {num_hops: 2}", "table: plain: there is no key `num_hops`"),
     ],
 )

@@ -95,10 +95,16 @@ def load_table(path: str | os.PathLike, overrides: Mapping[str, str] | None = No
     path = Path(path)
     content = read_recipe(path)
     try:
-        values = {**read_recipe(path.parent / content["recipe"]), **content["common"]}
-        seeds, described = list(content["seeds"]), dict(content["rows"])
+        values = {**read_recipe(path.parent / content.pop("recipe")), **content.pop("common")}
+        seeds, described = list(content.pop("seeds")), dict(content.pop("rows"))
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: needs `recipe`, `common`, `seeds` and `rows` ({error})") from error
+    split_by_seed = content.pop("split_by_seed", False)
+    if content or not isinstance(split_by_seed, bool):
+        wrong = next(iter(content), "split_by_seed")
+        raise ValueError(
+            f"{path}: `{wrong}` is no key of a table; besides those it needs it may have `split_by_seed: true`"
+        )
     values |= {key: parse_yaml(text, f"--{key}") for key, text in (overrides or {}).items()}
     rows: list[ResultsRow] = []
     for name, keys in described.items():
@@ -112,7 +118,7 @@ def load_table(path: str | os.PathLike, overrides: Mapping[str, str] | None = No
                 f"{path}: {name}: `control` is {row.control!r}, not one of {', '.join(get_args(Control))}"
             )
         rows.append(row)
-    return ResultsTable(path.stem, seeds, values, rows, content.get("split_by_seed") is True)
+    return ResultsTable(path.stem, seeds, values, rows, split_by_seed)
 
 
 def run_table(table: ResultsTable, output_dir: Path, seeds: Sequence[int] | None = None) -> dict[str, Any]:
@@ -164,9 +170,8 @@ def summarise(table: ResultsTable, output_dir: Path) -> dict[str, Any]:
         `accuracy` (`all` and each question type), `attention` (measure -> source), `shuffled_questions` and, where it
         was measured, `faithfulness` (source -> areas under the curves of the answer's probability, of each seed too),
         and the medians of `cost`; besides `majority`, `data` and `versions` of the runs, and how many development
-        `splits` their questions are of. Rows measured by further
-        metrics have their spread as `metrics`; where a row trains without sight, the others have their `gain` over it,
-        see [`paired_gain`].
+        `splits` their questions are of, where each seed has its own. Rows measured by further metrics have their spread
+        as `metrics`; where a row trains without sight, the others have their `gain` over it, see [`paired_gain`].
     """
     rows: list[dict[str, Any]] = []
     last: dict[str, Any] = {}
@@ -201,7 +206,7 @@ def summarise(table: ResultsTable, output_dir: Path) -> dict[str, Any]:
     return {"table": table.name, "majority": statistics.fmean(majority.values()), **shared, "rows": rows}
 
 
-def paired_gain(better: Sequence[Mapping[str, list]], other: Sequence[Mapping[str, list]]) -> dict[str, float]:
+def paired_gain(better: Sequence[Mapping[str, list]], other: Sequence[Mapping[str, list]]) -> dict[str, Any]:
     r"""
     How much more accurate some runs are than others on the same questions, and how sure that is.
 
@@ -213,19 +218,21 @@ def paired_gain(better: Sequence[Mapping[str, list]], other: Sequence[Mapping[st
         better, other: of each seed the `question_id`, `image_id` and `score` of every question.
 
     Returns:
-        `mean` and `standard_error`.
+        `mean` and `standard_error`, and the gain of each seed as `values`.
     """
-    differences, images = [], []
+    differences, images, values = [], [], []
     for ours, theirs in zip(better, other, strict=True):
         if ours["question_id"] != theirs["question_id"]:
             raise ValueError("the runs answered different questions: train them on the same data")
-        differences += list(np.subtract(ours["score"], theirs["score"]))
+        of_seed = np.subtract(ours["score"], theirs["score"])
+        differences += list(of_seed)
         images += ours["image_id"]
+        values.append(float(of_seed.mean()))
     image = np.unique(images, return_inverse=True)[1]
     questions, sums = np.bincount(image), np.bincount(image, differences)
     gain = float(np.mean(differences))
     error = float(np.sqrt(((sums - gain * questions) ** 2).sum())) / len(differences)
-    return {"mean": gain, "standard_error": error}
+    return {"mean": gain, "standard_error": error, "values": values}
 
 
 def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
