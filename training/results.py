@@ -100,11 +100,12 @@ def load_table(path: str | os.PathLike, overrides: Mapping[str, str] | None = No
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: needs `recipe`, `common`, `seeds` and `rows` ({error})") from error
     split_by_seed = content.pop("split_by_seed", False)
-    if content or not isinstance(split_by_seed, bool):
-        wrong = next(iter(content), "split_by_seed")
+    if content:
         raise ValueError(
-            f"{path}: `{wrong}` is no key of a table; besides those it needs it may have `split_by_seed: true`"
+            f"{path}: a table has no key `{min(content)}`; it may have `split_by_seed` beside those it needs"
         )
+    if not isinstance(split_by_seed, bool):
+        raise ValueError(f"{path}: `split_by_seed` is {split_by_seed!r}, neither true nor false")
     values |= {key: parse_yaml(text, f"--{key}") for key, text in (overrides or {}).items()}
     rows: list[ResultsRow] = []
     for name, keys in described.items():
@@ -170,8 +171,9 @@ def summarise(table: ResultsTable, output_dir: Path) -> dict[str, Any]:
         `accuracy` (`all` and each question type), `attention` (measure -> source), `shuffled_questions` and, where it
         was measured, `faithfulness` (source -> areas under the curves of the answer's probability, of each seed too),
         and the medians of `cost`; besides `majority`, `data` and `versions` of the runs, and how many development
-        `splits` their questions are of, where each seed has its own. Rows measured by further metrics have their spread
-        as `metrics`; where a row trains without sight, the others have their `gain` over it, see [`paired_gain`].
+        `splits` their questions are of, where each seed has its own. Rows measured by further metrics have their
+        spread as `metrics`; where a row trains without sight, the others have their `gain` over it, see
+        [`paired_gain`].
     """
     rows: list[dict[str, Any]] = []
     last: dict[str, Any] = {}
