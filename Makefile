@@ -6,7 +6,7 @@ PATHS = modeling_qca training hub_card tests examples
 DOCUMENTS = README.md docs/evidence.md docs/speed.md
 CARD = docs/card docs/results/demo.json
 
-.PHONY: demo test test-slow test-transformers quality style
+.PHONY: demo test test-slow test-cuda test-transformers quality style
 
 demo: $(VENV)/ready
 	$(BIN)/qca demo
@@ -16,6 +16,9 @@ test: $(VENV)/ready
 
 test-slow: $(VENV)/ready
 	$(BIN)/python -m pytest -q -m slow
+
+test-cuda: $(VENV)/ready
+	CUDA_VISIBLE_DEVICES=0 $(BIN)/python -m pytest -q tests/test_cuda.py
 
 test-transformers:
 	$(PYTHON) -m venv $(VENV)-$(TRANSFORMERS)

@@ -10,8 +10,8 @@ os.environ |= {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "OMP_NUM_THREADS": "1",
-    "CUDA_VISIBLE_DEVICES": "",
 }
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # `make test-cuda` sets it
 
 import pytest
 import torch

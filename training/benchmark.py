@@ -23,7 +23,7 @@ import datasets
 import torch
 from rich.progress import Progress
 from torch.utils.flop_counter import FlopCounterMode
-from transformers.utils import is_flash_attn_2_available
+from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available, is_flash_attn_4_available
 
 from .benchmark_models import EAGER_ONLY, Contender, Models, Workload
 from .benchmark_precision import answer_agreement
@@ -32,6 +32,11 @@ from .benchmark_report import write_report
 RESULTS = "benchmark.json"
 OURS = ("qca", "qca-98", "qca-49")
 OTHERS = ("document", "vilt", "blip")
+FLASH_ATTENTION = {
+    "flash_attention_2": is_flash_attn_2_available,
+    "flash_attention_3": is_flash_attn_3_available,
+    "flash_attention_4": is_flash_attn_4_available,
+}
 RESOLUTIONS, QUESTIONS, HOPS = (224, 336, 448, 560, 672), (1, 2, 4, 8, 16, 32), (1, 2, 4, 8)
 
 
@@ -50,32 +55,32 @@ class Task:
 
 
 def benchmark_cases(device: torch.device) -> dict[str, list[Task]]:
-    """The tasks of each case. On CUDA the models are compared in bfloat16, and compiled means CUDA graphs."""
-    dtype = "bfloat16" if device.type == "cuda" else "float32"
+    """The tasks of each case. On CUDA the models are compared and trained in bfloat16, and
+    compiled means CUDA graphs."""
+    cuda = device.type == "cuda"
+    dtype = "bfloat16" if cuda else "float32"
+    compiled_dtypes = ("bfloat16",) if cuda else ("float32", "bfloat16")
     contenders = [
         Contender(model, dtype, attention="eager" if model in EAGER_ONLY else "sdpa") for model in (*OURS, *OTHERS)
     ]
     ours = contenders[: len(OURS)]
-    attentions = ["eager", "sdpa"] + (
-        ["flash_attention_2"] if device.type == "cuda" and is_flash_attn_2_available() else []
-    )
-    implementations = [
-        Contender(model, each_dtype, attention, compiled)
-        for model in OURS
-        for each_dtype in ("float32", "bfloat16")
-        for attention, compiled in [*((attention, False) for attention in attentions), ("sdpa", True)]
-        if not (attention == "flash_attention_2" and each_dtype == "float32")
+    variants = [  # dtype, attention, compiled
+        *((each, attention, False) for each in ("float32", "bfloat16") for attention in ("eager", "sdpa")),
+        *(("bfloat16", name, False) for name, available in FLASH_ATTENTION.items() if cuda and available()),
+        *((each, "sdpa", True) for each in compiled_dtypes),
     ]
+    implementations = [Contender(model, *variant) for model in OURS for variant in variants]
     small_products = [  # where a model spends its time on laying out weights
         replace(contender, dtype=each_dtype, compiled=compiled)
         for contender in contenders
         if contender.model in ("qca", "qca-49", "document", "vilt")
         for each_dtype in ("float32", "bfloat16")
         for compiled in (False, True)
+        if not compiled or each_dtype in compiled_dtypes
     ]
     one_image = Workload(images=1, questions=16)
     train = Workload(images=1, questions=8, mode="train")
-    training = contenders + ([replace(c, compiled=True) for c in ours] if device.type == "cuda" else [])
+    training = contenders + ([replace(c, compiled=True) for c in ours] if cuda else [])
     scaling = [c for c in contenders if c.model != "blip"]
     return {
         "one_pair": [Task(c, Workload()) for c in contenders],
