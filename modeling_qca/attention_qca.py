@@ -2,10 +2,11 @@
 
 B questions, I images (B >= I), L question tokens, Q queries a question (1 or L), N patches, D width, H heads, d = D/H.
 
-`patches` has I rows and `image_index` [B] says whose they are, until a hop updates them and each question has its own.
+`patches` has I rows and an [`ImageIndex`] says whose they are, until a hop updates them and each question has its own.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -56,6 +57,66 @@ def masked_mean(states: torch.Tensor, mask: torch.Tensor | None, dim: int) -> to
     return (states * weights).sum(dim=dim) / weights.sum(dim=dim).clamp(min=1)
 
 
+class ImageIndex(NamedTuple):
+    """
+    The image of each question.
+
+    Args:
+        rows: `[B]` row of its image.
+        slots: `[B]` place of each question where those about an image lie together, `most` places an image; `None`
+            where giving each question a copy of its image costs less than empty places.
+        most: how many questions there are about one image at most.
+    """
+
+    rows: torch.Tensor
+    slots: torch.Tensor | None = None
+    most: int = 0
+
+    @classmethod
+    def of(cls, rows: torch.Tensor, images: int) -> "ImageIndex | None":
+        """With slots where they pay, and `None` where question b is about image b; a GPU is waited for.
+
+        Raises:
+            ValueError: where a row is not one of `images`.
+        """
+        if torch.compiler.is_compiling():
+            return cls(rows)
+        values, counts, places = rows.tolist(), [0] * images, []
+        for question, image in enumerate(values):
+            if not 0 <= image < images:
+                raise ValueError(
+                    f"`image_index` of question {question} is {image}, but there are {images} images (0 is the first)."
+                )
+            places.append((image, counts[image]))
+            counts[image] += 1
+        most = max(counts)
+        if values == list(range(images)):
+            return None
+        if images * most > 4 * len(values):
+            return cls(rows)
+        return cls(rows, rows.new_tensor([image * most + before for image, before in places]), most)
+
+
+def image_matmul(left: torch.Tensor, right: torch.Tensor, image_index: ImageIndex | None) -> torch.Tensor:
+    """
+    `left[b] @ right[image_index.rows[b]]`: `[B, M, K] x [I, K, N] -> [B, M, N]`.
+
+    All questions about an image share one product with it. Giving each its own copy of the image's patches costs more
+    than the product, so that is done only where a few images have most of the questions.
+    """
+    if image_index is None or image_index.slots is None:
+        return torch.matmul(left, own_rows(right, image_index))
+    images, rows, places = right.shape[0], left.shape[1], right.shape[0] * image_index.most
+    grouped = left.new_zeros(places, *left.shape[1:]).index_copy(0, image_index.slots, left)
+    products = torch.matmul(grouped.view(images, image_index.most * rows, -1), right)
+    return products.view(places, rows, -1).index_select(0, image_index.slots)
+
+
+def own_rows(states: torch.Tensor, image_index: ImageIndex | None) -> torch.Tensor:
+    """`[I, ...] -> [B, ...]`: those of each question's image."""
+    return states if image_index is None else states.index_select(0, image_index.rows)
+
+
 def split_heads(states: torch.Tensor, num_heads: int) -> torch.Tensor:
     """`[B, S, D] -> [B, H, S, d]`"""
     return states.unflatten(-1, (num_heads, -1)).transpose(1, 2)
@@ -83,10 +144,10 @@ class DotProductScorer(nn.Module):
         self.key_proj = nn.Linear(hidden_size, patch_size, bias=False)
 
     def forward(
-        self, query: torch.Tensor, patches: torch.Tensor, image_index: torch.Tensor | None = None
+        self, query: torch.Tensor, patches: torch.Tensor, image_index: ImageIndex | None = None
     ) -> torch.Tensor:
         """Scores `[B, H, Q, N]` of `patches` `[I, N, D]` for `query` `[B, Q, D]`; question b is about patches
-        `image_index[b]`, or about patches b."""
+        `image_index.rows[b]`, or about patches b."""
         queries = self.q_proj(query)[:, None] * self.scaling  # [B, 1, Q, D]
         queries = self.key_proj(queries * head_blocks(queries, self.num_heads))  # [B, H, Q, D]
         return _products(queries, patches, image_index)
@@ -105,7 +166,7 @@ class BilinearScorer(nn.Module):
         self.q_proj = nn.Linear(query_size, num_heads * patch_size, bias=False)
 
     def forward(
-        self, query: torch.Tensor, patches: torch.Tensor, image_index: torch.Tensor | None = None
+        self, query: torch.Tensor, patches: torch.Tensor, image_index: ImageIndex | None = None
     ) -> torch.Tensor:
         """As of [`DotProductScorer`]."""
         queries = split_heads(self.q_proj(query), self.num_heads) * self.scaling  # [B, H, Q, D]
@@ -123,46 +184,19 @@ class AdditiveScorer(nn.Module):
         self.score_weight = nn.Parameter(torch.empty(num_heads, hidden_size // num_heads))
 
     def forward(
-        self, query: torch.Tensor, patches: torch.Tensor, image_index: torch.Tensor | None = None
+        self, query: torch.Tensor, patches: torch.Tensor, image_index: ImageIndex | None = None
     ) -> torch.Tensor:
         """As of [`DotProductScorer`]."""
         queries = split_heads(self.q_proj(query), self.num_heads)  # [B, H, Q, d]
-        keys = _rows(split_heads(self.k_proj(patches), self.num_heads), image_index)  # [B, H, N, d]
+        keys = own_rows(split_heads(self.k_proj(patches), self.num_heads), image_index)  # [B, H, N, d]
         hidden = torch.tanh(queries[:, :, :, None] + keys[:, :, None])  # [B, H, Q, N, d]
         return torch.einsum("bhqnd,hd->bhqn", hidden, self.score_weight)
 
 
-def _products(queries: torch.Tensor, patches: torch.Tensor, image_index: torch.Tensor | None) -> torch.Tensor:
+def _products(queries: torch.Tensor, patches: torch.Tensor, image_index: ImageIndex | None) -> torch.Tensor:
     """`[B, H, Q, D] x [I, N, D] -> [B, H, Q, N]`"""
     products = image_matmul(queries.flatten(1, 2), patches.transpose(1, 2), image_index)
     return products.unflatten(1, queries.shape[1:3])
-
-
-def image_matmul(left: torch.Tensor, right: torch.Tensor, image_index: torch.Tensor | None) -> torch.Tensor:
-    """
-    `left[b] @ right[image_index[b]]`: `[B, M, K] x [I, K, N] -> [B, M, N]`.
-
-    All questions about an image share one product with it. Giving each its own copy of the image's patches costs more
-    than the product, so that is done only where a few images have most of the questions.
-    """
-    if image_index is None:
-        return torch.matmul(left, right)
-    images, questions, rows = right.shape[0], left.shape[0], left.shape[1]
-    most = None if torch.compiler.is_compiling() else int(image_index.bincount(minlength=images).max())
-    if most is None or images * most > 4 * questions:
-        return torch.matmul(left, _rows(right, image_index))
-    order = image_index.argsort(stable=True)
-    first = torch.searchsorted(image_index[order], image_index[order])  # of the same image
-    slots = torch.empty_like(order)
-    slots[order] = image_index[order] * most + torch.arange(questions, device=order.device) - first
-    grouped = left.new_zeros(images * most, *left.shape[1:]).index_copy(0, slots, left)
-    products = torch.matmul(grouped.view(images, most * rows, -1), right)
-    return products.view(images * most, rows, -1).index_select(0, slots)
-
-
-def _rows(states: torch.Tensor, image_index: torch.Tensor | None) -> torch.Tensor:
-    """`[I, ...] -> [B, ...]`"""
-    return states if image_index is None else states.index_select(0, image_index)
 
 
 SCORERS = {"dot_product": DotProductScorer, "additive": AdditiveScorer, "bilinear": BilinearScorer}
@@ -193,7 +227,7 @@ class QueryConditionedAttention(nn.Module):
         query: torch.Tensor,
         patches: torch.Tensor,
         coordinates: torch.Tensor,
-        image_index: torch.Tensor | None = None,
+        image_index: ImageIndex | None = None,
         query_mask: torch.Tensor | None = None,
         patch_mask: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -202,7 +236,7 @@ class QueryConditionedAttention(nn.Module):
             query: `[B, Q, D]`.
             patches: `[I, N, D]`, or `[B, N, D]` without `image_index`.
             coordinates: `[N, 2]` or `[B, N, 2]` (y, x) of the patches, from -1 to 1.
-            image_index: `[B]` row of `patches` each question is about.
+            image_index: whose row of `patches` each question is about.
             query_mask: `[B, Q]` boolean, `False` on padding.
             patch_mask: `[B, N]` boolean, `False` on patches that may not be read. A question without any patch has
                 zero relevance everywhere and zero evidence.
@@ -292,7 +326,7 @@ class AttentionHop(GradientCheckpointingLayer):
         query: torch.Tensor,
         patches: torch.Tensor,
         coordinates: torch.Tensor,
-        image_index: torch.Tensor | None = None,
+        image_index: ImageIndex | None = None,
         query_mask: torch.Tensor | None = None,
         patch_mask: torch.Tensor | None = None,
         question_tokens: torch.Tensor | None = None,
@@ -310,8 +344,7 @@ class AttentionHop(GradientCheckpointingLayer):
         query = query + self.dropout(self.update(self.update_norm(query)))
         evidence = masked_mean(evidence, query_mask, dim=1)
         if self.patch_update is not None:
-            patches = patches if image_index is None else patches[image_index]
-            patches = self.patch_update(patches, evidence, relevance)
+            patches = self.patch_update(own_rows(patches, image_index), evidence, relevance)
         return query, patches, evidence, relevance
 
 
@@ -331,7 +364,7 @@ class AttentionHops(nn.Module):
         query: torch.Tensor,
         patches: torch.Tensor,
         coordinates: torch.Tensor,
-        image_index: torch.Tensor | None = None,
+        image_index: ImageIndex | None = None,
         query_mask: torch.Tensor | None = None,
         patch_mask: torch.Tensor | None = None,
         question_tokens: torch.Tensor | None = None,
@@ -345,7 +378,7 @@ class AttentionHops(nn.Module):
             is no hop), and the relevance of every hop `[B, T, H, N]`.
         """
         if not self.layers:
-            mean = masked_mean(patches if image_index is None else patches[image_index], patch_mask, dim=1)
+            mean = masked_mean(own_rows(patches, image_index), patch_mask, dim=1)
             relevance = patches.new_zeros(query.shape[0], 0, self.num_heads, patches.shape[1])
             return masked_mean(query, query_mask, dim=1), self.mean_dropout(mean)[:, None], relevance
         found, maps = [], []

@@ -18,7 +18,7 @@ from transformers import initialization as init
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .attention_qca import AdditiveScorer, AttentionHops
+from .attention_qca import AdditiveScorer, AttentionHops, ImageIndex
 from .configuration_qca import QCAConfig
 from .embedding_qca import PatchEmbedder, QueryEmbedder, grid_coordinates
 from .limits_qca import build_encoder, check_parameters, longest_question
@@ -240,7 +240,7 @@ class QCAModel(QCAPreTrainedModel):
             features = self.get_image_features(pixel_values, **requested)
         else:
             features = self._features(image_features, image_grid)
-        image_index = self._image_index(image_index, features.last_hidden_state.shape[0], input_ids)
+        index = self._image_index(image_index, features.last_hidden_state.shape[0], input_ids.shape[0])
         if self.longest_question is not None and input_ids.shape[1] > self.longest_question:
             raise ValueError(
                 f"The longest question has {input_ids.shape[1]} tokens, the text encoder reads at most "
@@ -258,18 +258,17 @@ class QCAModel(QCAPreTrainedModel):
         text = self._read_questions(words, requested)
         question_mask = words["attention_mask"].bool()
         question, question_tokens = self.query_embedder(text.last_hidden_state, question_mask)
-        vision = self.vision_encoder(features, image_index, question, question_tokens, question_mask, **requested)
+        vision = self.vision_encoder(features, index, question, question_tokens, question_mask, **requested)
         coordinates = grid_coordinates(features.grid, question.device)
         if vision.positions is not None:
             coordinates = coordinates[vision.positions]  # [B, K, 2]
         patches = self.patch_embedder(vision.patches, coordinates)
-        patch_index = image_index if self.config.first_question_layer is None else None
         each_token = self.config.query_tokens == "all"
         query, evidence, relevance = self.hops(
             question_tokens if each_token else question[:, None],
             patches,
             coordinates,
-            patch_index,
+            index if self.config.first_question_layer is None else None,
             question_mask if each_token else None,
             vision.patch_mask,
             question_tokens,
@@ -296,7 +295,7 @@ class QCAModel(QCAPreTrainedModel):
         different images) are read once."""
         encoder = self.text_encoder
         apart = encoder.training or any(requested.values()) or (torch.is_grad_enabled() and not self.training)
-        if apart or torch.compiler.is_compiling():
+        if apart or torch.compiler.is_compiling() or len(words["input_ids"]) == 1:
             return encoder(**words, return_dict=True, **requested)
         stacked = torch.stack(list(words.values()), dim=-1)  # [B, L, kinds]
         distinct, which = stacked.unique(dim=0, return_inverse=True)
@@ -313,25 +312,17 @@ class QCAModel(QCAPreTrainedModel):
         return QCAImageFeatures(last_hidden_state=image_features.to(self.dtype), grid=(rows, columns))
 
     @staticmethod
-    def _image_index(image_index: torch.Tensor | None, images: int, input_ids: torch.Tensor) -> torch.Tensor:
-        questions = input_ids.shape[0]
+    def _image_index(image_index: torch.Tensor | None, images: int, questions: int) -> ImageIndex | None:
+        """`None` where question b is about image b."""
         if image_index is None:
             if images != questions:
                 raise ValueError(
                     f"{questions} questions but {images} images: pass `image_index`, the image of each question."
                 )
-            return torch.arange(questions, device=input_ids.device)
+            return None
         if image_index.shape != (questions,):
             raise ValueError(f"`image_index` must hold one image for each of {questions} questions.")
-        if not torch.compiler.is_compiling():
-            outside = (image_index < 0) | (image_index >= images)
-            if outside.any():
-                question = int(outside.nonzero()[0])
-                raise ValueError(
-                    f"`image_index` of question {question} is {int(image_index[question])}, but there are {images} "
-                    "images (0 is the first)."
-                )
-        return image_index
+        return ImageIndex.of(image_index, images)
 
     @staticmethod
     def _on_full_grid(

@@ -17,7 +17,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention_qca import masked_softmax, split_heads
+from .attention_qca import ImageIndex, masked_softmax, own_rows, split_heads
 from .configuration_qca import QCAConfig
 from .limits_qca import build_encoder
 
@@ -384,7 +384,7 @@ class QuestionAwareVisionEncoder(nn.Module):
     def forward(
         self,
         features: QCAImageFeatures,
-        image_index: torch.Tensor,
+        image_index: ImageIndex | None,
         question: torch.Tensor,
         question_tokens: torch.Tensor,
         question_mask: torch.Tensor,
@@ -393,7 +393,7 @@ class QuestionAwareVisionEncoder(nn.Module):
         """
         Args:
             features: of [`encode_images`].
-            image_index: `[B]` image of each question.
+            image_index: image of each question, or its own.
             question, question_tokens, question_mask: `[B, D]`, `[B, L, D]`, `[B, L]` (boolean).
         """
         tokens, num_patches = features.last_hidden_state, features.grid[0] * features.grid[1]
@@ -403,7 +403,7 @@ class QuestionAwareVisionEncoder(nn.Module):
         if first is None:
             output.patches = tokens[:, prefix:]
             return output
-        tokens, token_mask, attention_mask = tokens[image_index], None, None
+        tokens, token_mask, attention_mask = own_rows(tokens, image_index), None, None
         for index, layer in enumerate(self._layers[first:], start=first):
             norm, attention = layer.get_submodule(self.layout.norm), layer.get_submodule(self.layout.attention)
             if self.budget is not None and index == self.config.token_budget_layer:

@@ -14,6 +14,7 @@ from modeling_qca.attention_qca import (
     SCORERS,
     AttentionHop,
     AttentionHops,
+    ImageIndex,
     PatchUpdate,
     QueryConditionedAttention,
     image_matmul,
@@ -289,7 +290,7 @@ def test_hops_hand_query_and_patches_on(patch_update, query_tokens):
     query, patches = torch.randn(3, query_tokens, 16), torch.randn(2, 5, 16)
     image_index = torch.tensor([0, 1, 1])
     query_mask = torch.arange(query_tokens) < torch.tensor([[1], [2], [4]])
-    last, evidence, relevance = hops(query, patches, places(5), image_index, query_mask)
+    last, evidence, relevance = hops(query, patches, places(5), ImageIndex.of(image_index, 2), query_mask)
     states, found, maps = patches[image_index], [], []
     for layer in hops.layers:
         query, states, gathered, looked = layer(query, states, places(5), query_mask=query_mask)
@@ -306,9 +307,8 @@ def test_hops_hand_query_and_patches_on(patch_update, query_tokens):
 def test_without_hops_the_evidence_is_the_mean_of_the_patches():
     hops = build(AttentionHops, num_attention_layers=0)
     patches, mask = torch.randn(2, 3, 16), torch.tensor([[True, True, False], [True, True, True], [False] * 3])
-    query, evidence, relevance = hops(
-        torch.randn(3, 1, 16), patches, places(3), torch.tensor([0, 1, 1]), patch_mask=mask
-    )
+    index = ImageIndex.of(torch.tensor([0, 1, 1]), 2)
+    query, evidence, relevance = hops(torch.randn(3, 1, 16), patches, places(3), index, patch_mask=mask)
     assert query.shape == (3, 16)
     assert evidence[:, 0].allclose(torch.stack([patches[0, :2].mean(0), patches[1].mean(0), torch.zeros(16)]))
     assert relevance.shape == (3, 0, 4, 3)
@@ -319,7 +319,7 @@ def test_evidence_is_dropped_in_training_alone_and_kept_on_average(hops):
     stack = build(AttentionHops, num_attention_layers=hops, evidence_dropout=0.4, classifier_dropout=0.0)
     query, patches = torch.randn(1, 1, 16), torch.randn(1, 3, 16)
     once = stack.eval()(query, patches, places(3))[1]
-    many = stack.train()(query.expand(20000, 1, 16), patches, places(3), torch.zeros(20000, dtype=torch.long))
+    many = stack.train()(query.expand(20000, 1, 16), patches, places(3), ImageIndex(torch.zeros(20000).long()))
     spread = many[1].std(dim=0, keepdim=True)
     assert spread.amin() > 1e-3 and ((many[1].mean(dim=0, keepdim=True) - once).abs() < 5 * spread / 20000**0.5).all()
     assert (many[2] == many[2][0]).all(), "where it looked is not touched"
@@ -345,6 +345,16 @@ def test_all_tokens_look_for_themselves_and_padding_does_not_count():
     assert model(**batch).relevance[:, 0].allclose(torch.stack(each).mean(0), atol=1e-5)
 
 
+def test_an_index_has_slots_where_they_pay_and_is_none_where_each_question_has_its_image():
+    index = ImageIndex.of(torch.tensor([1, 0, 1, 1]), images=2)
+    assert index.most == 3 and index.slots.tolist() == [3, 0, 4, 5]
+    assert ImageIndex.of(torch.tensor([0, 1, 2]), images=3) is None
+    assert ImageIndex.of(torch.tensor([0, 1, 2]), images=4).slots is not None
+    assert ImageIndex.of(torch.tensor([0] * 9 + [1]), images=5).slots is None  # 45 places for 10 questions
+    with pytest.raises(ValueError, match="`image_index` of question 1 is -1, but there are 2 images"):
+        ImageIndex.of(torch.tensor([0, -1]), images=2)
+
+
 @settings(deadline=None)
 @given(
     image_index=st.lists(st.integers(0, 5), min_size=1, max_size=20),
@@ -356,8 +366,7 @@ def test_a_product_shared_by_the_questions_of_an_image_is_that_of_each_question(
     left = torch.randn(len(image_index), rows, 4, generator=generator, dtype=torch.float64, requires_grad=True)
     right = torch.randn(6, *((7, 4) if transposed else (4, 7)), generator=generator, dtype=torch.float64)
     right = (right.transpose(1, 2) if transposed else right).requires_grad_()
-    index = torch.tensor(image_index)
-    shared = image_matmul(left, right, index)
+    shared = image_matmul(left, right, ImageIndex.of(torch.tensor(image_index), images=6))
     one_by_one = torch.stack([left[b] @ right[image] for b, image in enumerate(image_index)])
     assert shared.allclose(one_by_one, atol=1e-12)
     weights = torch.randn(shared.shape, generator=generator, dtype=torch.float64)

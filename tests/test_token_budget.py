@@ -11,6 +11,7 @@ from torch import nn
 from transformers.masking_utils import create_bidirectional_mask
 
 from modeling_qca import QCAForVisualQuestionAnswering
+from modeling_qca.attention_qca import own_rows
 from modeling_qca.vision_qca import QCAVisionOutput, TokenBudget
 
 LABELS = torch.tensor([0, 1, 2])
@@ -41,7 +42,7 @@ class MaskingEncoder(nn.Module):
         self.backbone, self.budget, self.encode_images = encoder.backbone, encoder.budget, encoder.encode_images
 
     def forward(self, features, image_index, question, question_tokens, question_mask, **requested) -> QCAVisionOutput:
-        tokens, budget = features.last_hidden_state[image_index], self.budget
+        tokens, budget = own_rows(features.last_hidden_state, image_index), self.budget
         patches = tokens[:, 1:]
         scores = (budget.q_proj(question)[:, None] * budget.norm(patches)).sum(-1) / patches.shape[-1] ** 0.5
         relevance = scores.softmax(-1)
