@@ -163,14 +163,17 @@ def test_wups_of_hand_worked_questions(wups):
 
 
 @pytest.mark.filterwarnings("ignore:The multilingual functions")
-def test_training_reports_how_often_the_whole_set_is_right(wups):
-    sets = [["chair"], ["chair", "dog"], ["table"]]
+def test_training_reports_the_whole_set_and_the_first_answer(wups):
+    sets = [["chair"], ["chair", "dog"], ["table", "chair"]]
     answers = [[{"answer": name, "count": 1} for name in names] for names in sets]
     rows = datasets.Dataset.from_dict({"answers": answers})
-    measured = further_metrics(["wups"], ["chair", "chair", "gizmo"], rows)
-    dog = 2 * 1 / (3 + 3)  # the best chair can do for dog
+    measured = further_metrics(["wups"], ["chair", "chair", "chair"], rows)
+    dog, table = 2 * 1 / (3 + 3), 2 / 3  # what chair is worth for them
     assert measured["set_accuracy"] == pytest.approx(1 / 3)
-    assert measured["wups_0.0"] == pytest.approx((1 + dog) / 3)
+    assert measured["wups_0.0"] == pytest.approx((1 + dog + table) / 3)
+    assert measured["wups_0.9"] == pytest.approx((1 + 0.1 * dog + 0.1 * table) / 3)
+    assert measured["first_answer_accuracy"] == pytest.approx(2 / 3)
+    assert measured["first_answer_wups_0.9"] == pytest.approx((2 + 0.1 * table) / 3)
 
 
 @pytest.mark.filterwarnings("ignore:The multilingual functions")

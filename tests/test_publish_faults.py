@@ -4,6 +4,7 @@ import hashlib
 import shutil
 from pathlib import Path
 
+import pytest
 import torch
 from hub.client import WITHOUT_WAITING, Client
 from hub.fault import Fault
@@ -104,6 +105,7 @@ def test_a_lasting_fault_ends_in_one_message_and_changes_nothing(
 IMPATIENT = WITHOUT_WAITING + "from modeling_qca.hub_card import publish; publish.SILENCE = 0.5\n"
 
 
+@pytest.mark.slow  # waits for it
 def test_a_hub_that_falls_silent_is_given_up_and_one_that_comes_back_is_not(
     checkpoint: Path, tmp_path: Path, local_hub: LocalHub, client: Client
 ) -> None:

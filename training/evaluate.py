@@ -178,7 +178,8 @@ def further_metrics(names: Sequence[str], answers: Sequence[str], rows: datasets
 
     Returns:
         `vqa_accuracy` of the official evaluation, and with `_yes/no`, `_number` and `_other` that of each answer type;
-        `wups_0.9`, `wups_0.0` and, where only the whole set is right, `set_accuracy`.
+        `wups_0.9`, `wups_0.0` and, where only the whole set is right, `set_accuracy`; `first_answer_accuracy` and
+        `first_answer_wups_0.9` as if the first answer of a set were the only one.
 
     Raises:
         ValueError: for a name that is none of them.
@@ -190,10 +191,14 @@ def further_metrics(names: Sequence[str], answers: Sequence[str], rows: datasets
             raise ValueError(f"there is no metric {name!r}; the metrics are {', '.join(METRICS)}")
         metric = evaluate.load(str(Path(__file__).parent / "metrics" / name))
         if name == "wups":
+            predicted = [[answer] for answer in answers]
             sets = [[answer["answer"] for answer in given] for given in rows["answers"]]
-            measured = metric.compute(predictions=[[answer] for answer in answers], references=sets)
+            measured = metric.compute(predictions=predicted, references=sets)
             results["set_accuracy"] = measured["accuracy"]
             results |= {threshold: measured[threshold] for threshold in ("wups_0.9", "wups_0.0")}
+            measured = metric.compute(predictions=predicted, references=[right[:1] for right in sets])
+            results["first_answer_accuracy"] = measured["accuracy"]
+            results["first_answer_wups_0.9"] = measured["wups_0.9"]
         else:
             measured = metric.compute(predictions=answers, references=rows["answers"])
             kinds = measured["per_answer_type"].items()
