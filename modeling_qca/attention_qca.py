@@ -354,9 +354,11 @@ class AttentionHops(nn.Module):
     def __init__(self, config: QCAConfig):
         super().__init__()
         self.num_heads = config.num_attention_heads
-        self.mean_dropout = nn.Dropout(config.evidence_dropout)  # where there is no hop
+        self.mean_dropout = nn.Dropout(config.evidence_dropout)
         updates = config.patch_update != "none"
         depth = config.num_attention_layers
+        self.reads_mean = depth == 0 or config.answer_evidence == "hops_and_mean"
+        self.num_evidence = depth + self.reads_mean
         self.layers = nn.ModuleList([AttentionHop(config, updates and i < depth - 1) for i in range(depth)])
 
     def forward(
@@ -374,13 +376,15 @@ class AttentionHops(nn.Module):
         Arguments as in [`AttentionHop`].
 
         Returns:
-            The last query `[B, D]`, the evidence of every hop `[B, T, D]` (the patches' mean `[B, 1, D]` where there
-            is no hop), and the relevance of every hop `[B, T, H, N]`.
+            The last query `[B, D]`, the evidence of every hop and, where it is read, the patches' mean
+            `[B, num_evidence, D]`, and the relevance of every hop `[B, T, H, N]`.
         """
+        mean = []
+        if self.reads_mean:
+            mean.append(self.mean_dropout(masked_mean(own_rows(patches, image_index), patch_mask, dim=1)))
         if not self.layers:
-            mean = masked_mean(own_rows(patches, image_index), patch_mask, dim=1)
             relevance = patches.new_zeros(query.shape[0], 0, self.num_heads, patches.shape[1])
-            return masked_mean(query, query_mask, dim=1), self.mean_dropout(mean)[:, None], relevance
+            return masked_mean(query, query_mask, dim=1), mean[0][:, None], relevance
         found, maps = [], []
         for layer in self.layers:
             query, patches, evidence, relevance = layer(
@@ -389,7 +393,14 @@ class AttentionHops(nn.Module):
             image_index = image_index if layer.patch_update is None else None
             found.append(evidence)
             maps.append(relevance)
-        return masked_mean(query, query_mask, dim=1), torch.stack(found, dim=1), torch.stack(maps, dim=1)
+        return masked_mean(query, query_mask, dim=1), torch.stack(found + mean, dim=1), torch.stack(maps, dim=1)
 
 
-__all__ = ["AdditiveScorer", "AttentionHops", "BilinearScorer", "DotProductScorer", "QueryConditionedAttention"]
+__all__ = [
+    "AdditiveScorer",
+    "AttentionHops",
+    "BilinearScorer",
+    "DotProductScorer",
+    "ImageIndex",
+    "QueryConditionedAttention",
+]

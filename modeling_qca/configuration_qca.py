@@ -67,6 +67,9 @@ class QCAConfig(PreTrainedConfig):
         answer_fusion (`str`, *optional*, defaults to `"concatenation"`):
             What the answer head reads: the hops' evidence beside the query, or also their elementwise product (Kim et
             al. 2017), for answers that turn where the question turns: "to the left of" and "to the right of".
+        answer_evidence (`str`, *optional*, defaults to `"hops"`):
+            What was seen that the answer head reads: what the hops gathered, or also the mean of the patches, which
+            tells the scene whatever the question.
         answer_query (`str`, *optional*, defaults to `"updated"`):
             The query that the answer head reads beside the evidence: as the hops left it, or as the question asked it,
             so that what was seen comes as evidence alone.
@@ -93,7 +96,7 @@ class QCAConfig(PreTrainedConfig):
         attention_dropout (`float`, *optional*, defaults to 0.0):
             Dropout of relevance on its way to the evidence. The maps returned are taken before it.
         evidence_dropout (`float`, *optional*, defaults to 0.0):
-            Dropout of what a hop gathers, before its output projection; without hops, of the mean patch. Where images
+            Dropout of what a hop gathers, before its output projection, and of the mean patch. Where images
             are few and seen often, it keeps the model from learning them by heart.
         num_classifier_layers (`int`, *optional*, defaults to 2):
             Linear layers from the fused evidence and query to the answers; 1 suits hundreds of answers with few
@@ -139,6 +142,7 @@ class QCAConfig(PreTrainedConfig):
     num_attention_heads: int = 8
     patch_update: Literal["none", "broadcast", "gated"] = "none"
     answer_fusion: Literal["concatenation", "product"] = "concatenation"
+    answer_evidence: Literal["hops", "hops_and_mean"] = "hops"
     answer_query: Literal["updated", "asked"] = "updated"
     vision_conditioning_layers: list[int] | int | Literal["early", "late", "sparse", "all"] | None = None
     vision_conditioning: Literal["patches_read_question", "question_reads_patches", "shared_projections"] = (

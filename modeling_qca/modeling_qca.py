@@ -36,7 +36,8 @@ class QCAModelOutput(ModelOutput):
     Args:
         query (`torch.FloatTensor` of shape `(questions, hidden_size)`):
             What the answer head reads beside the evidence: the query after the last hop, or the question as asked.
-        evidence (`torch.FloatTensor` of shape `(questions, hops, hidden_size)`): what each hop gathered.
+        evidence (`torch.FloatTensor` of shape `(questions, hops, hidden_size)`):
+            What each hop gathered, and behind it the mean of the patches where the answer head reads that.
         relevance (`torch.FloatTensor` of shape `(questions, hops, heads, patches)`):
             Probabilities over the patches of the full grid, float32, before dropout; zero where the token budget
             dropped a patch.
@@ -342,10 +343,10 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
 
     def __init__(self, config: QCAConfig):
         super().__init__(config)
-        size, hops = config.hidden_size, max(config.num_attention_layers, 1)
+        size = config.hidden_size
         self.qca = QCAModel(config)
         self.with_product = config.answer_fusion == "product"
-        read = (2 if self.with_product else 1) * hops * size + size
+        read = (2 if self.with_product else 1) * self.qca.hops.num_evidence * size + size
         self.fusion = nn.Sequential(
             nn.Linear(read, size), nn.LayerNorm(size), nn.GELU(), nn.Dropout(config.classifier_dropout)
         )

@@ -314,6 +314,17 @@ def test_without_hops_the_evidence_is_the_mean_of_the_patches():
     assert relevance.shape == (3, 0, 4, 3)
 
 
+def test_the_mean_of_the_patches_is_read_beside_the_hops():
+    plain = build(AttentionHops)
+    hops = build(AttentionHops, answer_evidence="hops_and_mean", patch_update="gated")
+    plain.load_state_dict(hops.state_dict(), strict=False)
+    query, patches, index = torch.randn(3, 1, 16), torch.randn(2, 5, 16), ImageIndex.of(torch.tensor([0, 1, 1]), 2)
+    _, evidence, relevance = hops(query, patches, places(5), index)
+    assert evidence.shape == (3, hops.num_evidence, 16) == (3, 3, 16) and relevance.shape[1] == 2
+    assert evidence[:, 2].allclose(patches.mean(1)[index.rows]), "as they were before a hop updated them"
+    assert evidence[:, 0].allclose(plain(query, patches, places(5), index)[1][:, 0])
+
+
 @pytest.mark.parametrize("hops", [0, 1])
 def test_evidence_is_dropped_in_training_alone_and_kept_on_average(hops):
     stack = build(AttentionHops, num_attention_layers=hops, evidence_dropout=0.4, classifier_dropout=0.0)

@@ -15,6 +15,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "attended": {"query_tokens": "attended", "vision_feature_layers": [1, 3], "answer_fusion": "product"},
     "asked": {"query_tokens": "all", "answer_query": "asked", "num_classifier_layers": 1},
+    "mean": {"answer_evidence": "hops_and_mean", "token_budget": [2, 12], "token_budget_layer": 1},
     "broadcast": {"patch_update": "broadcast", "question_pooling": "last", "relevance_scorer": "bilinear"},
     "tokens": {
         "query_tokens": "all",
