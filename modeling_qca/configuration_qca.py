@@ -96,8 +96,8 @@ class QCAConfig(PreTrainedConfig):
         attention_dropout (`float`, *optional*, defaults to 0.0):
             Dropout of relevance on its way to the evidence. The maps returned are taken before it.
         evidence_dropout (`float`, *optional*, defaults to 0.0):
-            Dropout of what a hop gathers, before its output projection, and of the mean patch. Where images
-            are few and seen often, it keeps the model from learning them by heart.
+            Dropout of what a hop gathers, before its output projection, and of the mean patch. Where images are few
+            and seen often, it keeps the model from learning them by heart.
         num_classifier_layers (`int`, *optional*, defaults to 2):
             Linear layers from the fused evidence and query to the answers; 1 suits hundreds of answers with few
             questions each.
