@@ -18,7 +18,7 @@ test-slow: $(VENV)/ready
 	$(BIN)/python -m pytest -q -m slow
 
 test-cuda: $(VENV)/ready
-	CUDA_VISIBLE_DEVICES=0 $(BIN)/python -m pytest -q tests/test_cuda.py
+	QCA_TEST_CUDA=1 $(BIN)/python -m pytest -q tests/test_cuda.py
 
 test-transformers:
 	$(PYTHON) -m venv $(VENV)-$(TRANSFORMERS)

@@ -382,9 +382,6 @@ class AttentionHops(nn.Module):
         mean = []
         if self.reads_mean:
             mean.append(self.mean_dropout(masked_mean(own_rows(patches, image_index), patch_mask, dim=1)))
-        if not self.layers:
-            relevance = patches.new_zeros(query.shape[0], 0, self.num_heads, patches.shape[1])
-            return masked_mean(query, query_mask, dim=1), mean[0][:, None], relevance
         found, maps = [], []
         for layer in self.layers:
             query, patches, evidence, relevance = layer(
@@ -393,7 +390,9 @@ class AttentionHops(nn.Module):
             image_index = image_index if layer.patch_update is None else None
             found.append(evidence)
             maps.append(relevance)
-        return masked_mean(query, query_mask, dim=1), torch.stack(found + mean, dim=1), torch.stack(maps, dim=1)
+        shape = (query.shape[0], 0, self.num_heads, patches.shape[1])
+        relevance = torch.stack(maps, dim=1) if maps else patches.new_zeros(shape)
+        return masked_mean(query, query_mask, dim=1), torch.stack(found + mean, dim=1), relevance
 
 
 __all__ = [

@@ -11,7 +11,8 @@ os.environ |= {
     "TOKENIZERS_PARALLELISM": "false",
     "OMP_NUM_THREADS": "1",
 }
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # `make test-cuda` sets it
+if "QCA_TEST_CUDA" not in os.environ:  # `make test-cuda` sets it
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import pytest
 import torch

@@ -17,7 +17,7 @@ from transformers import AutoModel, BertConfig, ViTConfig
 
 from modeling_qca import QCAProcessor
 from modeling_qca.training import benchmark, benchmark_models, benchmark_precision
-from modeling_qca.training.benchmark import Task, measure_memory, measure_times, run_benchmark
+from modeling_qca.training.benchmark import Task, benchmark_cases, measure_memory, measure_times, run_benchmark
 from modeling_qca.training.benchmark_models import Contender, Models, Workload
 from modeling_qca.training.benchmark_precision import answer_agreement
 from modeling_qca.training.benchmark_report import ratio, render_report, render_short_report
@@ -77,6 +77,30 @@ def test_unknown_cases_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no benchmark case two_pairs; there are one_pair, "):
         run_benchmark(tmp_path / "new", quick=True, cases=["two_pairs"])
     assert not (tmp_path / "new").exists()
+
+
+def test_on_cuda_bfloat16_is_compiled_and_trained_and_flash_attention_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    available = {"flash_attention_2": lambda: False, "flash_attention_4": lambda: True}
+    monkeypatch.setattr(benchmark, "FLASH_ATTENTION", available)
+    on_gpu, on_cpu = (benchmark_cases(torch.device(name)) for name in ("cuda", "cpu"))
+    assert on_gpu.keys() == on_cpu.keys()
+    for name in ("one_pair", "train_8_questions"):
+        assert {task.contender.dtype for task in on_gpu[name]} == {"bfloat16"}
+    assert [t.contender.model for t in on_gpu["train_8_questions"] if t.contender.compiled] == [
+        "qca",
+        "qca-98",
+        "qca-49",
+    ]
+    for cases, flash, compiled in (
+        (on_gpu, {"flash_attention_4"}, {"bfloat16"}),
+        (on_cpu, set(), {"float32", "bfloat16"}),
+    ):
+        for name in ("implementations_one_pair", "implementations_batch_8"):
+            assert {task.contender.dtype for task in cases[name] if task.contender.compiled} == compiled
+        attentions = {task.contender.attention for task in cases["implementations_batch_8"]}
+        assert attentions == {"eager", "sdpa"} | flash
 
 
 def test_tasks_take_turns_and_medians_leave_the_warm_up_out(monkeypatch: pytest.MonkeyPatch) -> None:

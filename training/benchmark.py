@@ -55,8 +55,7 @@ class Task:
 
 
 def benchmark_cases(device: torch.device) -> dict[str, list[Task]]:
-    """The tasks of each case. On CUDA the models are compared and trained in bfloat16, and
-    compiled means CUDA graphs."""
+    """The tasks of each case. On CUDA models are compared and trained in bfloat16, and compiled means CUDA graphs."""
     cuda = device.type == "cuda"
     dtype = "bfloat16" if cuda else "float32"
     compiled_dtypes = ("bfloat16",) if cuda else ("float32", "bfloat16")
