@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import WORDS, save_tiny_model, tiny_image, tiny_model, tiny_processor, tiny_tokenizer
+from tiny import WORDS, called_operators, save_tiny_model, tiny_image, tiny_model, tiny_processor, tiny_tokenizer
 from transformers import CLIPImageProcessorPil, pipeline
 
 from modeling_qca import QCAProcessor, QCAVisualQuestionAnsweringPipeline, overlay
 from modeling_qca.look_qca import Look, seen_box
+from modeling_qca.training.benchmark_models import packed_products
 
 QUESTIONS = ["what is the colour of the ball", "is there a big red cube", "how many"]
 
@@ -47,6 +48,18 @@ def assert_same(answers, expected):
         assert len(answers) == len(expected)
         for one, other in zip(answers, expected, strict=True):
             assert_same(one, other)
+
+
+@pytest.mark.slow  # compiles
+def test_compiled_it_answers_the_same_whatever_is_asked(ask, checkpoint):
+    torch._dynamo.reset()  # which remembers other tests' pictures, and freezing does not allow for several sizes
+    compiled = pipeline(model=str(checkpoint), pipeline_class=QCAVisualQuestionAnsweringPipeline)
+    compiled.model.compile()
+    with packed_products():
+        for question in (QUESTIONS[0], QUESTIONS[1], QUESTIONS, QUESTIONS[:2]):
+            assert_same(compiled(tiny_image(), question), ask(tiny_image(), question))
+        operators = called_operators(lambda: compiled(tiny_image(), QUESTIONS[0]))
+    assert "mkldnn::_linear_pointwise" in operators and "aten::addmm" not in operators
 
 
 def test_answers_are_the_models_own_ranked_probabilities(ask):

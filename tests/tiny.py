@@ -1,5 +1,6 @@
 """Tiny seeded encoders, models, processors and batches. Nothing is downloaded."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,13 @@ def same_weights(first: nn.Module, second: nn.Module) -> bool:
     """Whether two modules have the same parameters and buffers, bit for bit."""
     one, two = first.state_dict(), second.state_dict()
     return one.keys() == two.keys() and all(torch.equal(weight, two[name]) for name, weight in one.items())
+
+
+def called_operators(run: Callable[[], Any]) -> set[str]:
+    """Names of the operators of PyTorch that it calls."""
+    with torch.profiler.profile() as profile:
+        run()
+    return {event.key for event in profile.key_averages()}
 
 
 def checkpoint_activations(model: Any):

@@ -3,10 +3,13 @@
 I images, B questions (B >= I), L question tokens.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch._inductor.config
 from torch import nn
 from transformers import (
     AutoModel,
@@ -27,6 +30,23 @@ QUESTION_TOKENS = 12  # a VQA v2 question in word pieces, [CLS] and [SEP] includ
 ANSWER_TOKENS = 3  # that BLIP writes: an answer of one word piece or two, and [SEP]
 EAGER_ONLY = ("vilt", "blip")  # transformers has no other attention for them
 SMALL = {"hidden_size": 48, "intermediate_size": 96, "num_attention_heads": 4, "num_hidden_layers": 4}
+
+
+@contextmanager
+def packed_products() -> Iterator[None]:
+    """Lets what is compiled for answers on a CPU lay its weights out for the matrix products once, not at each call;
+    those of queries, keys and values for one product.
+
+    Freezing is a setting here, because as an option of `torch.compile` it comes when the weights have already become
+    inputs. Allowing TF32 chooses oneDNN's products over MKL's; both compute in float32 where a processor has no TF32.
+    """
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with torch._inductor.config.patch({"freezing": True, "cpp.enable_concat_linear": True}):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
 
 
 @dataclass(frozen=True)
@@ -176,11 +196,11 @@ class Models:
         torch._dynamo.reset()
 
     def _compile(self, key: tuple[str, str, int], module: nn.Module) -> Any:
-        """With CUDA graphs on a GPU; on a CPU with weights laid out for its matrix products once, not at each call."""
+        """With CUDA graphs on a GPU, with [`packed_products`] on a CPU."""
         if key not in self._compiled and self.device.type == "cuda":
             self._compiled[key] = torch.compile(module, mode="reduce-overhead")
         elif key not in self._compiled:
-            self._compiled[key] = torch.compile(module, options={"freezing": True})
+            self._compiled[key] = packed_products()(torch.compile(module))
         return self._compiled[key]
 
     def _place(self, module: nn.Module, contender: Contender) -> nn.Module:

@@ -74,18 +74,13 @@ def render_short_report(results: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"{settings['device']}, {settings['threads']} threads, {dtype}; medians."]) + "\n"
 
 
-def ratio(rows: Sequence[dict[str, Any]], model: str, reference: str) -> float:
-    """Median time of `model` over that of `reference`, each the first row of its name."""
-    median = {row["model"]: row["median_s"] for row in reversed(rows)}
-    return median[model] / median[reference]
-
-
 def _compared(rows: Sequence[dict[str, Any]], peak: dict[str, float]) -> list[str]:
-    """One line a row, beside the first row of ViLT where there is one and the first row of the same model."""
+    """One line a row, beside ViLT in the same precision and as much compiled, and the first row of the same model."""
     first = {row["model"]: row["median_s"] for row in reversed(rows)}
+    reference = {(r["dtype"], r["compiled"]): r["median_s"] for r in reversed(rows) if r["model"] == REFERENCE}
     header = ["model", "dtype", "attention", "ms", "quartiles", "GFLOP", "share of peak"]
-    beside_reference, beside_itself = REFERENCE in first, len(first) < len(rows)
-    header += [f"x {REFERENCE}"] * beside_reference + ["x its first row"] * beside_itself
+    beside_itself = len(first) < len(rows)
+    header += [f"x {REFERENCE}"] * bool(reference) + ["x its first row"] * beside_itself
     table = []
     for row in rows:
         median = row["median_s"]
@@ -94,7 +89,9 @@ def _compared(rows: Sequence[dict[str, Any]], peak: dict[str, float]) -> list[st
         share = row["flops"] / median / peak[row["dtype"]]
         cells = [row["model"], row["dtype"], attention, _ms(median), quartiles]
         cells += [f"{row['flops'] / 1e9:.1f}", f"{share:.0%}"]
-        cells += [f"{median / first[REFERENCE]:.2f}"] if beside_reference else []
+        if reference:
+            alike = reference.get((row["dtype"], row["compiled"]))
+            cells.append(f"{median / alike:.2f}" if alike else "")
         table.append(cells + ([f"{median / first[row['model']]:.2f}"] if beside_itself else []))
     return markdown_table(header, table)
 
