@@ -139,11 +139,11 @@ def same_weights(first: nn.Module, second: nn.Module) -> bool:
     return one.keys() == two.keys() and all(torch.equal(weight, two[name]) for name, weight in one.items())
 
 
-def called_operators(run: Callable[[], Any]) -> set[str]:
-    """Names of the operators of PyTorch that it calls."""
+def called_operators(run: Callable[[], Any]) -> dict[str, int]:
+    """How often it calls each operator of PyTorch."""
     with torch.profiler.profile() as profile:
         run()
-    return {event.key for event in profile.key_averages()}
+    return {event.key: event.count for event in profile.key_averages()}
 
 
 def checkpoint_activations(model: Any):
