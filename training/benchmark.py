@@ -29,6 +29,7 @@ from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_availa
 from .benchmark_models import EAGER_ONLY, Contender, Models, Workload, packed_products
 from .benchmark_precision import answer_agreement
 from .benchmark_report import write_report
+from .results_file import write_json
 
 RESULTS = "benchmark.json"
 OURS = ("qca", "qca-98", "qca-49")
@@ -138,12 +139,12 @@ def run_benchmark(
         measure = measure_memory if name.startswith("memory") else measure_times
         tasks = [task for task in every_case[name] if not (quick and task.contender.compiled)]
         results["cases"][name] = measure(models, tasks, results["settings"]["rounds"], name)
-        _write_json(file, results)
+        write_json(file, results)
         if name.startswith(("train", "implementations")):
             models.clear()  # gradients and compiled copies of the weights
     if trained is not None and "agreement" not in results:
         results["agreement"] = answer_agreement(*trained)
-        _write_json(file, results)
+        write_json(file, results)
     write_report(results, Path(output_dir))
     return results
 
@@ -272,12 +273,6 @@ def _open_results(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
             "anew"
         )
     return results
-
-
-def _write_json(file: Path, results: dict[str, Any]) -> None:
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(results, indent=1) + "\n")
-    os.replace(temporary, file)
 
 
 def synchronise(device: torch.device) -> None:

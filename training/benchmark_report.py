@@ -1,9 +1,10 @@
 """The benchmark's table and plot, from its measurements."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from .whole_file import whole_file
 
 REFERENCE = "vilt"
 COMPARED = {
@@ -23,9 +24,8 @@ PATCH_SIZE = 16
 
 def write_report(results: dict[str, Any], folder: Path) -> None:
     """`benchmark.md`, and `benchmark.png` where growth was measured."""
-    temporary = folder / "benchmark.md.tmp"
-    temporary.write_text(render_report(results))
-    os.replace(temporary, folder / "benchmark.md")
+    with whole_file(folder / "benchmark.md") as unfinished:
+        unfinished.write_text(render_report(results))
     measured = [name for name in GROWTH if name in results["cases"]]
     if measured:
         _plot(results, measured, folder / "benchmark.png")
@@ -140,6 +140,5 @@ def _plot(results: dict[str, Any], measured: list[str], file: Path) -> None:
         if name == "questions":
             axis.set_xscale("log", base=2)
         axis.legend()
-    temporary = file.with_name("benchmark.tmp.png")
-    figure.savefig(temporary, dpi=120)
-    os.replace(temporary, file)
+    with whole_file(file) as unfinished:
+        figure.savefig(unfinished, dpi=120)

@@ -22,6 +22,7 @@ from .images import ImageCheck, image_key
 from .table import HubTable, Row, Table
 from .vqa_hat import VQAHat
 from .vqa_v2 import VQAv2
+from .whole_file import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -246,9 +247,8 @@ def _generate(shards: list[str], reader: Reader, on_bad_image: str, report: Path
     if report is None:
         _warn_of(skipped)
     else:
-        part = report.with_suffix(".part")
-        part.write_text(json.dumps(skipped))
-        os.replace(part, report)
+        with whole_file(report) as unfinished:
+            unfinished.write_text(json.dumps(skipped))
 
 
 def _fingerprint(reader: Reader, on_bad_image: str) -> str:

@@ -18,6 +18,7 @@ from rich.progress import track
 from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor
 
 from .image_reading import read_image
+from .whole_file import whole_file
 
 BATCH_SIZE = 16
 
@@ -95,9 +96,8 @@ class ImageFeatureCache:
             shape = (len(self.position), *features.shape[1:])
             np.lib.format.open_memmap(features_file, mode="w+", dtype=features.dtype, shape=shape)
             np.lib.format.open_memmap(keys_file, mode="w+", dtype="S32", shape=shape[:1])
-            unfinished = shape_file.with_suffix(".tmp")
-            unfinished.write_text(json.dumps({"grid": grid, "shape": shape}))
-            os.replace(unfinished, shape_file)
+            with whole_file(shape_file) as unfinished:
+                unfinished.write_text(json.dumps({"grid": grid, "shape": shape}))
         self.grid: tuple[int, int] = tuple(json.loads(shape_file.read_text())["grid"])
         self._features = np.load(features_file, mmap_mode="r+")
         self._keys = np.load(keys_file, mmap_mode="r+")

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ from PIL import Image
 
 from modeling_qca.look_qca import Look
 from modeling_qca.overlay_qca import strip
+
+from .whole_file import whole_file
 
 try:
     from matplotlib.figure import Figure
@@ -152,9 +153,8 @@ def write_animation(frames: list[Image.Image], path: Path) -> Path:
 
 
 def _write(content: bytes, path: Path) -> Path:
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_bytes(content)
-    os.replace(unfinished, path)
+    with whole_file(path) as unfinished:
+        unfinished.write_bytes(content)
     return path
 
 

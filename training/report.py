@@ -2,7 +2,6 @@
 
 import base64
 import io
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from modeling_qca import QCAVisualQuestionAnsweringPipeline
 from modeling_qca.look_qca import Look
 
 from .image_reading import read_image
+from .whole_file import whole_file
 
 PICTURE_SIDE = 320  # pixels of the longer side of an example
 ATTENTION_COLUMNS = ("model", "centre", "uniform", "shuffled_question")
@@ -136,9 +136,8 @@ def write_report(
         **_accuracy(results),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(page, encoding="utf-8")
-    os.replace(unfinished, path)
+    with whole_file(path) as unfinished:
+        unfinished.write_text(page, encoding="utf-8")
     return path
 
 

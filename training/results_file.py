@@ -1,9 +1,10 @@
 """results.json: written whole or not at all."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from .whole_file import whole_file
 
 RESULTS = "results.json"
 QUESTIONS = "questions.parquet"  # beside it: every question with its answer and score
@@ -11,7 +12,5 @@ OVERLAY = "overlay.png"  # and an answered question, with where the model looked
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Replace `path` by `content`, so that nobody ever reads half of it."""
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(unfinished, path)
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=2) + "\n")
