@@ -192,6 +192,18 @@ def test_compiled_models_answer_the_same_from_packed_weights(name: str) -> None:
 
 
 @pytest.mark.slow  # compiles
+def test_compiled_models_have_no_limit_in_common() -> None:
+    models = quick_models()
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for name in ("qca", "qca-49", "vilt"):
+            compiled = models.get(Contender(name, compiled=True))
+            compiled.module.eval()
+            inputs = compiled.inputs(Workload())
+            compiled.run(inputs, "answer")
+            assert "mkldnn::_linear_pointwise" in called_operators(lambda: compiled.run(inputs, "answer")), name
+
+
+@pytest.mark.slow  # compiles
 def test_peak_is_also_sought_among_compiled_products() -> None:
     operators = called_operators(lambda: benchmark._matmul_peak(CPU, quick=False))
     assert {"mkldnn::_linear_pointwise", "aten::linear"} <= operators.keys()

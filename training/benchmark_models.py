@@ -3,6 +3,7 @@
 I images, B questions (B >= I), L question tokens.
 """
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -170,7 +171,7 @@ class Models:
     def __init__(self, device: torch.device, quick: bool):
         self.device, self.quick = device, quick
         self._built: dict[tuple[str, str, int], Model] = {}
-        self._compiled: dict[tuple[str, str, int], Any] = {}
+        self._compiled: dict[Contender, Any] = {}
 
     def get(self, contender: Contender) -> Model:
         """The model of `contender`, set to run as it says."""
@@ -186,7 +187,7 @@ class Models:
             for module in model.module.modules():
                 if isinstance(module, PreTrainedModel):
                     module.set_attn_implementation(contender.attention)
-        model.callable = self._compile(key, model.module) if contender.compiled else model.module
+        model.callable = self._compile(contender, model.module) if contender.compiled else model.module
         return model
 
     def clear(self) -> None:
@@ -195,13 +196,21 @@ class Models:
         self._compiled.clear()
         torch._dynamo.reset()
 
-    def _compile(self, key: tuple[str, str, int], module: nn.Module) -> Any:
-        """With CUDA graphs on a GPU, with [`packed_products`] on a CPU."""
-        if key not in self._compiled and self.device.type == "cuda":
-            self._compiled[key] = torch.compile(module, mode="reduce-overhead")
-        elif key not in self._compiled:
-            self._compiled[key] = packed_products()(torch.compile(module))
-        return self._compiled[key]
+    def _compile(self, contender: Contender, module: nn.Module) -> Any:
+        """With CUDA graphs on a GPU, with [`packed_products`] on a CPU.
+
+        Each apart from the others, where PyTorch can: the models of transformers share the function that is compiled,
+        so that each call would check the guards of every one, and the ninth would not be compiled at all.
+        """
+        if contender not in self._compiled:
+            options: dict[str, Any] = {}
+            if "isolate_recompiles" in inspect.signature(torch.compile).parameters:
+                options["isolate_recompiles"] = True
+            if self.device.type == "cuda":
+                self._compiled[contender] = torch.compile(module, mode="reduce-overhead", **options)
+            else:
+                self._compiled[contender] = packed_products()(torch.compile(module, **options))
+        return self._compiled[contender]
 
     def _place(self, module: nn.Module, contender: Contender) -> nn.Module:
         return module.to(device=self.device, dtype=getattr(torch, contender.dtype))
