@@ -203,13 +203,12 @@ class Models:
         so that each call would check the guards of every one, and the ninth would not be compiled at all.
         """
         if contender not in self._compiled:
-            options: dict[str, Any] = {}
-            if "isolate_recompiles" in inspect.signature(torch.compile).parameters:
-                options["isolate_recompiles"] = True
+            can_isolate = "isolate_recompiles" in inspect.signature(torch.compile).parameters
+            apart: dict[str, Any] = {"isolate_recompiles": True} if can_isolate else {}
             if self.device.type == "cuda":
-                self._compiled[contender] = torch.compile(module, mode="reduce-overhead", **options)
+                self._compiled[contender] = torch.compile(module, mode="reduce-overhead", **apart)
             else:
-                self._compiled[contender] = packed_products()(torch.compile(module, **options))
+                self._compiled[contender] = packed_products()(torch.compile(module, **apart))
         return self._compiled[contender]
 
     def _place(self, module: nn.Module, contender: Contender) -> nn.Module:

@@ -12,5 +12,6 @@ OVERLAY = "overlay.png"  # and an answered question, with where the model looked
 
 
 def write_json(path: Path, content: Any) -> None:
+    """Replace `path` by `content`, see [`whole_file`]."""
     with whole_file(path) as unfinished:
         unfinished.write_text(json.dumps(content, indent=2) + "\n")
