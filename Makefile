@@ -5,6 +5,7 @@ BIN = $(VENV)/bin
 PATHS = modeling_qca training hub_card tests examples
 DOCUMENTS = README.md docs/evidence.md docs/speed.md
 CARD = docs/card docs/results/demo.json
+PARALLEL = -n auto --maxprocesses 4 --dist worksteal  # each test runs on one thread
 
 .PHONY: demo test test-slow test-cuda test-transformers quality style
 
@@ -12,7 +13,7 @@ demo: $(VENV)/ready
 	$(BIN)/qca demo
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(PARALLEL)
 
 test-slow: $(VENV)/ready
 	$(BIN)/python -m pytest -q -m slow
@@ -26,7 +27,7 @@ test-transformers:
 	$(VENV)-$(TRANSFORMERS)/bin/python -m pip install -q torch -c constraints.txt
 	$(VENV)-$(TRANSFORMERS)/bin/python -m pip install -q -c $(VENV)-$(TRANSFORMERS)/constraints.txt \
 		transformers==$(TRANSFORMERS) -e ".[dev]"
-	$(VENV)-$(TRANSFORMERS)/bin/python -m pytest -q
+	$(VENV)-$(TRANSFORMERS)/bin/python -m pytest -q $(PARALLEL)
 
 quality: $(VENV)/ready
 	$(BIN)/ruff check $(PATHS)

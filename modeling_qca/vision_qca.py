@@ -7,7 +7,9 @@ The layers are the backbone's own modules under their own names, so its checkpoi
 it. Layers before the first that depends on the question run once per image; the rest run once per question.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -313,7 +315,7 @@ def _cls_attention(tokens: torch.Tensor, attention: Any, prefix: int) -> torch.T
 @capture_outputs(tie_last_hidden_states=False)
 def run_layers(
     backbone: nn.Module,
-    layers: nn.ModuleList,
+    layers: Iterable[nn.Module],
     hidden_states: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
     **kwargs: bool,
@@ -404,8 +406,12 @@ class QuestionAwareVisionEncoder(nn.Module):
             output.patches = tokens[:, prefix:]
             return output
         tokens, token_mask, attention_mask = own_rows(tokens, image_index), None, None
-        for index, layer in enumerate(self._layers[first:], start=first):
-            norm, attention = layer.get_submodule(self.layout.norm), layer.get_submodule(self.layout.attention)
+        layers = list(self._layers)
+        changed = {int(index) for index in self.conditioning}
+        if self.budget is not None:
+            changed.add(self.config.token_budget_layer)
+        for index, end in pairwise([*sorted(changed), len(layers)]):
+            norm, attention = (layers[index].get_submodule(name) for name in (self.layout.norm, self.layout.attention))
             if self.budget is not None and index == self.config.token_budget_layer:
                 output.budget_relevance = self.budget.relevance(tokens, prefix, question, norm, attention)
                 if self.budget.fewest < num_patches:
@@ -415,7 +421,7 @@ class QuestionAwareVisionEncoder(nn.Module):
                 tokens = self.conditioning[str(index)](
                     tokens, question, question_tokens, question_mask, token_mask, norm, attention
                 )
-            run = run_layers(self.backbone, [layer], tokens, attention_mask, **kwargs)
+            run = run_layers(self.backbone, layers[index:end], tokens, attention_mask, **kwargs)
             tokens = run.last_hidden_state
             if run.hidden_states is not None:
                 output.hidden_states = (output.hidden_states or run.hidden_states[:1]) + run.hidden_states[1:]

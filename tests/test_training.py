@@ -339,6 +339,15 @@ def test_training_rows_of_held_out_groups_are_left_out(scenes, tmp_path):
     assert {int(name.removeprefix("train")) // 4 for name in train_rows["image_id"]} == {2}
 
 
+@pytest.mark.parametrize(
+    ("bf16", "native", "warned"), [(True, False, True), (True, True, False), (False, False, False)]
+)
+def test_bfloat16_that_the_processor_lacks_is_pointed_out(scenes, tmp_path, caplog, monkeypatch, bf16, native, warned):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
+    train(recipe(scenes, tmp_path, bf16=bf16, max_steps=1, per_device_train_batch_size=2, eval_strategy="no"))
+    assert ("--bf16 false" in caplog.text) is warned
+
+
 def test_answers_outside_the_vocabulary_are_counted_and_the_first_is_named(scenes, tmp_path, caplog):
     train(recipe(scenes, tmp_path, vocabulary={"top_k": 2}, max_steps=1))
     (message,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("validation:")]

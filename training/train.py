@@ -12,7 +12,7 @@ import datasets
 import numpy as np
 import torch
 from PIL import Image
-from transformers import EarlyStoppingCallback, EvalPrediction, TrainerCallback, set_seed
+from transformers import EarlyStoppingCallback, EvalPrediction, TrainerCallback, TrainingArguments, set_seed
 
 from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor, QCAVisualQuestionAnsweringPipeline
 
@@ -136,6 +136,7 @@ def _train_one(
 ) -> dict[str, Any]:
     """`answered` are the training rows with their answers, which a stream is read through for once."""
     arguments = recipe.training_arguments()
+    _warn_of_slow_bfloat16(arguments)
     _claim_folder(recipe, arguments.should_save)
     set_seed(arguments.seed)
     answers = training_answers(recipe, answered)
@@ -225,6 +226,13 @@ def _train_one(
         "milliseconds_per_question": round(milliseconds_per_question(model, validation_rows, collator), 1),
     }
     return results
+
+
+def _warn_of_slow_bfloat16(arguments: TrainingArguments) -> None:
+    """A processor without arithmetic of its own for it computes bfloat16 number by number."""
+    native = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if arguments.bf16 and arguments.device.type == "cpu" and not native:
+        logger.warning("this processor computes bfloat16 many times slower than float32: train with `--bf16 false`")
 
 
 def _claim_folder(recipe: Recipe, should_save: bool) -> None:
