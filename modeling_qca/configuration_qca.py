@@ -209,9 +209,17 @@ class QCAConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> "QCAConfig":
-        """As of any config; `config_dict` is what a file says, `kwargs` what the caller does."""
+        """As of any config; `config_dict` is what a file says, `kwargs` what the caller does.
+
+        Raises:
+            ValueError: where the fields do not fit each other and the encoders, those of `kwargs` as well.
+        """
         check_stored(config_dict)
-        return super().from_dict(config_dict, **kwargs)
+        given = {name: value for name, value in kwargs.items() if name in {field.name for field in fields(cls)}}
+        check_fields(given)
+        made = super().from_dict(config_dict, **kwargs)
+        (made[0] if isinstance(made, tuple) else made).validate()  # `kwargs` were set after it had been
+        return made
 
     @property
     def conditioned_layers(self) -> list[int]:

@@ -53,12 +53,12 @@ def open_encoded(source: str | Path | bytes) -> Image.Image:
 def check_array(image: Any) -> None:
     """
     Raises:
-        ValueError: for a numpy array or tensor that holds no image or several stacks of them, is too large, or has a
-            value that is no finite number.
+        ValueError: for a numpy array or tensor that holds no RGB image or several stacks of them, is too large, or has
+            a value that is no finite number.
     """
     name = f"An array of {image.dtype} and shape {tuple(image.shape)}"
-    if not 2 <= len(image.shape) <= 4 or 0 in image.shape:
-        raise ValueError(f"{name} is no image: pass [height, width, channels] or [channels, height, width].")
+    if not 3 <= len(image.shape) <= 4 or 0 in image.shape or 3 not in (image.shape[-1], image.shape[-3]):
+        raise ValueError(f"{name} is no RGB image: pass [height, width, 3] or [3, height, width], or a PIL image.")
     if math.prod(image.shape) > 4 * MAXIMUM_PIXELS:
         raise ValueError(f"{name} is larger than an image may be.")
     try:

@@ -135,6 +135,9 @@ class QCAPreTrainedModel(PreTrainedModel):
             unused.append(f"hops.layers.{self.config.num_attention_layers - 1}.update")
         if layout is not None:
             unused.append(f"vision_encoder.backbone.{layout.unused}")
+            depth = self.config.vision_config.num_hidden_layers
+            deepest = max(self.config.vision_feature_layers or [depth])
+            unused += [f"vision_encoder.backbone.{layout.layers}.{layer}." for layer in range(deepest, depth)]
         return [name for name, _ in self.named_parameters() if name.removeprefix("qca.").startswith(tuple(unused))]
 
     @classmethod

@@ -71,13 +71,25 @@ def explain(
         raise ValueError("A model with `num_attention_layers=0` averages all patches; there is no relevance to show.")
     if method != "relevance" and "pixel_values" not in inputs:
         raise ValueError(f"`method={method!r}` goes back to the image: pass `pixel_values`, not `image_features`.")
+    words, places = _padding_behind(inputs)
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        return methods[method](model, dict(inputs), answers)
+        explanation = methods[method](model, {**inputs, **words}, answers)
     finally:
         for module, training in modes.items():
             module.training = training
+    if explanation.token_relevance is not None:
+        places = places[:, None].expand_as(explanation.token_relevance)
+        explanation.token_relevance = explanation.token_relevance.gather(2, places)
+    return explanation
+
+
+def _padding_behind(inputs: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """The questions as the text encoder reads them, padding behind the tokens, and where each token went, `[B, L]`."""
+    order = _question_mask(inputs).int().sort(dim=1, descending=True, stable=True).indices
+    names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in inputs]
+    return {name: inputs[name].gather(1, order) for name in names}, order.argsort(dim=1)
 
 
 @torch.no_grad()

@@ -153,6 +153,24 @@ def test_a_config_is_checked_again_when_it_is_saved(tmp_path):
         config.save_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"token_budget": [12, 6], "token_budget_layer": 1}, "`token_budget` must be a positive count or"),
+        ({"relevance_loss_weight": -1.0}, "`relevance_loss_weight` must not be negative"),
+        ({"vision_feature_layers": [99]}, "`vision_feature_layers` must name layers 1 to 3"),
+        ({"num_attention_heads": 5}, "is not a multiple of `num_attention_heads`"),
+        ({"num_attention_layers": 10**9}, "`num_attention_layers` must be at most"),
+    ],
+)
+def test_what_a_caller_changes_in_a_stored_config_is_checked_too(fields, message, tmp_path):
+    tiny_config().save_pretrained(tmp_path)
+    with pytest.raises((StrictDataclassClassValidationError, ValueError), match=message):
+        QCAConfig.from_pretrained(tmp_path, **fields)
+    with pytest.raises((StrictDataclassClassValidationError, ValueError), match=message):
+        QCAConfig.from_pretrained(tmp_path, return_unused_kwargs=True, **fields)
+
+
 def test_an_encoder_without_tokens_cannot_be_conditioned():
     with pytest.raises(StrictDataclassClassValidationError, match="a `swin` encoder takes neither"):
         QCAConfig(vision_config={"model_type": "swin", "embed_dim": 8}, vision_conditioning_layers="late")

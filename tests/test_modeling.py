@@ -336,6 +336,14 @@ def test_the_question_as_asked_stands_beside_the_evidence():
     }
 
 
+@pytest.mark.parametrize("vision", VISION_CONFIGS)
+def test_layers_behind_the_features_learn_nothing_and_training_in_parallel_is_told_so(vision):
+    model = tiny_model(vision, vision_feature_layers=[1, 2]).train()
+    model(**tiny_batch(), labels=LABELS, relevance_labels=torch.rand(3, 2, 16)).loss.backward()
+    still = {name for name, gradient in gradients(model).items() if gradient is None}
+    assert still == set(model._ddp_params_and_buffers_to_ignore) and any("layer" in name for name in still)
+
+
 def test_resized_embeddings_keep_their_rows_and_are_saved(tmp_path):
     model, batch = tiny_model(), tiny_batch()
     expected, before = model(**batch).logits, model.get_input_embeddings().weight.clone()

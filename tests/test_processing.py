@@ -202,6 +202,12 @@ def test_arguments_that_do_not_fit_are_named(processor, arguments, message):
         processor(**arguments)
 
 
+@pytest.mark.parametrize("shape", [(40, 30), (40, 30, 4), (1, 40, 30), (40, 30, 2)])
+def test_an_array_without_three_channels_is_named(processor, shape):
+    with pytest.raises(ValueError, match="is no RGB image: pass"):
+        processor(images=[np.zeros(shape, np.uint8)])
+
+
 def test_a_fraction_of_an_image_is_no_image(processor):
     with pytest.raises(TypeError, match="float"):
         processor(images=[tiny_image()] * 2, text=["yes", "no"], image_index=[0.5, 1])

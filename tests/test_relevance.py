@@ -389,6 +389,24 @@ def test_what_cannot_be_explained_is_refused():
         ImageTokens.of(model.config, windows)
 
 
+@pytest.mark.parametrize("method", ["relevance", "rollout", "gradient"])
+@pytest.mark.parametrize("name", ["attended_words", "mean_pooling", "every_token_asks"])
+def test_padding_on_the_left_moves_the_shares_of_tokens_and_no_more(name, method):
+    model, right = model_of(name), tiny_batch()
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    order = right["attention_mask"].sort(dim=1, stable=True).indices
+    left = {**right, **{key: right[key].gather(1, order) for key in names}}
+    assert not left["attention_mask"][1:, 0].any()
+    one, other = model.explain(right, method), model.explain(left, method)
+    torch.testing.assert_close(other.relevance, one.relevance)
+    if one.token_relevance is None:
+        assert other.token_relevance is None
+        return
+    moved = one.token_relevance.gather(2, order[:, None].expand_as(one.token_relevance))
+    torch.testing.assert_close(other.token_relevance, moved)
+    assert not other.token_relevance.masked_select(left["attention_mask"][:, None] == 0).any()
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_words_collect_the_shares_of_their_pieces(side):
     vocabulary = {"[PAD]": 0, "[UNK]": 1, "chair": 2, "##s": 3, "where": 4, "are": 5, "?": 6}

@@ -209,8 +209,8 @@ def test_formats_that_start_programs_are_not_read():
     [
         (np.full((8, 8, 3), np.nan, np.float32), "not all of its values are finite"),
         (np.broadcast_to(np.uint8(0), (10**5, 10**5, 3)), "larger than an image may be"),
-        (np.zeros((5, 5, 5, 5, 5)), "no image: pass"),
-        (np.zeros((0, 8, 3)), "no image: pass"),
+        (np.zeros((5, 5, 5, 5, 5)), "no RGB image: pass"),
+        (np.zeros((0, 8, 3)), "no RGB image: pass"),
         (np.full((8, 8, 3), "x"), "no image: can't convert"),
     ],
 )
