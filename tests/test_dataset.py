@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from datasets.distributed import split_dataset_by_node
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling_qca.training.dataset import FEATURES, group_key, load_rows, parse_group_by, split_rows
+from modeling_qca.training.dataset import FEATURES, checked_options, group_key, load_rows, parse_group_by, split_rows
 from modeling_qca.training.relevance_maps import write_maps
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
@@ -118,12 +119,76 @@ def test_maps_in_a_column_may_be_missing(tmp_path):
         ("image,question,answer", ",what,cup", "train.csv row 0: no image"),
         ("image,question,answer", "a,what", "train.csv row 0: has another number of columns"),
         ("image,question,answer", "a,what,cup,cup", "train.csv row 0: has another number of columns"),
+        ("image,question,answer,relevance", "a,what,cup,[[1]]", "train.csv row 0: a relevance map is lists"),
     ],
 )
 def test_malformed_tables_name_file_and_row(tmp_path, header, line, message):
     draw(tmp_path / "a.png")
     write_csv(tmp_path / "train.csv", header, line)
     with pytest.raises(ValueError, match=message):
+        load_rows(tmp_path)
+
+
+@pytest.mark.parametrize("rows", [1, 20_000])  # to the end of the file, and over the limit of a field
+def test_a_quotation_mark_left_open_swallows_no_rows(tmp_path, rows):
+    draw(tmp_path / "a.png")
+    write_csv(tmp_path / "train.csv", "image,question,answer", "a,what,cup", 'a,what,"cup', *["a,what,mug"] * rows)
+    with pytest.raises(ValueError, match=r"train\.csv row 1: a quotation mark is open or stray"):
+        load_rows(tmp_path)
+
+
+@pytest.mark.parametrize("answers", [[{"answer": 2}], [{"answer": "cup", "count": "two"}], [{"count": 1}]])
+def test_answers_of_another_form_are_named(tmp_path, answers):
+    draw(tmp_path / "a.png")
+    (tmp_path / "train.jsonl").write_text(json.dumps({"image": "a", "question": "q", "answers": answers}))
+    with pytest.raises(ValueError, match=r"train\.jsonl row 0: an answer is a text"):
+        load_rows(tmp_path)
+
+
+def test_a_blank_cell_is_a_row_without_a_map(tmp_path):
+    draw(tmp_path / "a.png")
+    write_csv(tmp_path / "train.csv", "image,question,answer,relevance", "a,what,cup,")
+    assert load_rows(tmp_path)[0]["relevance"] is None
+
+
+@pytest.mark.parametrize("empty", ["", " ", None])
+def test_a_row_without_an_image_id_has_the_name_of_its_image(tmp_path, empty):
+    records = [{"image": f"{name}.png", "image_id": empty, "question": "q", "answer": "x"} for name in "ab"]
+    for record in records:
+        draw(tmp_path / record["image"])
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, records)))
+    assert load_rows(tmp_path)["image_id"][:] == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_an_image_id_of_two_images_is_named(tmp_path, streaming):
+    for name in "ab":
+        draw(tmp_path / f"{name}.png")
+    write_csv(tmp_path / "train.csv", "image,image_id,question,answer", "a,7,q,x", "a,7,r,x", "b,7,q,x")
+    with pytest.raises(ValueError, match=r"train\.csv row 2: image_id '7' is of image .*b\.png here, but of .*a\.png"):
+        list(load_rows(tmp_path, streaming=streaming))
+
+
+def test_a_table_without_rows_is_named(tmp_path):
+    draw(tmp_path / "a.png")
+    write_csv(tmp_path / "train.csv", "image,question,answer")
+    with pytest.raises(ValueError, match=r"train\.csv: has no rows$"):
+        load_rows(tmp_path)
+    write_csv(tmp_path / "train.csv", "image,question,answer", "b,what,cup")
+    with pytest.raises(ValueError, match=r"train\.csv: has no rows whose image can be read"):
+        load_rows(tmp_path, on_bad_image="skip")
+
+
+def test_a_damaged_parquet_file_is_named(tmp_path):
+    (tmp_path / "train.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(ValueError, match=r"train\.parquet: cannot be read as Parquet"):
+        load_rows(tmp_path)
+
+
+def test_whatever_else_goes_wrong_names_the_data(tmp_path):
+    record = {"image": {"bytes": "text"}, "question": "q", "answer": "x"}
+    (tmp_path / "train.jsonl").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=f"{tmp_path.name}: TypeError: "):
         load_rows(tmp_path)
 
 
@@ -140,6 +205,7 @@ def test_a_table_in_another_encoding_is_named(tmp_path, name, text):
         ({"mask": np.ones((1, 2, 2)), "row": [9]}, "has a map for row 9, but .*train.csv has 3 rows"),
         ({"mask": np.ones((2, 2, 2))}, "has 2 maps and no `row`"),
         ({"mask": np.ones((2, 2, 2)), "row": [1, 0]}, "must ascend"),
+        ({"mask": np.ones((2, 2, 2)), "row": [1]}, "relevance.npz: 1 entries in `row` for 2 in `mask`"),
         ({"mask": -np.ones((3, 2, 2))}, "map 0: its relevance map holds a value that is negative"),
         ({"masks": np.ones((3, 2, 2))}, "no array 'mask'"),
     ],
@@ -162,7 +228,14 @@ def test_malformed_maps_are_named(tmp_path, arrays, message):
         ({"format": "vqa_hat"}, "format vqa_hat needs option 'maps'"),
         ({"split": "validation"}, "no validation.csv"),
         ({"images": "nowhere"}, "nowhere: no such file or folder"),
+        ({"images": None}, "option 'images' is a folder, not None"),
+        ({"answer_separator": 1}, "option 'answer_separator' is a text, not 1"),
+        ({"relevance_filter": {"fold": 1}}, "option 'relevance_filter' is a mapping"),
+        ({"format": "gqa", "relevance_grid": 16}, "option 'relevance_grid' is the number of rows and of columns"),
+        ({"format": ["table"]}, "is none of table, hub"),
         ({"validation_ratio": 1.5}, "between 0 and 1"),
+        ({"validation_ratio": "a"}, "between 0 and 1, not 'a'"),
+        ({"validation_ratio": 0.2, "group_by": 12}, "group_by is a text column, .*, not 12"),
         ({"validation_ratio": 0.2, "streaming": True}, "do not stream"),
         ({"group_by": "image_id"}, "give validation_ratio too"),
         ({"validation_ratio": 0.2, "group_by": "image_id / 12"}, "group_by is a text column"),
@@ -174,6 +247,19 @@ def test_wrong_options_are_named(tmp_path, options, message):
     table_folder(tmp_path)
     with pytest.raises(ValueError, match=message):
         load_rows(tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split": "test"}, "'split' does not belong"),
+        ({"streaming": True}, "'streaming' does not belong"),
+        ({1: 2}, "the name of an option is a text, not 1"),
+    ],
+)
+def test_options_that_have_their_place_elsewhere_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        checked_options(options)
 
 
 def test_data_that_is_not_there_is_named(tmp_path):
@@ -244,8 +330,27 @@ def test_group_keys_are_the_last_number_divided():
     assert parse_group_by("image_id // 12") == ("image_id", 12)
     assert [group_key(name, 12) for name in ("image11", "image12", "v2_image25.jpg")] == ["0", "1", "2"]
     assert group_key("kitchen", None) == "kitchen"
-    with pytest.raises(ValueError, match="'kitchen' has none"):
+    with pytest.raises(ValueError, match="'kitchen' has none: `group_by: image_id`"):
         group_key("kitchen", 12)
+
+
+def test_a_cut_that_leaves_one_side_empty_says_what_to_do(tmp_path):
+    rows = load_rows(table_folder(tmp_path, rows=11, images=11))
+    with pytest.raises(ValueError, match=r"11 rows in 1 groups cannot be cut.*: `group_by: image_id`"):
+        split_rows(rows, 0.22, "image_id // 12")
+    with pytest.raises(ValueError, match=r"11 rows in 11 groups cannot be cut.*: change it, or give more data"):
+        split_rows(rows, 0.01, "image_id")
+
+
+def test_a_validation_file_that_is_not_used_is_told_of_once(tmp_path, caplog):
+    table_folder(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        load_rows(tmp_path, validation_ratio=0.25)
+        assert not caplog.text
+        write_csv(tmp_path / "validation.csv", "image_id,question,answer", "image1,what,cup")
+        for split in ("train", "validation"):
+            load_rows(tmp_path, split=split, validation_ratio=0.25)
+    assert caplog.text.count("validation.csv is not used: validation_ratio cuts") == 1
 
 
 # Streaming
@@ -298,6 +403,17 @@ def test_a_hub_data_set_is_mapped_to_the_schema(tmp_path):
     assert rows[0]["image_id"] == rows[2]["image_id"] != rows[1]["image_id"]  # the same bytes are the same image
     stream = load_rows(str(tmp_path / "hub"), streaming=True, **options)
     assert [row["question_id"] for row in stream] == rows["question_id"][:]
+
+
+def test_a_hub_data_set_that_cannot_be_had_is_named(tmp_path):
+    (tmp_path / "script").mkdir()
+    (tmp_path / "script" / "script.py").touch()
+    with pytest.raises(ValueError, match=r"script: Dataset scripts are no longer .*; .*refs/convert/parquet"):
+        load_rows(str(tmp_path / "script"), format="hub")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "train.jsonl").write_text("{")
+    with pytest.raises(ValueError, match="damaged: "):
+        load_rows(str(tmp_path / "damaged"), format="hub")
 
 
 # The shared data

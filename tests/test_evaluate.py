@@ -3,9 +3,10 @@
 import json
 
 import datasets
+import numpy as np
 import pytest
 from data_files import draw, write_json
-from tiny import save_tiny_model
+from tiny import save_tiny_model, tiny_processor
 from typer.testing import CliRunner
 
 from modeling_qca import QCAForVisualQuestionAnswering
@@ -67,6 +68,31 @@ def test_answers_are_normalised_only_where_the_checkpoint_was_trained_so(tmp_pat
         for normalize in (False, True)
     ]
     assert accuracy == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("options", "metrics", "message"),
+    [
+        ({}, ["bleu"], "no metric 'bleu'"),
+        ({"split": "test"}, [], "option 'split' does not belong"),
+        ({"streaming": True}, [], "option 'streaming' does not belong"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_anything_is_loaded(tmp_path, options, metrics, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate_checkpoint("none", "none", "validation", options, tmp_path / "out", 0, metrics=metrics)
+
+
+@pytest.mark.parametrize("crops", [False, True])
+def test_maps_of_a_crop_are_not_compared_with_targets_of_the_whole_picture(tmp_path, caplog, crops):
+    save_tiny_model(tmp_path / "checkpoint")
+    crop_size = {"height": 32, "width": 32}
+    tiny_processor(do_center_crop=crops, crop_size=crop_size).save_pretrained(tmp_path / "checkpoint")
+    write_rows(tmp_path / "data", [["red"], ["blue"]])
+    np.savez(tmp_path / "data" / "validation_relevance.npz", mask=np.eye(4)[None].repeat(2, axis=0))
+    arguments = (str(tmp_path / "checkpoint"), str(tmp_path / "data"), "validation", {}, tmp_path / "out", 0)
+    assert bool(evaluate_checkpoint(*arguments)["attention"]) == (not crops)
+    assert ("set `do_center_crop=False`" in caplog.text) == crops
 
 
 def test_an_answer_rule_there_is_none_of_is_refused(tmp_path):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from modeling_qca.image_qca import ORIENTATION
 from modeling_qca.training.dataset import group_key
 from modeling_qca.training.label_views import make_views
 
@@ -21,7 +22,12 @@ def scene(tmp_path):
     return tmp_path
 
 
-def test_labels_follow_the_picture(scene):
+@pytest.mark.parametrize("on_its_side", [False, True])
+def test_labels_follow_the_picture(scene, on_its_side):
+    if on_its_side:  # as phones store photos, and show them upright
+        path, exif = scene / "images" / "image25.png", Image.Exif()
+        exif[ORIENTATION] = 6
+        Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
     assert make_views(scene / "images", scene / "labels", scene / "out", 6, seed=1) == 7
     mirrored = []
     for path in sorted((scene / "out" / "labels").iterdir()):

@@ -79,6 +79,8 @@ def test_a_recipe_extends_another_beside_it(tmp_path):
         ("data: d\nmodel: m\nfreeze: [visions]\n", "no parameter group 'visions'"),
         ("data: d\nmodel: m\ncache_image_features: true\n", "needs `vision` in `freeze`"),
         ("data: d\nmodel: m\nmoving_average: 1.5\n", "between 0 and 1"),
+        ("data: d\nmodel: m\nvocabulary: {min_count: 9}\n", "no `min_count`; it may have minimum_count or top_k"),
+        ("data: d\nmodel: m\nvalidation_options: {images: i}\n", "of `validation_data`, and there is none"),
         ("data: d\nmodel: m\npush_to_hub: true\n", "`push_to_hub` is not for a recipe: `qca push`"),
         ("data: d\nmodel: m\nbaselines: [random]\n", "no baseline 'random'"),
         ("data: [\n", "not valid YAML"),

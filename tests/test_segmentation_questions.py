@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from modeling_qca.image_qca import ORIENTATION
 from modeling_qca.training import segmentation_questions
 from modeling_qca.training.dataset import load_rows
 from modeling_qca.training.label_maps import read_label_maps
@@ -284,6 +285,17 @@ def test_an_interrupted_run_leaves_nothing(segmented, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         make(segmented)
     assert sorted(segmented.iterdir()) == before
+
+
+def test_a_photo_is_aligned_as_it_is_shown_and_not_as_it_is_stored(segmented):
+    path, exif = segmented / "images" / "image3.jpg", Image.Exif()
+    exif[ORIENTATION] = 6
+    upright = Image.open(path)
+    upright.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+    make(segmented)
+    upright.save(path, exif=exif)
+    with pytest.raises(ValueError, match=r"image3\.jpg: is 20x30, but its label map is 60x40"):
+        make(segmented, "a")
 
 
 def test_what_is_wrong_is_named(segmented):

@@ -51,12 +51,25 @@ def test_answers_are_stored_in_a_config_and_reach_is_told_of_each_split(tmp_path
     assert "no validation.csv" in caplog.text
 
 
+def test_a_trained_checkpoint_keeps_its_answers(tmp_path):
+    write_scenes(tmp_path / "data", {"train": 4}, seed=0)
+    QCAConfig().save_pretrained(tmp_path)
+    store_vocabulary(str(tmp_path / "data"), tmp_path, None, 2, {})
+    (tmp_path / "model.safetensors").touch()
+    store_vocabulary(str(tmp_path / "data"), tmp_path, None, 2, {})  # the same answers
+    before = (tmp_path / "config.json").read_text()
+    with pytest.raises(ValueError, match=f"{tmp_path.name}: its weights are trained for other answers than these 3"):
+        store_vocabulary(str(tmp_path / "data"), tmp_path, None, 3, {})
+    assert (tmp_path / "config.json").read_text() == before
+
+
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
         ({"minimum_count": 9}, "most frequent answer occurs 2 times"),
         ({"minimum_count": 1, "top_k": 1}, "not both"),
         ({"top_k": 0}, "at least 1, not 0"),
+        ({"minimum_count": "a"}, "at least 1, not 'a'"),
     ],
 )
 def test_limits_that_make_no_sense_are_named(limits, message):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from .table import Record, Table
+from .table import Record, Table, read_lines
 
 _IMAGE = re.compile(r"\s*(?:\b(?:in|on|of)\s+)?(?:\b(?:the|this)\s+)?\b(image\d+)\s*\?*$")
 _OFFICIAL_SPLITS = {"validation": "test"}
@@ -35,12 +35,11 @@ class DAQUAR(Table):
 
 
 def _pairs(path: Path) -> Iterator[Record]:
-    with open(path, encoding="utf-8") as file:
-        lines = (line.strip() for line in file)
-        for index, (question, answer) in enumerate(zip_longest(lines, lines)):
-            image = _IMAGE.search(question)
-            if image is None:
-                raise ValueError(f"{path} line {2 * index + 1}: a question ends with its image, as in `... image3 ?`")
-            if not answer:
-                raise ValueError(f"{path} line {2 * index + 2}: the answer is missing")
-            yield {"question": question[: image.start()], "answer": answer, "image_id": image[1]}
+    lines = (line.strip() for line in read_lines(path))
+    for index, (question, answer) in enumerate(zip_longest(lines, lines)):
+        image = _IMAGE.search(question)
+        if image is None:
+            raise ValueError(f"{path} line {2 * index + 1}: a question ends with its image, as in `... image3 ?`")
+        if not answer:
+            raise ValueError(f"{path} line {2 * index + 2}: the answer is missing")
+        yield {"question": question[: image.start()], "answer": answer, "image_id": image[1]}

@@ -9,7 +9,9 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -47,12 +49,51 @@ FORMATS: dict[str, type] = {
     "daquar": DAQUAR,
     "gqa": GQA,
 }
-_SCHEMA_VERSION = 1  # raise it when a reader's rows change, so that cached rows are written anew
+_SCHEMA_VERSION = 2  # raise it when a reader's rows change, so that cached rows are written anew
+_ELSEWHERE = {
+    "split": "`qca evaluate` and the like have `--split`, the others use train and validation",
+    "streaming": "only training streams, where the recipe says `streaming: true`",
+}
+_BY_IMAGE = "`group_by: image_id` (`--group_by image_id`) cuts by image"
+
+
+def _is_folder(value: Any) -> bool:
+    return isinstance(value, (str, os.PathLike))
+
+
+def _is_text_or_none(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_grid(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(type(n) is int and n > 0 for n in value)
+
+
+def _maps_texts(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(text, str) for pair in value.items() for text in pair)
+
+
+_OPTIONS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "images": ("a folder", _is_folder),
+    "maps": ("a folder", _is_folder),
+    "columns": ("a mapping, as in {question: title}", _maps_texts),
+    "relevance_filter": ("a mapping, as in {tier: strict}", _maps_texts),
+    "relevance_grid": ("the number of rows and of columns, as in [16, 16]", _is_grid),
+    "answer_separator": ("a text", _is_text_or_none),
+    "configuration": ("a text", _is_text_or_none),
+    "revision": ("a text", _is_text_or_none),
+    "subset": ("a text", lambda value: isinstance(value, str)),
+    "scene_graphs": ("true or false", lambda value: isinstance(value, bool)),
+    "streaming": ("true or false", lambda value: isinstance(value, bool)),
+}
+"""What each option of a format is, in words, and whether a value is that."""
 
 
 class Reader(Protocol):
     """What every format offers; `shards` can be read independently of one another."""
 
+    @property
+    def data(self) -> str | Path: ...
     def shards(self) -> list[str]: ...
     def sources(self) -> list[Path]: ...
     def rows(self, shard: str) -> Iterator[tuple[str, Row]]: ...
@@ -103,17 +144,32 @@ def load_rows(
         raise ValueError("group_by says how to cut: give validation_ratio too")
     own_split = "train" if validation_ratio is not None else split
     reader = _make_reader(format, data, own_split, {**options, **({"streaming": True} if streaming else {})})
+    if validation_ratio is not None and not isinstance(reader, HubTable):
+        with suppress(ValueError):  # it has no validation split of its own, as it should be
+            _warn_of_unused(_make_reader(format, data, "validation", dict(options)).shards()[0])
     if streaming:
         arguments = {"shards": reader.shards(), "reader": reader, "on_bad_image": on_bad_image, "report": None}
         return datasets.IterableDataset.from_generator(_generate, features=FEATURES, gen_kwargs=arguments)
     rows = _build(reader, own_split, on_bad_image, Path(cache_dir or datasets.config.HF_DATASETS_CACHE))
-    if not len(rows):
-        raise ValueError(f"{data}: its split {own_split} has no rows")
     if validation_ratio is None:
         return rows
     if split not in ("train", "validation"):
         raise ValueError(f"validation_ratio makes train and validation, not {split!r}")
     return dict(zip(("train", "validation"), split_rows(rows, validation_ratio, group_by, seed), strict=True))[split]
+
+
+def checked_options(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`options` of `load_rows` as a user wrote them in one mapping.
+
+    Raises:
+        ValueError: there is one that has its place elsewhere, or whose name is no text.
+    """
+    for name in options:
+        if name in _ELSEWHERE:
+            raise ValueError(f"option {name!r} does not belong among the options of the data: {_ELSEWHERE[name]}")
+        if not isinstance(name, str):
+            raise ValueError(f"the name of an option is a text, not {name!r}")
+    return options
 
 
 def split_rows(
@@ -126,8 +182,8 @@ def split_rows(
     Raises:
         ValueError: the ratio is not between 0 and 1, `group_by` is malformed, or one side would be empty.
     """
-    if not 0 < validation_ratio < 1:
-        raise ValueError(f"validation_ratio must lie between 0 and 1, not {validation_ratio}")
+    if not isinstance(validation_ratio, (int, float)) or not 0 < validation_ratio < 1:
+        raise ValueError(f"validation_ratio must lie between 0 and 1, not {validation_ratio!r}")
     groups: dict[str, list[int]] = {}
     for index, group in enumerate(_groups(rows, group_by)):
         groups.setdefault(group, []).append(index)
@@ -140,7 +196,8 @@ def split_rows(
     kept = [index for index in range(len(rows)) if index not in chosen]
     if not kept or not chosen:
         raise ValueError(
-            f"{len(rows)} rows in {len(groups)} groups cannot be cut at validation_ratio {validation_ratio}"
+            f"{len(rows)} rows in {len(groups)} groups cannot be cut at validation_ratio {validation_ratio}: "
+            + (_BY_IMAGE if group_by and "//" in group_by else "change it, or give more data")
         )
     return rows.select(kept), rows.select(sorted(chosen))
 
@@ -155,7 +212,7 @@ def group_key(value: str, divisor: int | None) -> str:
         return value
     number = re.search(r"(\d+)\D*$", value)
     if number is None:
-        raise ValueError(f"group_by divides numbers, but {value!r} has none")
+        raise ValueError(f"group_by divides numbers, but {value!r} has none: {_BY_IMAGE}")
     return str(int(number[1]) // divisor)
 
 
@@ -165,7 +222,8 @@ def parse_group_by(group_by: str) -> tuple[str, int | None]:
     Raises:
         ValueError: it has another form.
     """
-    parsed = re.fullmatch(r"\s*(image_id|question|question_id|question_type)\s*(?://\s*([1-9]\d*)\s*)?", group_by)
+    form = r"\s*(image_id|question|question_id|question_type)\s*(?://\s*([1-9]\d*)\s*)?"
+    parsed = re.fullmatch(form, group_by) if isinstance(group_by, str) else None
     if parsed is None:
         raise ValueError(f"group_by is a text column, or one divided as in `image_id // 12`, not {group_by!r}")
     return parsed[1], int(parsed[2]) if parsed[2] else None
@@ -179,7 +237,7 @@ def _groups(rows: datasets.Dataset, group_by: str | None) -> Iterable[str]:
 
 
 def _make_reader(format: str, data: str | os.PathLike[str], split: str, options: dict[str, Any]) -> Reader:
-    if format not in FORMATS:
+    if format not in list(FORMATS):  # YAML gives anything, also what has no hash
         raise ValueError(f"format {format!r} is none of {', '.join(FORMATS)}")
     kind = FORMATS[format]
     known = [name for name in inspect.signature(kind).parameters if name not in ("data", "split")]
@@ -192,9 +250,10 @@ def _make_reader(format: str, data: str | os.PathLike[str], split: str, options:
     required = [name for name in known if inspect.signature(kind).parameters[name].default is inspect.Parameter.empty]
     if missing := [name for name in required if name not in options]:
         raise ValueError(f"format {format} needs option {missing[0]!r}")
-    for name in options.keys() & {"columns", "relevance_filter"}:
-        if not isinstance(options[name], Mapping):
-            raise ValueError(f"option {name!r} is a mapping, as in {{question: title}}, not {options[name]!r}")
+    for name, value in options.items():
+        wanted, fits = _OPTIONS[name]
+        if not fits(value):
+            raise ValueError(f"option {name!r} is {wanted}, not {value!r}")
     for name in options.keys() & {"images", "maps"}:
         options[name] = Path(options[name])
     if "relevance_grid" in options:
@@ -203,7 +262,11 @@ def _make_reader(format: str, data: str | os.PathLike[str], split: str, options:
 
 
 def _build(reader: Reader, split: str, on_bad_image: str, cache: Path) -> datasets.Dataset:
-    """The rows as Arrow on disk, written once for the present state of their files."""
+    """The rows as Arrow on disk, written once for the present state of their files.
+
+    Raises:
+        ValueError: whatever goes wrong with them; the message names the place, or at least the data.
+    """
     fingerprint = _fingerprint(reader, on_bad_image)
     report = cache / f"skipped-{fingerprint}.json"
     arguments = {"shards": reader.shards(), "reader": reader, "on_bad_image": on_bad_image, "report": report}
@@ -218,9 +281,10 @@ def _build(reader: Reader, split: str, on_bad_image: str, cache: Path) -> datase
             split=re.sub(r"\W", "_", split),
         )
     except datasets.exceptions.DatasetGenerationError as error:
-        if isinstance(error.__cause__, ValueError):
-            raise error.__cause__ from None
-        raise
+        cause = error.__cause__
+        if type(cause) is ValueError:  # of a reader, which names the place; those of other libraries do not
+            raise cause from None
+        raise ValueError(f"{reader.data}: {type(cause).__name__}: {cause}") from cause
     _warn_of(json.loads(report.read_text()))
     return rows
 
@@ -231,14 +295,29 @@ def _warn_of(skipped: list[dict[str, str]]) -> None:
         logger.warning("skipped %d rows, their images cannot be read:\n%s", len(skipped), lines)
 
 
+@cache  # both splits are loaded, one after the other
+def _warn_of_unused(file: str) -> None:
+    logger.warning(
+        "%s is not used: validation_ratio cuts the validation rows from the train split; leave it out to use the file",
+        file,
+    )
+
+
 def _generate(shards: list[str], reader: Reader, on_bad_image: str, report: Path | None) -> Iterator[Row]:
     """The rows whose image can be read; the others are raised, or warned of and written to `report`."""
     check = ImageCheck()
     skipped = []
+    images: dict[str, str] = {}
     for shard in shards:
         for place, row in reader.rows(shard):
             reason = check.reason(row["image"])
             if reason is None:
+                image, image_id = image_key(row["image"]), row["image_id"]
+                if images.setdefault(image_id, image) != image:
+                    raise ValueError(
+                        f"{place}: image_id {image_id!r} is of image {image} here, but of {images[image_id]} in an "
+                        "earlier row; give every image an id of its own"
+                    )
                 yield row
             elif on_bad_image == "raise":
                 raise ValueError(f"{place}: image {image_key(row['image'])} cannot be read: {reason}")
@@ -246,6 +325,10 @@ def _generate(shards: list[str], reader: Reader, on_bad_image: str, report: Path
                 skipped.append({"place": place, "image": image_key(row["image"]), "reason": reason})
     if report is None:
         _warn_of(skipped)
+    elif not images:
+        _warn_of(skipped)
+        data = str(reader.data) if isinstance(reader, HubTable) else ", ".join(shards)
+        raise ValueError(f"{data}: has no rows" + (" whose image can be read" if skipped else ""))
     else:
         with whole_file(report) as unfinished:
             unfinished.write_text(json.dumps(skipped))

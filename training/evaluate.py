@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import logging
 import platform
 import re
 import shlex
@@ -26,9 +27,11 @@ from modeling_qca import QCAForVisualQuestionAnswering
 from .answers import AnswerRule, answer_scores
 from .ask import load_pipeline
 from .collator import QuestionCollator
-from .dataset import load_rows
+from .dataset import checked_options, load_rows
 from .metrics.attention_quality.attention_quality import attention_quality, centre_maps, shuffled_rows, uniform_maps
 from .results_file import QUESTIONS, RESULTS, write_json
+
+logger = logging.getLogger(__name__)
 
 ATTENTION_MEASURES = ("pointing", "energy", "iou", "spearman", "nss", "auc_judd", "cc", "kl", "sim")
 METRICS = ("vqa_accuracy", "wups")
@@ -206,6 +209,15 @@ def further_metrics(names: Sequence[str], answers: Sequence[str], rows: datasets
     return results
 
 
+def check_metrics(names: Sequence[str]) -> None:
+    """What is missing for [`further_metrics`] is better said before the long part than after it.
+
+    Raises:
+        ValueError, ImportError: as there.
+    """
+    further_metrics(names, ["yes"], datasets.Dataset.from_dict({"answers": [[{"answer": "no", "count": 1}]]}))
+
+
 def evaluate_model(
     model: QCAForVisualQuestionAnswering,
     rows: datasets.Dataset,
@@ -217,8 +229,8 @@ def evaluate_model(
     Accuracy, attention quality and [`further_metrics`] of `model` on `rows`.
 
     Returns:
-        `metrics` (accuracy), `per_question_type`, `attention` (see [`attention_table`]), and the rows' ids, answers,
-        confidences and scores as a data set.
+        `metrics` (accuracy), `per_question_type`, `attention` (see [`attention_table`]; empty, with a warning, where
+        the image processor crops), and the rows' ids, answers, confidences and scores as a data set.
     """
     rule, normalize = collator.answer_rule, collator.normalize_answers
     predicted = predict(model, rows, collator)
@@ -236,6 +248,12 @@ def evaluate_model(
         wrong_question = answer_accuracy(shuffled["answer"], rows, rule, normalize)
         results["baselines"]["shuffled_questions"] = {"accuracy": float(wrong_question.mean())}
         results["attention"] = attention_table(predicted["relevance"], rows, shuffled["relevance"])
+        if results["attention"] and collator.processor.image_processor.do_center_crop:
+            logger.warning(
+                "attention is not measured: the image processor crops, so that its maps do not cover the whole "
+                "picture as the targets do; set `do_center_crop=False`"
+            )
+            results["attention"] = {}
     details = rows.select_columns(["question_id", "image_id", "question", "question_type"])
     details = details.add_column("answer", predicted["answer"])
     details = details.add_column("confidence", predicted["confidence"])
@@ -266,13 +284,15 @@ def evaluate_checkpoint(
         The results. The majority baseline is the best single answer of this very split, a bound no constant passes.
 
     Raises:
-        ValueError: for an `answer_rule` there is none of, or where no question of the split has an answer.
+        ValueError: for a metric or an `answer_rule` there is none of, or where no question of the split has an answer.
+        ImportError: see [`further_metrics`].
     """
-    pipeline = load_pipeline(checkpoint)
-    options = dict(options)
+    check_metrics(metrics)
+    options = dict(checked_options(options))
     rule, normalize = options.pop("answer_rule", "consensus"), options.pop("normalize_answers", True)
     if rule not in get_args(AnswerRule):
         raise ValueError(f"`answer_rule` is {rule!r}, not one of {', '.join(get_args(AnswerRule))}")
+    pipeline = load_pipeline(checkpoint)
     rows = load_rows(data, split=split, **options).cast_column("image", datasets.Image(decode=False)).sort("image_id")
     if not any(rows["answers"]):
         raise ValueError(f"{data}: no question of its {split} split has an answer to compare with")

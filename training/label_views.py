@@ -12,6 +12,8 @@ from pathlib import Path
 from PIL import Image, ImageEnhance
 from rich.progress import track
 
+from modeling_qca.image_qca import open_image
+
 from .images import ImageFolder, image_files
 
 AREA = (0.35, 1.0)  # share of the picture
@@ -57,8 +59,8 @@ def make_views(
     generator = random.Random(seed)
     try:
         for path in track(label_maps, "Cutting views", transient=True):
-            picture, label_map = _read(pictures.find(path.stem)), _read(str(path))
-            for name, (view, cut) in _views(path.stem, picture.convert("RGB"), label_map, count, generator):
+            picture, label_map = open_image(pictures.find(path.stem)), _read_label_map(path)
+            for name, (view, cut) in _views(path.stem, picture, label_map, count, generator):
                 view.save(part / "images" / f"{name}.jpg", quality=92)
                 cut.save(part / "labels" / f"{name}.png")
         os.replace(part, output)
@@ -90,7 +92,7 @@ def _view(picture: Image.Image, label_map: Image.Image, generator: random.Random
     return ImageEnhance.Color(view).enhance(generator.uniform(*SATURATION)), pair[1]
 
 
-def _read(path: str) -> Image.Image:
+def _read_label_map(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()

@@ -21,6 +21,7 @@ from .safe_yaml import parse_yaml
 
 SECRETS = ("hub_token", "push_to_hub_token")
 OUR_ARGUMENTS = ("remove_unused_columns", "label_names")  # what the collator needs decides them
+LIMITS = ("minimum_count", "top_k")  # of a vocabulary
 BASELINES = ("question_only", "image_mean")
 ARGUMENT_DEFAULTS = {
     "learning_rate": 3e-4,
@@ -55,11 +56,12 @@ class Recipe:
 
     Args:
         data: folder with `train.csv|jsonl|parquet`, a file, or the id of a data set of the Hub.
-        format, data_options, validation_ratio, group_by, on_bad_image: of `dataset.load_rows`.
+        format, data_options, validation_ratio, group_by, on_bad_image: of `dataset.load_rows`. Where no
+            `validation_ratio` cuts rows off, training rows of the same group as a validation row are left out.
         streaming: read the training rows as they are needed, `max_steps` batches of them. They are read through once
             more before, for the vocabulary. `questions_per_image` has no effect: rows keep near their order.
         validation_data, validation_options: where the development split comes from, if not from `data`. Training rows
-            of the same group (`group_by`) as one of its rows are then left out.
+            of the same group (`group_by`) as one of its rows are then left out too.
         data_seed: of the cut into train and validation; the seed of everything else is `seed`.
         model: a preset's name (`qca-tiny`, `qca-small`, `qca-base`; trained from scratch) or a checkpoint to start
             from; or else
@@ -124,6 +126,8 @@ class Recipe:
             raise ValueError("a recipe names either `model`, or both `vision_encoder` and `text_encoder`")
         if self.vocabulary is None and self.model is None:
             raise ValueError("`vocabulary: null` keeps the answers of `model`, and there is none")
+        if unknown := (self.vocabulary or {}).keys() - LIMITS:
+            raise ValueError(f"`vocabulary` has no `{min(unknown)}`; it may have {' or '.join(LIMITS)}")
         if self.cache_image_features and ("vision" not in self.freeze or self.streaming):
             raise ValueError("`cache_image_features` needs `vision` in `freeze`, and no `streaming`")
         if self.streaming:
@@ -134,6 +138,8 @@ class Recipe:
                     raise ValueError(f"`{name}` is `epoch`, but a stream has no epochs: make it `steps` or `no`")
         if self.arguments.get("push_to_hub"):
             raise ValueError("`push_to_hub` is not for a recipe: `qca push` what it trained, card, code and all")
+        if self.validation_options and self.validation_data is None:
+            raise ValueError("`validation_options` are of `validation_data`, and there is none")
         if self.moving_average is not None and not 0 < self.moving_average < 1:
             raise ValueError(f"`moving_average` is a decay between 0 and 1, got {self.moving_average}")
 

@@ -47,7 +47,8 @@ def read_maps(path: Path, where: Mapping[str, str] | None = None) -> Iterator[tu
         where: keep only maps whose entry in another array of the file equals this: `{"tier": "strict"}`.
 
     Raises:
-        ValueError: the file is no npz, `mask` has another form, `row` does not ascend, or `where` names no array.
+        ValueError: the file is no npz, `mask` has another form, `row` does not ascend, `where` names no array, or an
+            array has another length than `mask`.
     """
     try:
         arrays = np.load(path, allow_pickle=False)
@@ -56,7 +57,11 @@ def read_maps(path: Path, where: Mapping[str, str] | None = None) -> Iterator[tu
     missing = [name for name in ("mask", *(where or {})) if name not in arrays.files]
     if missing:
         raise ValueError(f"{path}: no array {missing[0]!r}, only {', '.join(arrays.files)}")
-    rows = arrays["row"] if "row" in arrays.files else None
+    count, numbered = count_maps(path)
+    for name in (*(where or {}), *(["row"] if numbered else [])):
+        if len(arrays[name]) != count:
+            raise ValueError(f"{path}: {len(arrays[name])} entries in `{name}` for {count} in `mask`")
+    rows = arrays["row"] if numbered else None
     if rows is not None and not (np.diff(rows) > 0).all():
         raise ValueError(f"{path}: `row` must ascend; sort the arrays by it")
     keep = [np.asarray(arrays[name]).astype(str) == value for name, value in (where or {}).items()]

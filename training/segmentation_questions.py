@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from rich.progress import track
 from scipy import ndimage
+
+from modeling_qca.image_qca import ORIENTATION, open_encoded
 
 from .dataset import group_key, parse_group_by
 from .images import ImageFolder
@@ -343,9 +344,11 @@ def _read_aligned(maps: LabelMaps, stem: str, folder: ImageFolder) -> NDArray[np
     labels = maps.read(stem)
     path = folder.find(stem)
     try:
-        with Image.open(path) as image:
+        with open_encoded(path) as image:
             width, height = image.size
-    except OSError as error:
+            if image.getexif().get(ORIENTATION) in (5, 6, 7, 8):  # stored on its side
+                width, height = height, width
+    except Exception as error:  # of a damaged file, decoders raise almost anything
         raise ValueError(f"{path}: the image of label map {stem}.png cannot be read: {error}") from error
     ratio = (labels.shape[1] / labels.shape[0]) / (width / height)
     if not 0.97 <= ratio <= 1.03:

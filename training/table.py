@@ -4,6 +4,7 @@ Columns are found by their usual names or by a mapping from the row schema's nam
 """
 
 import csv
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow
 import pyarrow.parquet as parquet
 from numpy.typing import NDArray
 
@@ -105,8 +107,7 @@ class Table:
         if path.suffix == ".jsonl":
             return _json_records(path)
         if path.suffix == ".parquet":
-            batches = parquet.ParquetFile(path).iter_batches(batch_size=256)
-            return (record for batch in batches for record in batch.to_pylist())
+            return _parquet_records(path)
         raise ValueError(f"{path}: a table is {', '.join(_SUFFIXES)}")
 
     def _image_folder(self, file: Path) -> Path:
@@ -154,7 +155,7 @@ class HubTable:
     def rows(self, shard: str) -> Iterator[tuple[str, Row]]:
         """(place, row) of one shard."""
         table = self._table()
-        columns = find_columns(table.features or next(iter(table)), self.columns, self.data)
+        columns = find_columns(table.features or next(iter(table), {}), self.columns, self.data)
         if isinstance((table.features or {}).get(columns["image"]), datasets.Image):
             table = table.cast_column(columns["image"], datasets.Image(decode=False))
         shards = len(self.shards())
@@ -164,9 +165,19 @@ class HubTable:
             yield place, to_row(record, columns, f"{shard}-{index}", place, folder, self.answer_separator)
 
     def _table(self) -> Any:
-        return datasets.load_dataset(
-            self.data, self.configuration, split=self.split, revision=self.revision, streaming=self.streaming
-        )
+        """
+        Raises:
+            ValueError: it cannot be had; the message names the data set.
+        """
+        try:
+            return datasets.load_dataset(
+                self.data, self.configuration, split=self.split, revision=self.revision, streaming=self.streaming
+            )
+        except (RuntimeError, ValueError, datasets.exceptions.DatasetsError) as error:
+            cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else error
+            script = "scripts are no longer supported" in str(error)
+            advice = "; `revision: refs/convert/parquet` reads it where the Hub has converted it" if script else ""
+            raise ValueError(f"{self.data}: {cause}{advice}") from error
 
 
 def find_columns(names: Iterable[str], mapping: Mapping[str, str], table: str) -> dict[str, str]:
@@ -200,23 +211,36 @@ def to_row(
     """One record of a table in the row schema.
 
     Raises:
-        ValueError: the image, question or answer is empty or of another kind; the message names `place`.
+        ValueError: the image, question, answer or map is empty or of another kind; the message names `place`.
     """
     image = _stored_image(record[columns["image"]], place, folder)
     question = str(record[columns["question"]] or "").strip()
     if not question:
         raise ValueError(f"{place}: the question is empty")
-    named = "image_id" in columns and not isinstance(record[columns["image_id"]], Mapping)
-    relevance = record[columns["relevance"]] if "relevance" in columns else None
+    names = (record.get(column) for column in (columns.get("image_id", "image_id"), *USUAL_COLUMNS["image_id"]))
     return {
         "image": image,
-        "image_id": str(record[columns["image_id"]]) if named else image_key(image),
+        "image_id": next(filter(None, map(_name, names)), "") or image_key(image),
         "question": question,
-        "question_id": str(record[columns["question_id"]]) if "question_id" in columns else default_id,
+        "question_id": _name(record.get(columns.get("question_id", "question_id"))) or default_id,
         "question_type": str(record[columns["question_type"]] or "") if "question_type" in columns else "",
         "answers": _answers(record[columns["answers"]], answer_separator, place),
-        "relevance": None if relevance is None else as_steps(relevance, place),
+        "relevance": _relevance(record.get(columns.get("relevance", "relevance")), place),
     }
+
+
+def _name(value: Any) -> str:
+    """`value` as text, "" where it is null, blank or no name but a picture."""
+    text = "" if value is None or isinstance(value, Mapping) else str(value)
+    return text if text.strip() else ""
+
+
+def _relevance(value: Any, place: str) -> NDArray[np.float32] | None:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    if isinstance(value, (str, Mapping)):
+        raise ValueError(f"{place}: a relevance map is lists of numbers, not {value!r:.80}; put maps in an npz file")
+    return as_steps(value, place)
 
 
 def _stored_image(value: Any, place: str, folder: ImageFolder | None) -> StoredImage:
@@ -235,7 +259,7 @@ def _answers(value: Any, separator: str | None, place: str) -> list[dict[str, An
         given = str(value).split(separator) if separator else [str(value)]
     elif isinstance(value, list) and all(isinstance(answer, str) for answer in value):
         given = value
-    elif isinstance(value, list) and all(isinstance(answer, Mapping) and "answer" in answer for answer in value):
+    elif isinstance(value, list) and all(map(_is_counted, value)):
         given = [answer["answer"] for answer in value for _ in range(answer.get("count", 1))]
     else:
         raise ValueError(
@@ -245,6 +269,14 @@ def _answers(value: Any, separator: str | None, place: str) -> list[dict[str, An
     if not given or not all(given):
         raise ValueError(f"{place}: the answer is empty")
     return count_answers(given)
+
+
+def _is_counted(answer: Any) -> bool:
+    return (
+        isinstance(answer, Mapping)
+        and isinstance(answer.get("answer"), str)
+        and isinstance(answer.get("count", 1), int)
+    )
 
 
 class _Maps:
@@ -278,24 +310,44 @@ def _map_file(table: Path) -> Path:
 
 
 def _csv_records(path: Path) -> Iterator[Record]:
-    for index, record in enumerate(csv.DictReader(_lines(path))):
+    records = csv.DictReader(read_lines(path), strict=True)  # or a quote left open would swallow the rows after it
+    for index in itertools.count():
+        try:
+            record = next(records, None)
+        except csv.Error as error:
+            raise ValueError(f"{path} row {index}: a quotation mark is open or stray: {error}") from error
+        if record is None:
+            return
         if None in record or None in record.values():
             raise ValueError(f"{path} row {index}: has another number of columns than the header")
         yield record
 
 
 def _json_records(path: Path) -> Iterator[Record]:
-    for index, line in enumerate(_lines(path)):
+    for index, line in enumerate(read_lines(path)):
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} row {index}: not a line of JSON: {error}") from error
         if not isinstance(record, dict):
             raise ValueError(f"{path} row {index}: a line must be a JSON object")
         yield record
 
 
-def _lines(path: Path) -> Iterator[str]:
+def _parquet_records(path: Path) -> Iterator[Record]:
+    try:
+        for batch in parquet.ParquetFile(path).iter_batches(batch_size=256):
+            yield from batch.to_pylist()
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read as Parquet: {error}") from error
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of a text in UTF-8.
+
+    Raises:
+        ValueError: it is in another encoding; the message names it.
+    """
     with open(path, newline="", encoding="utf-8-sig") as file:
         try:
             yield from file

@@ -9,7 +9,7 @@ from typing import Any
 from modeling_qca import QCAConfig
 
 from .answers import AnswerRule, answer_scores, majority_answer
-from .dataset import load_rows
+from .dataset import checked_options, load_rows
 
 logger = logging.getLogger(__name__)
 Answers = Sequence[Mapping[str, Any]]
@@ -34,13 +34,13 @@ def build_vocabulary(
         normalize: count answers in the form of the official VQA evaluation.
 
     Raises:
-        ValueError: both limits given, a limit below 1, or no answer left.
+        ValueError: both limits given, a limit that is no whole number of at least 1, or no answer left.
     """
     if minimum_count is not None and top_k is not None:
         raise ValueError("give minimum_count or top_k, not both")
     limit = minimum_count if minimum_count is not None else top_k
-    if limit is not None and limit < 1:
-        raise ValueError(f"minimum_count and top_k must be at least 1, not {limit}")
+    if limit is not None and not (isinstance(limit, int) and limit >= 1):
+        raise ValueError(f"minimum_count and top_k must be whole numbers of at least 1, not {limit!r}")
     counts = _count(answers, rule, normalize)
     ranked = sorted(counts, key=lambda answer: (-counts[answer], answer))
     if minimum_count is not None:
@@ -91,16 +91,24 @@ def store_vocabulary(
 
     Args:
         data, options: of `dataset.load_rows`.
-        folder: with the `config.json` of a preset or checkpoint. `vocabulary: null` trains it with these answers; a
-            checkpoint's head is only then as large as they need.
+        folder: with the `config.json` of a preset; `vocabulary: null` trains it with these answers.
         minimum_count, top_k, rule: of [`build_vocabulary`].
 
     Returns:
         [`vocabulary_reach`] on the train split, and on validation where there is one.
+
+    Raises:
+        ValueError: `folder` has trained weights of other answers, or see [`build_vocabulary`] and `load_rows`.
     """
+    options = checked_options(options)
     config = QCAConfig.from_pretrained(folder)
     train = load_rows(data, split="train", **options)
     vocabulary = build_vocabulary(train["answers"], minimum_count=minimum_count, top_k=top_k, rule=rule)
+    if any(folder.glob("*.safetensors")) and config.id2label != dict(enumerate(vocabulary)):
+        raise ValueError(
+            f"{folder}: its weights are trained for other answers than these {len(vocabulary)}; choose another folder "
+            "without weights, or let a recipe with this `model` and its own `vocabulary` train them on"
+        )
     splits = {"train": train}
     try:
         splits["validation"] = load_rows(data, split="validation", **options)
