@@ -1,5 +1,6 @@
 """Tables of rows: each is trained from each seed, starts from the row it names, and is summed up over the seeds."""
 
+import dataclasses
 import json
 import statistics
 from pathlib import Path
@@ -91,6 +92,11 @@ def test_rows_are_trained_summed_up_and_not_trained_twice(table_file, tmp_path):
     agreed = row["metrics"]["vqa_accuracy"]
     assert f" | {agreed['mean']:.3f} ± {agreed['std']:.3f} | " in rendered and f" | {gain} | " in rendered
     assert f"| plain | 2 | {row['accuracy']['all']['mean']:.3f} ± {row['accuracy']['all']['std']:.3f} |" in rendered
+
+    table.rows[1] = dataclasses.replace(table.rows[1], faithfulness_questions=3)
+    run_table(table, tmp_path / "out", seeds=[1])
+    assert json.loads(finished[1].read_text())["questions"] == 3  # measured anew, the run itself was not
+    assert finished[0].stat().st_mtime_ns == before[0]
 
 
 def test_the_gain_has_the_standard_error_of_images_drawn_at_random():

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from transformers import AutoModelForVisualQuestionAnswering, AutoProcessor, Trainer, TrainingArguments
 
 from modeling_qca.training.lora import lora_config
+from modeling_qca.training.trainer import QCATrainer
 
 TESTS = Path(__file__).parent
 
@@ -162,6 +163,71 @@ def test_an_interrupted_run_resumes_where_it_was(make, plain_losses, tmp_path):
     assert losses(second) == pytest.approx(losses(whole), rel=1e-5)
     for name, weight in whole.model.state_dict().items():
         torch.testing.assert_close(second.model.state_dict()[name], weight, rtol=1e-4, atol=1e-5)
+
+
+class Identified(Questions):
+    """With what recipes' collator adds, and the image of each row for the order of an epoch."""
+
+    def __getitem__(self, index: Any) -> Any:
+        if index == "image_id":
+            return [str(number) for number in range(len(self))]
+        return super().__getitem__(index) | {"question_ids": index}
+
+
+def our_trainer(folder: Path, moving_average: float | None = None, **arguments: Any) -> QCATrainer:
+    defaults = {
+        "max_steps": 6,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-2,
+        "save_steps": 3,
+        "logging_steps": 1,
+        "report_to": [],
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "remove_unused_columns": False,
+        "label_names": ["labels"],
+    }
+    return QCATrainer(
+        tiny_model(),
+        TrainingArguments(folder, **defaults | arguments),
+        train_dataset=Identified(16),
+        eval_dataset=Identified(10, seed=1),
+        moving_average=moving_average,
+    )
+
+
+def test_the_moving_average_is_what_is_evaluated_after_training_too(tmp_path):
+    trainer = our_trainer(tmp_path, moving_average=0.9)
+    trainer.train()
+    left = {name: weight.clone() for name, weight in trainer.moving_average.weights.items()}
+    with torch.no_grad():
+        loss = trainer.model.eval()(**trainer.eval_dataset.batch).loss.item()
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(loss, rel=1e-4)
+    assert all(weight.equal(left[name]) for name, weight in trainer.moving_average.weights.items())
+    last = {name: weight.clone() for name, weight in trainer.moving_average.average.items()}
+    trainer.train(resume_from_checkpoint=True)  # is finished: takes no step from the last weights
+    for name, weight in trainer.moving_average.average.items():
+        torch.testing.assert_close(weight, last[name])
+    for name, weight in trainer.moving_average.weights.items():
+        torch.testing.assert_close(weight.detach(), left[name].detach())
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_run_goes_on_from_its_last_complete_checkpoint_where_it_is_asked_to(resume, tmp_path):
+    with pytest.raises(ValueError, match="holds no complete checkpoint to go on from"):
+        our_trainer(tmp_path).train(resume_from_checkpoint=True)
+    our_trainer(tmp_path, moving_average=0.9, max_steps=3).train(resume_from_checkpoint=False)
+    (tmp_path / "checkpoint-best").mkdir()  # a user's own
+    trainer = our_trainer(tmp_path, moving_average=0.9)
+    trainer.train(resume_from_checkpoint=resume)
+    logged = [entry["step"] for entry in trainer.state.log_history if "loss" in entry]
+    assert logged == [1, 2, 3, 4, 5, 6]
+    assert trainer._initial_global_step == (3 if resume else 0)
+
+
+def test_label_smoothing_would_switch_the_supervision_of_relevance_off(tmp_path):
+    with pytest.raises(ValueError, match="`label_smoothing_factor` puts a loss of its own"):
+        our_trainer(tmp_path, label_smoothing_factor=0.1)
 
 
 def stop_after(step: int) -> Any:

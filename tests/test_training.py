@@ -160,6 +160,82 @@ def test_a_killed_run_goes_on_to_the_same_weights(scenes, tmp_path, at_step, mov
     assert_same_weights(tmp_path / "whole", tmp_path / "cut")
 
 
+def test_no_scene_of_the_data_s_own_validation_rows_is_trained_on(scenes, tmp_path):
+    data = shutil.copytree(scenes, tmp_path / "scenes")
+    for split in ("train", "validation"):
+        (data / f"{split}_relevance.npz").unlink()
+    rows = (data / "train.csv").read_text().splitlines()
+    known = rows[1].split(",")[0]
+    (data / "validation.csv").write_text("\n".join([rows[0], *(row for row in rows[1:] if row.startswith(known))]))
+    run = recipe(data, tmp_path, group_by="image_id")
+    train_rows, validation_rows = training.load_splits(run)
+    assert set(validation_rows["image_id"]) == {known}
+    assert known not in train_rows["image_id"] and len(train_rows) + len(validation_rows) == len(rows) - 1
+
+
+def test_early_stopping_counts_on_in_a_resumed_run(scenes, tmp_path, at_step):
+    """With a metric that never gets better, patience ends at the same step whether the run was stopped or not."""
+    never = {"learning_rate": 0.0, "early_stopping_patience": 3, "num_train_epochs": 8, "save_strategy": "epoch"}
+    train(recipe(scenes, tmp_path / "whole", **never))
+
+    def last(folder):
+        return json.loads((folder / "results.json").read_text())["cost"], max(
+            int(path.name.rpartition("-")[2]) for path in folder.glob("checkpoint-*")
+        )
+
+    steps = last(tmp_path / "whole")[1]
+    assert steps % 4 == 0  # the first epoch is the best, three more are no better
+    patch = at_step(steps * 3 // 4 + 1, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(TrainingStoppedError):
+        train(recipe(scenes, tmp_path / "parts", **never))
+    patch.undo()
+    saved = Path(training.last_complete_checkpoint(tmp_path / "parts"))
+    before = json.loads((saved / "trainer_state.json").read_text())
+    seconds = before["stateful_callbacks"]["TrainingClock"]["attributes"]["before"]
+    train(recipe(scenes, tmp_path / "parts", **never))
+    cost, stopped = last(tmp_path / "parts")
+    assert stopped == steps
+    assert cost["training_seconds"] >= round(seconds, 1) > 0  # of both parts together
+
+
+def test_a_run_without_sight_is_not_taken_for_the_run_itself(scenes, tmp_path):
+    run = recipe(scenes, tmp_path, max_steps=1, save_strategy="no", eval_strategy="no")
+    blind = train(run, control="blank_images")
+    assert train(run, control="blank_images") == blind
+    seeing = train(run)
+    assert (blind["control"], seeing["control"]) == ("blank_images", None)
+    with pytest.raises(ValueError, match="recipe with another control"):
+        saving = recipe(scenes, tmp_path / "saving", max_steps=2)
+        train(saving)
+        (tmp_path / "saving" / "results.json").unlink()
+        train(saving, control="blank_images")
+
+
+@pytest.mark.parametrize(
+    ("relevance", "maps", "warned"), [("final", False, True), ("final", True, False), ("none", False, False)]
+)
+def test_maps_that_no_row_has_are_missed(scenes, tmp_path, caplog, relevance, maps, warned):
+    data = scenes
+    if not maps:
+        data = shutil.copytree(scenes, tmp_path / "scenes")
+        for file in data.glob("*_relevance.npz"):
+            file.unlink()
+    train(recipe(data, tmp_path / "run", relevance=relevance, max_steps=1, save_strategy="no", eval_strategy="no"))
+    assert ("no training row has a relevance map" in caplog.text) is warned
+
+
+@pytest.mark.parametrize(
+    "ends", [{"max_steps": 3}, {"learning_rate": 0.0, "early_stopping_patience": 1, "num_train_epochs": 4}]
+)
+def test_a_run_cut_off_behind_its_last_step_takes_no_other(scenes, tmp_path, ends):
+    run = recipe(scenes, tmp_path, moving_average=0.5, eval_steps=1, eval_strategy="steps", **ends)
+    train(run)
+    before = weights(tmp_path)
+    (tmp_path / "results.json").unlink()
+    train(run)
+    assert all(weight.equal(before[name]) for name, weight in weights(tmp_path).items())
+
+
 def test_low_rank_adapters_leave_alone_what_is_frozen(scenes, tmp_path):
     run = recipe(scenes, tmp_path, lora_rank=2, freeze=["text", "hops"], max_steps=2)
     train(run)
@@ -187,10 +263,10 @@ def test_one_process_with_several_gpus_is_told_how_to_start(scenes, tmp_path, mo
 
 
 def test_stored_answers_are_those_that_train(scenes, tmp_path):
-    train(recipe(scenes, tmp_path / "first", max_steps=1))
-    store_vocabulary(str(scenes), tmp_path / "first", None, 3, {})
-    stored = QCAConfig.from_pretrained(tmp_path / "first").id2label
-    train(recipe(scenes, tmp_path / "second", max_steps=1, model=str(tmp_path / "first"), vocabulary=None))
+    shutil.copytree(Path(configuration.__file__).parent / "qca-tiny", tmp_path / "preset")
+    store_vocabulary(str(scenes), tmp_path / "preset", None, 3, {})
+    stored = QCAConfig.from_pretrained(tmp_path / "preset").id2label
+    train(recipe(scenes, tmp_path / "second", max_steps=1, model=str(tmp_path / "preset"), vocabulary=None))
     assert QCAForVisualQuestionAnswering.from_pretrained(tmp_path / "second").config.id2label == stored
     assert len(stored) == 3
     with pytest.raises(ValueError, match="qca-tiny: no answers in its config"):

@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available, is_flash_attn_4_available
 
 from .benchmark_models import EAGER_ONLY, Contender, Models, Workload, packed_products
-from .benchmark_precision import answer_agreement
+from .benchmark_precision import PAIRS, answer_agreement
 from .benchmark_report import write_report
 from .results_file import write_json
 
@@ -128,6 +128,8 @@ def run_benchmark(
     every_case = benchmark_cases(device)
     if unknown := set(cases or ()) - every_case.keys():
         raise ValueError(f"no benchmark case {', '.join(sorted(unknown))}; there are {', '.join(every_case)}")
+    if trained is not None and len(trained[1]) < PAIRS:
+        raise ValueError(f"{trained[0]}: its answers are compared on {PAIRS} rows, and there are {len(trained[1])}")
     file = Path(output_dir) / RESULTS
     results = _open_results(file, _settings(device, quick, 2 if quick else rounds))
     models = Models(device, quick)

@@ -12,9 +12,11 @@ from .building import load_checkpoint
 from .collator import QuestionCollator
 from .evaluate import predict
 
+PAIRS = 500
+
 
 def answer_agreement(
-    checkpoint: str, rows: datasets.Dataset, dtype: torch.dtype = torch.bfloat16, pairs: int = 500, seed: int = 0
+    checkpoint: str, rows: datasets.Dataset, dtype: torch.dtype = torch.bfloat16, pairs: int = PAIRS, seed: int = 0
 ) -> dict[str, float]:
     """
     Answer random rows of `rows` (images not decoded) in float32 and in `dtype`.

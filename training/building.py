@@ -45,7 +45,7 @@ def build_model(recipe: Recipe, answers: list[str]) -> tuple[QCAForVisualQuestio
     else:
         source = _source(recipe.model)
         processor = QCAProcessor.from_pretrained(source)
-        if source == recipe.model:
+        if source == recipe.model and not _is_config_alone(Path(source)):
             model = load_checkpoint(source, **fields)
         else:
             model = QCAForVisualQuestionAnswering(QCAConfig.from_pretrained(source, **fields))
@@ -74,6 +74,11 @@ def _source(model: str) -> str:
     """The folder of a preset, or what else was named."""
     preset = CONFIGURATION / model
     return str(preset) if preset.is_dir() and "/" not in model else model
+
+
+def _is_config_alone(folder: Path) -> bool:
+    """A preset's copy, for example one whose answers `qca vocab` chose."""
+    return folder.is_dir() and not any(file.suffix in (".safetensors", ".bin", ".pt") for file in folder.iterdir())
 
 
 def load_checkpoint(source: str, **fields: Any) -> QCAForVisualQuestionAnswering:

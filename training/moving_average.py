@@ -23,6 +23,7 @@ class MovingAverage:
         self.decay = decay
         self.weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self.average = {name: weight.detach().clone() for name, weight in self.weights.items()}
+        self.in_model = False  # whether the model holds the average, and `average` its last weights
 
     @torch.no_grad()
     def update(self) -> None:
@@ -32,6 +33,7 @@ class MovingAverage:
     @torch.no_grad()
     def swap(self) -> None:
         """Exchange weights and average: the model is the average until the next call."""
+        self.in_model = not self.in_model
         for name, weight in self.weights.items():
             kept = weight.detach().clone()
             weight.copy_(self.average[name])

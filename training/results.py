@@ -152,12 +152,15 @@ def run_table(table: ResultsTable, output_dir: Path, seeds: Sequence[int] | None
 
 
 def _measure_faithfulness(recipe: Recipe, questions: int) -> None:
-    """Of the checkpoint of a finished run, once."""
+    """Of the checkpoint of a finished run, once for that many questions."""
     folder, arguments = recipe.output_dir, recipe.training_arguments()
-    measured = folder / FAITHFULNESS
-    if measured.exists() and measured.stat().st_mtime > (folder / RESULTS).stat().st_mtime:
+    measured, rows = folder / FAITHFULNESS, load_splits(recipe)[1]
+    if (
+        measured.exists()
+        and measured.stat().st_mtime > (folder / RESULTS).stat().st_mtime
+        and json.loads(measured.read_text())["questions"] == min(questions, len(rows))
+    ):
         return
-    rows = load_splits(recipe)[1]
     model: Any = load_checkpoint(str(folder))
     model.to(arguments.device)
     with torch.autocast(model.device.type, torch.bfloat16, enabled=arguments.bf16):

@@ -4,7 +4,6 @@ import dataclasses
 import io
 import json
 import logging
-import time
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -12,15 +11,15 @@ import datasets
 import numpy as np
 import torch
 from PIL import Image
-from transformers import EarlyStoppingCallback, EvalPrediction, TrainerCallback, TrainingArguments, set_seed
+from transformers import EvalPrediction, TrainerCallback, TrainingArguments, set_seed
 
 from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor, QCAVisualQuestionAnsweringPipeline
 
 from .answers import answer_scores
 from .building import build_model, training_answers
 from .collator import QuestionCollator
-from .dataset import group_key, load_rows, parse_group_by
-from .evaluate import evaluate_model, further_metrics, majority_accuracy, milliseconds_per_question, provenance
+from .dataset import checked_options, group_key, load_rows, parse_group_by
+from .evaluate import check_metrics, evaluate_model, majority_accuracy, milliseconds_per_question, provenance
 from .feature_cache import ImageFeatureCache
 from .image_reading import read_image
 from .parameter_groups import freeze
@@ -28,7 +27,14 @@ from .question_cache import remembered_questions
 from .recipe import Recipe
 from .results_file import OVERLAY, QUESTIONS, RESULTS, write_json
 from .streaming import endless, read_answers
-from .trainer import QCATrainer, SaveOnInterrupt, last_complete_checkpoint, whole_weights
+from .trainer import (
+    EarlyStopping,
+    QCATrainer,
+    SaveOnInterrupt,
+    TrainingClock,
+    last_complete_checkpoint,
+    whole_weights,
+)
 from .vocabulary import vocabulary_reach
 
 logger = logging.getLogger(__name__)
@@ -66,17 +72,16 @@ def train(recipe: Recipe, control: Control | None = None) -> dict[str, Any]:
         results = json.loads(finished.read_text())
         if "recipe" not in results:
             raise ValueError(f"{finished} is of no training; give this recipe another `output_dir`")
-        if _completed(results["recipe"]) == described:
+        if _completed(results["recipe"]) == described and results.get("control", control) == control:
             logger.warning("%s is finished already; remove it to train anew", recipe.output_dir)
             return results
-    other = datasets.Dataset.from_dict({"answers": [[{"answer": "no", "count": 1}]]})
-    further_metrics(recipe.metrics, ["yes"], other)  # what is missing for them is better said now than at the end
+    check_metrics(recipe.metrics)
     train_rows, validation_rows = load_splits(recipe)
     measured_on = provenance(validation_rows, Path(recipe.data).name, "validation")
     if control == "blank_images":
         train_rows, validation_rows = _blank_images(train_rows), _blank_images(validation_rows)
     answered = read_answers(train_rows) if recipe.streaming else train_rows
-    results = _train_one(recipe, train_rows, validation_rows, answered, as_documented=control == "document")
+    results = _train_one(recipe, train_rows, validation_rows, answered, control)
     rule, normalize = recipe.answer_rule, recipe.normalize_answers
     majority = majority_accuracy(answered, validation_rows, rule, normalize)
     results["baselines"]["majority"] = {"accuracy": majority}
@@ -86,7 +91,7 @@ def train(recipe: Recipe, control: Control | None = None) -> dict[str, Any]:
     results |= measured_on
     results["data"]["vocabulary"] = vocabulary
     arguments = recipe.training_arguments()
-    results |= {"seeds": [arguments.seed], "recipe": described}
+    results |= {"seeds": [arguments.seed], "recipe": described, "control": control}
     if arguments.should_save:
         write_json(finished, results)
     return results
@@ -101,16 +106,19 @@ def load_splits(recipe: Recipe) -> tuple[Rows, datasets.Dataset]:
     cut: dict[str, Any] = {}
     if recipe.validation_ratio is not None:
         cut = {"validation_ratio": recipe.validation_ratio, "group_by": recipe.group_by, "seed": recipe.data_seed}
-    own: dict[str, Any] = {"format": recipe.format, "on_bad_image": recipe.on_bad_image, **recipe.data_options}
+    options = checked_options(recipe.data_options)
+    own: dict[str, Any] = {"format": recipe.format, "on_bad_image": recipe.on_bad_image, **options}
+    if twice := sorted(cut.keys() & own.keys()):
+        raise ValueError(f"`{twice[0]}` stands in the recipe and in its `data_options`; leave it out there")
     if recipe.validation_data is None:
         train_rows = load_rows(recipe.data, split="train", streaming=recipe.streaming, **cut, **own)
         validation_rows = load_rows(recipe.data, split="validation", **cut, **own)
     else:
-        other = {"on_bad_image": recipe.on_bad_image, **recipe.validation_options}
+        other = {"on_bad_image": recipe.on_bad_image, **checked_options(recipe.validation_options)}
         validation_rows = load_rows(recipe.validation_data, split="validation", **cut, **other)
         train_rows = load_rows(recipe.data, split="train", streaming=recipe.streaming, **own)
-        if recipe.group_by is not None:
-            train_rows = _outside_groups(train_rows, validation_rows, recipe.group_by)
+    if recipe.group_by is not None and (recipe.validation_data is not None or recipe.validation_ratio is None):
+        train_rows = _outside_groups(train_rows, validation_rows, recipe.group_by)
     stored = datasets.Image(decode=False)
     by_image = validation_rows.sort("image_id")  # evaluation then encodes an image in one batch, not in every one
     return train_rows.cast_column("image", stored), by_image.cast_column("image", stored)
@@ -132,12 +140,13 @@ def _train_one(
     train_rows: Rows,
     validation_rows: datasets.Dataset,
     answered: datasets.Dataset,
-    as_documented: bool = False,
+    control: Control | None = None,
 ) -> dict[str, Any]:
     """`answered` are the training rows with their answers, which a stream is read through for once."""
-    arguments = recipe.training_arguments()
+    arguments, as_documented = recipe.training_arguments(), control == "document"
     _warn_of_slow_bfloat16(arguments)
-    _claim_folder(recipe, arguments.should_save)
+    _warn_of_no_maps(recipe, train_rows)
+    _claim_folder(recipe, arguments.should_save, control)
     set_seed(arguments.seed)
     answers = training_answers(recipe, answered)
     for split, rows in (("train", answered), ("validation", validation_rows)):
@@ -158,16 +167,19 @@ def _train_one(
         recipe.normalize_answers,
         with_question_ids=True,
     )
+    base = recipe.output_dir / "base"  # what the adapter is of: the weights in the folder itself have it merged
+    if recipe.lora_rank is not None and arguments.should_save:
+        save_checkpoint(model, processor, base)
     trained = _adapted(model, recipe.lora_rank)
     freeze(trained, recipe.freeze)  # adapters too, and what PEFT has set free
     if as_documented:
         from .document_model import document_model
 
         trained = document_model(model)
-    interrupt = SaveOnInterrupt()
-    callbacks: list[TrainerCallback] = [interrupt]
+    interrupt, clock = SaveOnInterrupt(), TrainingClock()
+    callbacks: list[TrainerCallback] = [interrupt, clock]
     if recipe.early_stopping_patience is not None:
-        callbacks.append(EarlyStoppingCallback(recipe.early_stopping_patience))
+        callbacks.append(EarlyStopping(recipe.early_stopping_patience))
     if recipe.relevance_loss_schedule == "linear":
         callbacks.append(LinearRelevanceWeight(model.config.relevance_loss_weight))
     trainer = QCATrainer(
@@ -184,11 +196,9 @@ def _train_one(
         learning_rates=recipe.learning_rates,
         moving_average=recipe.moving_average,
     )
-    start = time.perf_counter()
     in_step = trainer.is_fsdp_enabled  # every process must then read as often as the others
-    with remembered_questions(model, "text" in recipe.freeze and not in_step):
+    with interrupt, remembered_questions(model, "text" in recipe.freeze and not in_step):
         trainer.train(resume_from_checkpoint=last_complete_checkpoint(arguments.output_dir))
-    seconds = time.perf_counter() - start
     if interrupt.interrupted:
         raise TrainingStoppedError(f"stopped at step {trainer.state.global_step}; the same command goes on from there")
     trained_parameters = sum(p.numel() for p in trained.parameters() if p.requires_grad)
@@ -199,6 +209,7 @@ def _train_one(
         trained.load_state_dict(weights)
     if recipe.lora_rank is not None:
         if arguments.should_save:
+            trained.active_peft_config.base_model_name_or_path = str(base)
             trained.save_pretrained(recipe.output_dir / "adapter")
         model = trained.merge_and_unload()
     if as_documented:
@@ -222,7 +233,7 @@ def _train_one(
     }
     results["cost"] = {
         "trained_parameters": trained_parameters,
-        "training_seconds": round(seconds, 1),
+        "training_seconds": round(clock.seconds, 1),
         "milliseconds_per_question": round(milliseconds_per_question(model, validation_rows, collator), 1),
     }
     return results
@@ -235,7 +246,17 @@ def _warn_of_slow_bfloat16(arguments: TrainingArguments) -> None:
         logger.warning("this processor computes bfloat16 many times slower than float32: train with `--bf16 false`")
 
 
-def _claim_folder(recipe: Recipe, should_save: bool) -> None:
+def _warn_of_no_maps(recipe: Recipe, rows: Rows) -> None:
+    """Hops that nothing supervises learn little from few rows, and a recipe for maps is silent about their absence."""
+    if recipe.relevance != "none" and isinstance(rows, datasets.Dataset) and not any(rows["relevance"]):
+        logger.warning(
+            "`relevance: %s`, but no training row has a relevance map, and hops that nothing supervises learn little: "
+            "add maps, or train with `--relevance none --num_attention_layers 0`",
+            recipe.relevance,
+        )
+
+
+def _claim_folder(recipe: Recipe, should_save: bool, control: Control | None) -> None:
     """Note in the run's folder which recipe it is of, so that no other one goes on from its checkpoints.
 
     Checkpoints without such a note, of an earlier release or moved here by hand, are taken to be this recipe's.
@@ -243,8 +264,8 @@ def _claim_folder(recipe: Recipe, should_save: bool) -> None:
     Raises:
         ValueError: where there are checkpoints of another recipe.
     """
-    note, described = recipe.output_dir / RECIPE, _described(recipe)
-    begun = _completed(json.loads(note.read_text())) if note.exists() else None
+    note, described = recipe.output_dir / RECIPE, {**_described(recipe), "control": control}
+    begun = {"control": control, **_completed(json.loads(note.read_text()))} if note.exists() else None
     checkpoint = last_complete_checkpoint(recipe.output_dir)
     if begun is None and checkpoint is not None:
         logger.warning("%s: nothing says which recipe it is of; going on from it", checkpoint)

@@ -1,6 +1,7 @@
 """`transformers.Trainer` with what question answering about images adds: order, groups, and care for the run."""
 
 import signal
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,15 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
-from transformers import PreTrainedModel, Trainer, TrainerCallback
-from transformers.trainer_callback import TrainerState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback
+from transformers.trainer_callback import ExportableState, TrainerState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 
 from .moving_average import MovingAverage
 from .parameter_groups import GROUPS, check_groups, group_of
 from .sampler import ImageGroupedSampler
 
+STATE = "trainer_state.json"  # the last file of a checkpoint
 LOSS_PARTS = ("answer_loss", "relevance_loss")
 
 
@@ -50,6 +52,11 @@ class QCATrainer(Trainer):
             raise ValueError(
                 f"one process with {self.args.n_gpu} GPUs splits a batch's questions from its images: start with "
                 "`accelerate launch`, or show it one GPU by CUDA_VISIBLE_DEVICES=0"
+            )
+        if self.label_smoother is not None:
+            raise ValueError(
+                "`label_smoothing_factor` puts a loss of its own in the place of the model's, which supervises "
+                "relevance too: leave it out"
             )
         self.questions_per_image = questions_per_image
         self.learning_rates = dict(learning_rates or {})
@@ -132,7 +139,7 @@ class QCATrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
-        if self.moving_average is None:
+        if self.moving_average is None or self.moving_average.in_model:
             return super().evaluate(*args, **kwargs)
         self.moving_average.swap()
         try:
@@ -140,10 +147,31 @@ class QCATrainer(Trainer):
         finally:
             self.moving_average.swap()
 
-    def train(self, resume_from_checkpoint: str | None = None, **kwargs):
-        if self.moving_average is not None and resume_from_checkpoint is not None:
-            self.moving_average.load(resume_from_checkpoint)
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+        """As of any trainer; `True` goes on from the last checkpoint of `args.output_dir` that is complete.
+
+        Raises:
+            ValueError: where there is none.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
+            if resume_from_checkpoint is None:
+                raise ValueError(f"{self.args.output_dir} holds no complete checkpoint to go on from")
+        if self.moving_average is not None:
+            if self.moving_average.in_model:  # of a training before
+                self.moving_average.swap()
+            if resume_from_checkpoint:
+                self.moving_average.load(resume_from_checkpoint)
+        if resume_from_checkpoint and self._is_over(resume_from_checkpoint) and has_length(self.train_dataset):
+            self.args.max_steps, self.args.num_train_epochs = -1, 0  # or `Trainer` takes one more step
+        return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+
+    def _is_over(self, checkpoint: str) -> bool:
+        state = TrainerState.load_from_json(str(Path(checkpoint) / STATE))
+        stopping = [callback for callback in self.callback_handler.callbacks if isinstance(callback, EarlyStopping)]
+        for callback in stopping:
+            callback.restore(state)
+        return 0 < self.args.max_steps <= state.global_step or any(callback.is_over for callback in stopping)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
@@ -174,22 +202,81 @@ class _MovingAverageSteps(TrainerCallback):
         self.moving_average.swap()
 
 
+class _Kept(TrainerCallback, ExportableState):
+    """What it knows stands in the checkpoints, and a resumed run goes on with it; `Trainer` restores that of all
+    callbacks together with its own control, or of none."""
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        return {"args": {}, "attributes": self.kept()}
+
+    def kept(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def restore(self, state: TrainerState) -> None:
+        callbacks: Any = state.stateful_callbacks
+        stored = callbacks.setdefault(type(self).__name__, self.state())
+        for name, value in stored["attributes"].items():
+            setattr(self, name, value)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        super().on_train_begin(args, state, control, **kwargs)
+        self.restore(state)
+
+
+class EarlyStopping(_Kept, EarlyStoppingCallback):
+    """Stops after evaluations without improvement, also those before the run was interrupted."""
+
+    @property
+    def is_over(self) -> bool:
+        return self.early_stopping_patience_counter >= self.early_stopping_patience
+
+    def kept(self):
+        return {"early_stopping_patience_counter": self.early_stopping_patience_counter}
+
+
+class TrainingClock(_Kept):
+    """The `seconds` a run has trained, those before it was interrupted too."""
+
+    def __init__(self):
+        self.before = 0.0
+        self._since: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        return self.before + (0.0 if self._since is None else time.perf_counter() - self._since)
+
+    def kept(self):
+        return {"before": self.seconds}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        super().on_train_begin(args, state, control, **kwargs)
+        self._since = time.perf_counter()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.before, self._since = self.seconds, None
+
+
 class SaveOnInterrupt(TrainerCallback):
-    """The first Ctrl-C finishes the step, saves a checkpoint and stops; the second one stops at once."""
+    """While open as a context, the first Ctrl-C finishes the step, saves a checkpoint and stops; the second one stops
+    at once."""
 
     def __init__(self):
         self.interrupted = False
         self._before: Any = None
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def __enter__(self):
         self._before = signal.signal(signal.SIGINT, self._ask_to_stop)
+
+    def __exit__(self, *error):
+        signal.signal(signal.SIGINT, self._before)
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.interrupted:
             control.should_save = control.should_training_stop = True
 
-    def on_train_end(self, args, state, control, **kwargs):
-        signal.signal(signal.SIGINT, self._before)
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self.interrupted and state.epoch % 1:  # in its middle: the run would not have been evaluated here
+            control.should_evaluate = False
 
     def _ask_to_stop(self, signal_number, frame):
         if self.interrupted:
@@ -199,12 +286,11 @@ class SaveOnInterrupt(TrainerCallback):
 
 def last_complete_checkpoint(output_dir: str | Path) -> str | None:
     """The latest checkpoint that was written to its end: the trainer's state is the last file of one."""
-    steps = sorted(
-        (int(folder.name.rpartition("-")[2]), folder) for folder in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-    )
-    for step, folder in reversed(steps):
+    folders = Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    steps = {int(text): folder for folder in folders if (text := folder.name.rpartition("-")[2]).isdecimal()}
+    for step, folder in sorted(steps.items(), reverse=True):
         try:
-            if TrainerState.load_from_json(str(folder / "trainer_state.json")).global_step == step:
+            if TrainerState.load_from_json(str(folder / STATE)).global_step == step:
                 return str(folder)
         except (OSError, ValueError):
             continue
