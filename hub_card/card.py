@@ -11,6 +11,7 @@
     command            the command that trained and evaluated
     cost               {"milliseconds_per_question", "trained_parameters", ...}
     recipe             the training recipe; may be left out
+    control            what was trained instead to compare with, or null; may be left out
 
 Names are lower case with underscores; no value is NaN or infinite.
 
@@ -44,8 +45,8 @@ SECTIONS: dict[str, type] = {
     "versions": dict,
     "command": str,
     "cost": dict,
-    "recipe": dict,
 }
+OPTIONAL = ("recipe", "control")
 ATTENTION_SOURCES = ("model", "centre", "uniform", "shuffled_question")
 DATA_FIELDS = {"name": str, "split": str, "rows": int, "images": int, "fingerprint": str}
 
@@ -64,9 +65,10 @@ def read_results(path: Path) -> Results:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(results, dict):
         raise ValueError(f"{path} must hold one JSON object.")
-    if unknown := sorted(results.keys() - SECTIONS.keys()):
-        raise ValueError(f"{path}: unknown entry {unknown[0]!r}; known are {', '.join(SECTIONS)}.")
-    _check_types(path, "", results, {name: kind for name, kind in SECTIONS.items() if name != "recipe"})
+    known = (*SECTIONS, *OPTIONAL)
+    if unknown := sorted(results.keys() - known):
+        raise ValueError(f"{path}: unknown entry {unknown[0]!r}; known are {', '.join(known)}.")
+    _check_types(path, "", results, SECTIONS)
     _check_types(path, "data.", results["data"], DATA_FIELDS)
     if not results["metrics"]:
         raise ValueError(f"{path}: 'metrics' is empty.")
@@ -165,10 +167,17 @@ def is_hub_id(name: str) -> bool:
     return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) is not None and not Path(name).exists()
 
 
+def hub_dataset(recipe: dict[str, Any]) -> str | None:
+    """The id of the Hub data set a recipe trains on; None for files, and for a recipe that does not say."""
+    options = {"format": recipe.get("format"), **recipe.get("data_options", {})}
+    name = str(recipe.get("data"))
+    return name if options["format"] == "hub" and is_hub_id(name) else None
+
+
 def measured_metadata(results: Results, release: Release) -> dict[str, Any]:
-    """`datasets`, `metrics` and the model index."""
-    data = results["data"]
-    identifier = data["name"].lower().replace(" ", "-")
+    """`datasets`, of the Hub alone, `metrics` and the model index."""
+    data, trained_on = results["data"], hub_dataset(results.get("recipe", {}))
+    identifier = trained_on or data["name"].lower().replace(" ", "-")
     evaluations = [
         EvalResult(
             task_type=TASK,
@@ -183,7 +192,7 @@ def measured_metadata(results: Results, release: Release) -> dict[str, Any]:
         for name, value in results["metrics"].items()
     ]
     return {
-        "datasets": [identifier],
+        "datasets": [trained_on] if trained_on else None,
         "metrics": list(results["metrics"]),
         "model_name": release.name,
         "eval_results": evaluations,

@@ -3,6 +3,7 @@
 Nothing is uploaded as it lies: the folder is written anew from the loaded checkpoint and then searched for secrets.
 """
 
+import hashlib
 import json
 import re
 import shutil
@@ -15,7 +16,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import CommitInfo, HfApi, ModelCard, get_session, get_token
+from huggingface_hub import CommitInfo, HfApi, ModelCard, RepoFile, get_session, get_token
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
@@ -78,17 +79,20 @@ def push(
         tag, license, language, base_model: see `Release`; an adapter has one base model, its own unless given.
 
     Raises:
-        ValueError: for a checkpoint that cannot be published, and for a tag or visibility the repository contradicts.
+        ValueError: for a checkpoint that cannot be published, for a tag or visibility the repository contradicts, and
+            for an adapter whose base model is the run that has it merged, which a dry run cannot tell.
         PermissionError: where the Hub refuses the token.
         ConnectionError: where the Hub fails or cannot be reached, after retries.
     """
     validate_repo_id(repo_id)
-    release = Release(repo_id, tag, license, language, base_model)
+    if "/" not in repo_id:
+        raise ValueError(f"Repo id {repo_id!r} lacks its owner: pass owner/name.")
+    release, checkpoint = Release(repo_id, tag, license, language, base_model), Path(checkpoint)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        assemble(Path(checkpoint), folder, release)
+        assemble(checkpoint, folder, release)
         files = {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*"))}
-        return Publication(files, None if dry_run else _upload(folder, release, private))
+        return Publication(files, None if dry_run else _upload(folder, release, private, _merged_run(checkpoint)))
 
 
 def assemble(checkpoint: Path, folder: Path, release: Release) -> None:
@@ -158,6 +162,8 @@ def _assemble_adapter(checkpoint: Path, folder: Path, release: Release, results:
         if key not in ("library_name", "tags", "base_model_relation"):
             card.data[key] = value
     card.data["base_model"], card.data["base_model_relation"] = base, "adapter"
+    # PEFT's tag of the base model it was trained on names a folder of this machine
+    card.data["tags"] = [re.sub(r"^(base_model:adapter:).*", rf"\g<1>{base}", tag) for tag in card.data.tags or []]
     card.save(folder / CARD)
 
 
@@ -170,9 +176,20 @@ def adapter_base(stored: str | None, release: Release) -> str:
     base = release.base_model[0] if release.base_model else stored
     if base is None or not is_hub_id(base):
         raise ValueError(
-            f"The adapter's base model {base!r} is not on the Hub: push it first, and pass its id as `base_model`."
+            f"The adapter's base model {base!r} is not on the Hub: push it first, and pass its id as `base_model`. It "
+            "is the model before LoRA was merged; a run that has the adapter merged needs none."
         )
     return base
+
+
+def _merged_run(adapter: Path) -> set[str]:
+    """SHA-256 of the weights of the run an adapter lies in, which has it merged; of nothing else."""
+    run = adapter.resolve().parent
+    if not (adapter / ADAPTER_CONFIG).exists() or not (run / RESULTS).exists():
+        return set()
+    if read_results(run / RESULTS).get("recipe", {}).get("lora_rank") is None:
+        return set()
+    return {hashlib.sha256(path.read_bytes()).hexdigest() for path in run.glob("*.safetensors")}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -215,8 +232,25 @@ def check_folder(folder: Path) -> None:
             raise ValueError(f"{path.name} holds the absolute path {match[0]}; make it relative or remove it.")
 
 
-def _upload(folder: Path, release: Release, private: bool) -> str:
-    """One commit on main. Its tag is made first, on a branch of its own: main moves once all else is done."""
+def _check_base(api: HfApi, base: str, merged: set[str]) -> None:
+    """
+    Raises:
+        ValueError: where `base` holds `merged` weights: loading would apply the adapter twice, and say nothing.
+    """
+    stored = _persistently(lambda: list(api.list_repo_tree(base)))
+    if merged & {file.lfs.sha256 for file in stored if isinstance(file, RepoFile) and file.lfs}:
+        raise ValueError(
+            f"{base} has this adapter merged and would get it twice: pass, as `base_model`, the model before LoRA was "
+            "merged."
+        )
+
+
+def _upload(folder: Path, release: Release, private: bool, merged: set[str]) -> str:
+    """One commit on main. Its tag is made first, on a branch of its own: main moves once all else is done.
+
+    Args:
+        merged: of `_merged_run`.
+    """
     api = HfApi()
     repo_id, tag = release.repo_id, release.tag
     branch = f"push-{tag}"
@@ -235,6 +269,8 @@ def _upload(folder: Path, release: Release, private: bool) -> str:
     outcome = f"{repo_id} was not published"
     begun = done = False
     try:
+        if merged:
+            _check_base(api, _read_json(folder / ADAPTER_CONFIG)["base_model_name_or_path"], merged)
         _persistently(lambda: api.create_repo(repo_id, private=private, exist_ok=True))
         info = _persistently(lambda: api.model_info(repo_id))
         if private and not info.private:

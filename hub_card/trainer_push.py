@@ -36,7 +36,8 @@ def keep_card(
     if isinstance(trainer.model, PeftModel):
         adapter = trainer.model.active_peft_config
         adapter.base_model_name_or_path = adapter_base(adapter.base_model_name_or_path, release)
-        trainer.model.get_base_model().config.name_or_path = adapter.base_model_name_or_path  # for PEFT's card
+        base: Any = trainer.model.get_base_model()
+        base.name_or_path = base.config.name_or_path = adapter.base_model_name_or_path  # for PEFT's card
     trainer.add_callback(_CompletePush(release))
     trainer.create_model_card = lambda *_, **__: None  # type: ignore[method-assign]
 

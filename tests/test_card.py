@@ -51,7 +51,6 @@ def test_the_metadata_say_what_the_hub_files_the_model_under() -> None:
         "tags": ["vqa", "query-conditioned-attention"],
         "base_model": list(RELEASE.base_model),
         "base_model_relation": "finetune",
-        "datasets": ["rooms"],
         "metrics": ["accuracy", "wups_0.9"],
     }
     assert card_problems(render(example_results())) == ([], [])
@@ -63,6 +62,21 @@ def test_the_model_index_holds_the_measured_values_and_survives_loading() -> Non
     assert measured == {"accuracy": 0.7281, "wups_0.9": 0.7344}
     assert {(result.dataset_name, result.dataset_split) for result in loaded.eval_results} == {("Rooms", "dev")}
     assert loaded.model_name == "qca-rooms"
+
+
+@pytest.mark.parametrize(
+    "recipe, identifier",
+    [
+        ({"data": "owner/VQA", "format": "hub"}, "owner/VQA"),
+        ({"data": "owner/VQA", "format": "table", "data_options": {"format": "hub"}}, "owner/VQA"),
+        ({"data": "data/my_rooms", "format": "table", "data_options": {}}, None),
+        ({"data": str(Path(__file__).parent), "format": "hub"}, None),
+    ],
+)
+def test_only_a_data_set_of_the_hub_is_listed_as_one(recipe: dict[str, Any], identifier: str | None) -> None:
+    metadata = front_matter(render(example_results(recipe=recipe)))
+    assert metadata.get("datasets") == (identifier and [identifier])
+    assert metadata["model-index"][0]["results"][0]["dataset"]["type"] == (identifier or "rooms")
 
 
 def test_results_stand_beside_the_baselines_and_what_was_not_measured_is_a_dash() -> None:
@@ -164,10 +178,11 @@ def test_values_as_text(value: Any, text: str) -> None:
     assert format_value(value) == text
 
 
-def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("further", [{}, {"control": None}, {"control": "blank_images"}])
+def test_results_are_read_as_they_were_written(tmp_path: Path, further: dict[str, Any]) -> None:
     path = tmp_path / "results.json"
-    path.write_text(json.dumps(example_results()))
-    assert read_results(path) == example_results()
+    path.write_text(json.dumps(example_results(**further)))
+    assert read_results(path) == example_results(**further)
 
 
 @pytest.mark.parametrize(

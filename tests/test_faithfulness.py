@@ -1,6 +1,7 @@
 """Deletion and insertion curves, against one forward pass after the other."""
 
 import json
+import sys
 from pathlib import Path
 
 import datasets
@@ -11,7 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import auc
 from tiny import tiny_image, tiny_model, tiny_processor
+from typer.testing import CliRunner
 
+from modeling_qca import training
+from modeling_qca.training.building import CONFIGURATION
+from modeling_qca.training.cli import app
 from modeling_qca.training.dataset import FEATURES
 from modeling_qca.training.faithfulness import (
     FRACTIONS,
@@ -196,3 +201,19 @@ def test_results_are_written_with_their_figure(rows, tmp_path):
     assert results["questions"] == 2
     assert json.loads((tmp_path / "out" / "faithfulness.json").read_text()) == results
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"faithfulness.json", "faithfulness.png"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["results", str(CONFIGURATION / "recipes" / "results" / "rooms.yaml")],
+        ["faithfulness", "no checkpoint", "no data"],
+    ],
+)
+def test_a_missing_matplotlib_is_said_before_anything_is_trained_or_read(command, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.delitem(sys.modules, "modeling_qca.training.figures", raising=False)
+    monkeypatch.delattr(training, "figures", raising=False)
+    monkeypatch.setattr("modeling_qca.training.results.run_table", lambda *arguments: pytest.fail("trained"))
+    with pytest.raises(ImportError, match=r"modeling-qca\[figures\]"):
+        CliRunner().invoke(app, command, catch_exceptions=False)

@@ -6,12 +6,15 @@ import fresh_process
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
-from tiny import VISION_CONFIGS, tiny_batch, tiny_model, tiny_vision_config
+from tiny import VISION_CONFIGS, tiny_batch, tiny_model, tiny_processor, tiny_vision_config
 from torch import nn
 from transformers import DistilBertConfig, RobertaConfig
 
 from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering
 from modeling_qca.training.lora import lora_config
+from modeling_qca.training.recipe import make_recipe
+from modeling_qca.training.scenes import write_scenes
+from modeling_qca.training.train import train as train_recipe
 
 EVERYTHING = {
     "relevance_scorer": "additive",
@@ -116,6 +119,26 @@ def test_an_adapter_is_smaller_than_the_model_and_can_be_switched_off(folder):
         assert adapted(**tiny_batch()).logits.allclose(expected, atol=1e-6)
     adapter, model = folder / "adapter" / "adapter_model.safetensors", folder / "base" / "model.safetensors"
     assert adapter.stat().st_size < model.stat().st_size
+
+
+def test_the_adapter_of_a_run_on_the_base_saved_beside_it_is_the_run(tmp_path):
+    encoders, processor = tiny_model().qca, tiny_processor()
+    encoders.vision_encoder.backbone.save_pretrained(tmp_path / "vision")
+    processor.image_processor.save_pretrained(tmp_path / "vision")
+    encoders.text_encoder.save_pretrained(tmp_path / "text")
+    processor.tokenizer.save_pretrained(tmp_path / "text")
+    write_scenes(tmp_path / "scenes", {"train": 8, "validation": 4}, seed=0)
+    values = {name: str(tmp_path / name) for name in ("vision", "text", "scenes", "run")}
+    recipe = {"vision_encoder": values["vision"], "text_encoder": values["text"], "data": values["scenes"]}
+    recipe |= {"output_dir": values["run"], "lora_rank": 2, "max_steps": 3, "learning_rate": 0.02}
+    train_recipe(make_recipe(recipe | {"num_attention_heads": 4, "save_strategy": "no"}, "lora"))
+    with torch.no_grad():
+        run = QCAForVisualQuestionAnswering.from_pretrained(tmp_path / "run")(**tiny_batch()).logits
+        base = QCAForVisualQuestionAnswering.from_pretrained(tmp_path / "run" / "base")
+        assert not base(**tiny_batch()).logits.allclose(run, atol=1e-2)
+        adapted = PeftModel.from_pretrained(base, tmp_path / "run" / "adapter").eval()
+        torch.testing.assert_close(adapted(**tiny_batch()).logits, run, atol=1e-4, rtol=0)
+    assert adapted.peft_config["default"].base_model_name_or_path == str(tmp_path / "run" / "base")
 
 
 @pytest.mark.parametrize("text", [DistilBertConfig, RobertaConfig])

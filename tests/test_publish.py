@@ -8,17 +8,22 @@ from typing import Any
 import pytest
 import torch
 import typer
-from hub.card_validation import card_problems
+from hub.card_validation import card_metadata, card_problems
 from hub.checkpoint import example_results
-from hub.local_hub import TOKEN
-from hub.publishing import Published
+from hub.client import Client
+from hub.local_hub import TOKEN, LocalHub
+from hub.publishing import Published, run_pushes
+from peft import get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import Trainer, TrainingArguments
 from typer.testing import CliRunner
 
 from modeling_qca import QCAForVisualQuestionAnswering
 from modeling_qca.hub_card.card import Release, read_results
 from modeling_qca.hub_card.command import push as push_command
-from modeling_qca.hub_card.publish import assemble, push
+from modeling_qca.hub_card.publish import adapter_base, assemble, push
+from modeling_qca.hub_card.trainer_push import keep_card
+from modeling_qca.training.lora import lora_config
 from modeling_qca.training.recipe import load_recipe
 from modeling_qca.training.scenes import write_scenes
 from modeling_qca.training.train import train
@@ -93,6 +98,44 @@ def test_what_training_writes_is_published_as_it_stands(tmp_path: Path, folder: 
     for shown in (results["metrics"]["accuracy"], *results["attention"]["pointing"].values()):
         assert f"{shown:.3f}" in card
     assert card_problems(card) == ([], [])
+
+
+@pytest.fixture
+def lora_run(tmp_path: Path) -> Path:
+    """What training low-rank adapters leaves."""
+    write_scenes(tmp_path / "scenes", {"train": 8, "validation": 4}, seed=0)
+    (tmp_path / "lora.yaml").write_text(
+        f"data: {tmp_path / 'scenes'}\noutput_dir: {tmp_path / 'run'}\nmodel: qca-tiny\nlora_rank: 2\n"
+        "max_steps: 2\nsave_strategy: 'no'\n"
+    )
+    train(load_recipe(tmp_path / "lora.yaml", {}))
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def adapted(checkpoint: Path) -> Any:
+    model: Any = QCAForVisualQuestionAnswering.from_pretrained(checkpoint)
+    return get_peft_model(model, lora_config(model))
+
+
+def test_the_card_of_an_adapter_names_its_base_by_hub_id_alone(adapted: Any, tmp_path: Path, folder: Path) -> None:
+    adapted.save_pretrained(tmp_path / "adapter")
+    assert f"base_model:adapter:{tmp_path}" in (tmp_path / "adapter" / "README.md").read_text()
+    assemble(tmp_path / "adapter", folder, Release("user/adapter", base_model=("user/base",)))
+    metadata = card_metadata((folder / "README.md").read_text())
+    assert metadata["base_model"] == "user/base"
+    assert [tag for tag in metadata["tags"] if "base_model" in tag] == ["base_model:adapter:user/base"]
+
+
+def test_the_card_peft_writes_for_a_trainer_names_its_base_by_hub_id_alone(
+    adapted: Any, tmp_path: Path, folder: Path
+) -> None:
+    trainer = Trainer(adapted, TrainingArguments(str(folder), use_cpu=True, report_to="none"))
+    trainer.hub_model_id = "user/adapter"  # type: ignore[assignment]
+    keep_card(trainer, base_model=("user/base",))
+    adapted.save_pretrained(str(folder))
+    card = (folder / "README.md").read_text()
+    assert "base_model:adapter:user/base" in card and str(tmp_path) not in card
 
 
 def test_the_command_shows_every_file_and_what_nothing_was_done_about(checkpoint: Path) -> None:
@@ -192,7 +235,27 @@ def test_an_absolute_path_in_a_config_is_refused_by_name(checkpoint: Path, folde
         assemble(checkpoint, folder, RELEASE)
 
 
-@pytest.mark.parametrize("repo_id", ["user/model/extra", "-bad", "user/mo del"])
+def test_the_run_that_has_an_adapter_merged_is_not_published_as_its_base(
+    lora_run: Path, checkpoint: Path, local_hub: LocalHub, client: Client
+) -> None:
+    merged, refused, _, accepted = run_pushes(
+        client,
+        (lora_run, "user/merged", {}),
+        (lora_run / "adapter", "user/adapter", {"base_model": ["user/merged"]}),
+        (checkpoint, "user/base", {}),
+        (lora_run / "adapter", "user/other", {"base_model": ["user/base"]}),
+    )
+    assert merged.startswith("http") and accepted.startswith("http")
+    assert refused == (
+        "ValueError: user/merged has this adapter merged and would get it twice: pass, as `base_model`, the model "
+        "before LoRA was merged."
+    )
+    assert "user/adapter" not in local_hub.repositories
+    with pytest.raises(ValueError, match=r"before LoRA was merged; a run that has the adapter merged needs none"):
+        adapter_base(None, Release("user/adapter"))
+
+
+@pytest.mark.parametrize("repo_id", ["rooms", "user/model/extra", "-bad", "user/mo del"])
 def test_an_impossible_repository_name_is_refused_before_anything_is_read(repo_id: str) -> None:
     with pytest.raises(ValueError, match=r"[Rr]epo"):
         push("nowhere", repo_id)

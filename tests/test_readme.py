@@ -1,5 +1,6 @@
 """The documents keep their promises: their tables are those of the results files, their commands and files exist."""
 
+import json
 import re
 import shlex
 import shutil
@@ -45,6 +46,11 @@ def test_files_it_names_exist():
         assert (ROOT / path).exists(), path
 
 
+def _without_numbers(text: str) -> str:
+    """Photos may be called anything: `train12` becomes `photo-bc`."""
+    return re.sub(r"train(\d+)", lambda name: "photo-" + "".join("abcdefghij"[int(digit)] for digit in name[1]), text)
+
+
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory):
     """A folder with what the README names: a demo just begun, photos of one's own, encoders as if downloaded."""
@@ -55,9 +61,11 @@ def desk(tmp_path_factory):
     train(make_recipe(few | {"per_device_train_batch_size": 16, "disable_tqdm": True}, "demo"))
     shutil.copytree(Path(configuration.__file__).parent, desk / "configuration")
     (desk / "my_rooms").mkdir()
-    for name in ("train.csv", "train_relevance.npz"):
-        shutil.copy(scenes / name, desk / "my_rooms")
-    shutil.copytree(scenes / "images", desk / "my_photos")
+    shutil.copy(scenes / "train_relevance.npz", desk / "my_rooms")
+    (desk / "my_rooms" / "train.csv").write_text(_without_numbers((scenes / "train.csv").read_text()))
+    (desk / "my_photos").mkdir()
+    for scene in (scenes / "images").glob("train*.jpg"):
+        shutil.copy(scene, desk / "my_photos" / _without_numbers(scene.name))
     shutil.copy(scenes / "images" / "train0.jpg", desk / "photo.jpg")
     shutil.copy(scenes / "images" / "train1.jpg", desk / "scene.jpg")
     model = QCAForVisualQuestionAnswering.from_pretrained(desk / "runs/demo/checkpoint")
@@ -85,6 +93,12 @@ def test_its_commands_and_its_python_run(desk, monkeypatch):
             result = CliRunner().invoke(app, command[1:])
             assert result.exit_code == 0, (line, result.output, result.exception)
             ran.add(command[1])
+            if command[1:3] == ["evaluate", "runs/rooms"]:
+                trained, measured = (
+                    json.loads(Path("runs", run, "results.json").read_text()) for run in ("rooms", "evaluate")
+                )
+                assert measured["data"]["fingerprint"] == trained["data"]["fingerprint"]
+                assert measured["metrics"] == pytest.approx(trained["metrics"])
     assert ran == {"ask", "train", "push", "explain", "faithfulness", "evaluate", "export"}
     with Image.open("look.png") as last, Image.open("look-1.png") as first, Image.open("photo.jpg") as photo:
         assert last.size[0] == photo.size[0] and first.size[0] == photo.size[0]

@@ -1,4 +1,5 @@
-"""The HTML report, parsed: its numbers are the results', its examples sorted, and it needs nothing beside it."""
+"""The HTML report, parsed: its numbers are the results', its examples sorted, and it needs nothing beside it; and what
+the command line shows."""
 
 import base64
 import io
@@ -9,11 +10,15 @@ from pathlib import Path
 import datasets
 import pytest
 from PIL import Image
+from rich.console import Console
 from tiny import ANSWERS, tiny_image, tiny_model, tiny_processor
+from typer.testing import CliRunner
 
 from modeling_qca import QCAVisualQuestionAnsweringPipeline
+from modeling_qca.training import cli
 from modeling_qca.training.dataset import FEATURES
 from modeling_qca.training.report import write_report
+from modeling_qca.training.train import TrainingStoppedError
 
 QUESTION = "what is <left> & right"
 CONFIDENCE = [0.9, 0.1, 0.8, 0.3, 0.7]
@@ -165,3 +170,23 @@ def test_details_of_other_rows_are_refused(rows, details, tmp_path):
     with pytest.raises(ValueError, match="same questions in the same order"):
         write_report(tmp_path / "report.html", RESULTS, details.select([1, 0, 2, 3, 4]), rows, pipeline)
     assert not (tmp_path / "report.html").exists()
+
+
+def test_the_command_line_shows_every_question_type_however_many(monkeypatch):
+    shown = Console(file=io.StringIO(), width=80)
+    monkeypatch.setattr(cli, "console", shown)
+    kinds = {f"what is the [{number}]": {"accuracy": number / 100} for number in range(65)}
+    cli.print_results(RESULTS | {"per_question_type": RESULTS["per_question_type"] | kinds})
+    lines = [" ".join(line.split()) for line in shown.file.getvalue().splitlines()]
+    assert {"majority question only this model", "all 0.200 0.310 0.460", "side 0.520 0.610"} <= {*lines}
+    assert {f"what is the [{number}] {number / 100:.3f}" for number in range(65)} <= {*lines}
+
+
+def test_a_demo_that_is_stopped_ends_in_one_line(tmp_path, monkeypatch):
+    def stop(*arguments):
+        raise TrainingStoppedError("stopped at step 3")
+
+    monkeypatch.setattr("modeling_qca.training.demo.train", stop)
+    monkeypatch.setattr("modeling_qca.training.demo.write_scenes", lambda *arguments: None)
+    finished = CliRunner().invoke(cli.app, ["demo", "--output-dir", str(tmp_path)])
+    assert (finished.exit_code, finished.output) == (130, "stopped at step 3\n")

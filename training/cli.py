@@ -3,6 +3,8 @@
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,7 +50,8 @@ def demo(
     """Generate scenes, train qca-tiny on them from scratch, and show where it looks. About two minutes."""
     from .demo import run_demo
 
-    results = run_demo(output_dir, seed)
+    with _stopped_on_request():
+        results = run_demo(output_dir, seed)
     print_results(results)
     console.print(f"Checkpoint, pictures and report.md: {output_dir}", highlight=False)
 
@@ -60,7 +63,6 @@ def train(
 ):
     """Train what RECIPE.yaml describes; `--key value` replaces single keys. The same command resumes a stopped run."""
     from .recipe import Recipe, load_recipe
-    from .train import TrainingStoppedError
     from .train import train as run
 
     paths, overrides = _overrides([*recipes, *context.args])
@@ -73,11 +75,8 @@ def train(
             values |= {"model": str(stages[-1].output_dir), "vision_encoder": "null", "text_encoder": "null"}
         stages.append(load_recipe(path, values))
     for recipe in stages:
-        try:
+        with _stopped_on_request():
             results = run(recipe)
-        except TrainingStoppedError as stopped:
-            console.print(str(stopped))
-            raise typer.Exit(130) from None
     print_results(results)
     console.print(f"Checkpoint and results.json: {recipe.output_dir}", highlight=False)
 
@@ -93,17 +92,15 @@ def results(
 ):
     """Train every row of TABLE.yaml from every seed; `--key value` replaces a key of all rows. Resumes."""
     from .results import load_table, run_table
-    from .train import TrainingStoppedError
 
     paths, overrides = _overrides(context.args)
     if paths:
         raise ValueError(f"{paths[0]}: one table at a time")
     described = load_table(table, overrides)
-    try:
+    if any(row.faithfulness_questions for row in described.rows):
+        from . import figures  # noqa: F401  what is missing for them is better said now than after the training
+    with _stopped_on_request():
         run_table(described, output_dir / described.name, described.seeds if seeds is None else _seeds(seeds))
-    except TrainingStoppedError as stopped:
-        console.print(str(stopped))
-        raise typer.Exit(130) from None
     console.print(f"Results: {output_dir / described.name}", highlight=False)
 
 
@@ -181,12 +178,13 @@ def faithfulness(
     seed: Annotated[int, typer.Option(help="Of the random order patches are compared with.")] = 0,
 ):
     """Take patches away in order of relevance, and put them back: does the answer hang on them?"""
+    from . import figures  # noqa: F401  what is missing for them is better said before the rows are read
     from .ask import load_pipeline
-    from .dataset import load_rows
+    from .dataset import checked_options, load_rows
     from .faithfulness import measure_faithfulness
 
     pipeline = load_pipeline(checkpoint)
-    available = load_rows(data, split=split, **_mapping(options, "--options"))
+    available = load_rows(data, split=split, **checked_options(_mapping(options, "--options")))
     results = measure_faithfulness(pipeline.model, pipeline.processor, available, output_dir, rows, method, seed=seed)
     for source, curves in results["auc"].items():
         console.print(source, curves, highlight=False)
@@ -269,13 +267,13 @@ def bench(
     import datasets
 
     from .benchmark import run_benchmark
-    from .dataset import load_rows
+    from .dataset import checked_options, load_rows
 
     if (checkpoint is None) != (data is None):
         raise ValueError("--checkpoint and --data go together")
     trained = None
     if checkpoint is not None:
-        rows = load_rows(data, split="validation", **_mapping(options, "--options"))
+        rows = load_rows(data, split="validation", **checked_options(_mapping(options, "--options")))
         trained = checkpoint, rows.cast_column("image", datasets.Image(decode=False))
     run_benchmark(output_dir, quick=quick, rounds=rounds, trained=trained)
     console.print(f"Results: {output_dir}", highlight=False)
@@ -301,16 +299,16 @@ def bench_training(
 
 
 def print_results(results: dict[str, Any]) -> None:
-    """Accuracy beside its baselines, by question type, and attention beside its controls."""
-    baselines = results["baselines"]
+    """Accuracy beside its baselines, a row for each question type, and attention beside its controls."""
+    kinds = {kind: values["accuracy"] for kind, values in results["per_question_type"].items()}
+    answered = {**results["baselines"], "this model": results["metrics"] | kinds}
     accuracy = Table(title="Accuracy", title_justify="left", box=None)
-    kinds = sorted(results["per_question_type"])
-    for column in ("", "all", *kinds):
-        accuracy.add_column(column, justify="right" if column else "left")
-    measured = {kind: values["accuracy"] for kind, values in results["per_question_type"].items()}
-    for name, values in {**baselines, "this model": results["metrics"] | measured}.items():
-        cells = [values["accuracy"], *(values.get(kind) for kind in kinds)]
-        accuracy.add_row(name.replace("_", " "), *("" if cell is None else f"{cell:.3f}" for cell in cells))
+    for column in ("", *answered):
+        accuracy.add_column(column.replace("_", " "), justify="right" if column else "left")
+    for kind in ("accuracy", *sorted(kinds)):
+        cells = (values.get(kind) for values in answered.values())
+        title = "all" if kind == "accuracy" else escape(kind)
+        accuracy.add_row(title, *("" if cell is None else f"{cell:.3f}" for cell in cells))
     console.print(accuracy)
     if results["attention"]:
         attention = Table(title="Attention of the last hop", title_justify="left", box=None)
@@ -320,6 +318,18 @@ def print_results(results: dict[str, Any]) -> None:
         for measure, values in results["attention"].items():
             attention.add_row(measure, *(f"{values[column]:.3f}" for column in columns))
         console.print(attention)
+
+
+@contextmanager
+def _stopped_on_request() -> Iterator[None]:
+    """Training that stops on request ends the command as Ctrl-C does, with the step it saved."""
+    from .train import TrainingStoppedError
+
+    try:
+        yield
+    except TrainingStoppedError as stopped:
+        console.print(str(stopped))
+        raise typer.Exit(130) from None
 
 
 def _overrides(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
