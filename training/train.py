@@ -17,6 +17,7 @@ from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor, QCAVisualQ
 
 from .answers import answer_scores
 from .building import build_model, training_answers
+from .callbacks import EarlyStopping, LinearRelevanceWeight, SaveOnInterrupt, TrainingClock, last_complete_checkpoint
 from .collator import QuestionCollator
 from .dataset import checked_options, group_key, load_rows, parse_group_by
 from .evaluate import check_metrics, evaluate_model, majority_accuracy, milliseconds_per_question, provenance
@@ -27,14 +28,7 @@ from .question_cache import remembered_questions
 from .recipe import Recipe
 from .results_file import OVERLAY, QUESTIONS, RESULTS, write_json
 from .streaming import endless, read_answers
-from .trainer import (
-    EarlyStopping,
-    QCATrainer,
-    SaveOnInterrupt,
-    TrainingClock,
-    last_complete_checkpoint,
-    whole_weights,
-)
+from .trainer import QCATrainer, whole_weights
 from .vocabulary import vocabulary_reach
 
 logger = logging.getLogger(__name__)
@@ -357,19 +351,6 @@ def _draw_example(
     pipeline = QCAVisualQuestionAnsweringPipeline(model=model, processor=processor)
     looks: Any = pipeline.look(read_image(row), row["question"], top_k=1)
     looks.fit(EXAMPLE_SIDE).overlay().save(file)
-
-
-class LinearRelevanceWeight(TrainerCallback):
-    """The weight of attention supervision falls linearly to 0 over the run; the saved config keeps the full weight."""
-
-    def __init__(self, weight: float):
-        self.weight = weight
-
-    def on_step_begin(self, args, state, control, model, **kwargs):
-        model.config.relevance_loss_weight = self.weight * (1 - state.global_step / state.max_steps)
-
-    def on_step_end(self, args, state, control, model, **kwargs):
-        model.config.relevance_loss_weight = self.weight
 
 
 def _accuracy(prediction: EvalPrediction) -> dict[str, float]:

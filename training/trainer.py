@@ -1,7 +1,5 @@
 """`transformers.Trainer` with what question answering about images adds: order, groups, and care for the run."""
 
-import signal
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,15 +7,15 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
-from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback
-from transformers.trainer_callback import ExportableState, TrainerState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
+from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import has_length
 
+from .callbacks import STATE, EarlyStopping, last_complete_checkpoint
 from .moving_average import MovingAverage
 from .parameter_groups import GROUPS, check_groups, group_of
 from .sampler import ImageGroupedSampler
 
-STATE = "trainer_state.json"  # the last file of a checkpoint
 LOSS_PARTS = ("answer_loss", "relevance_loss")
 
 
@@ -200,101 +198,6 @@ class _MovingAverageSteps(TrainerCallback):
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
             self.moving_average.load(state.best_model_checkpoint)
         self.moving_average.swap()
-
-
-class _Kept(TrainerCallback, ExportableState):
-    """What it knows stands in the checkpoints, and a resumed run goes on with it; `Trainer` restores that of all
-    callbacks together with its own control, or of none."""
-
-    def state(self) -> dict[str, dict[str, Any]]:
-        return {"args": {}, "attributes": self.kept()}
-
-    def kept(self) -> dict[str, Any]:
-        raise NotImplementedError
-
-    def restore(self, state: TrainerState) -> None:
-        callbacks: Any = state.stateful_callbacks
-        stored = callbacks.setdefault(type(self).__name__, self.state())
-        for name, value in stored["attributes"].items():
-            setattr(self, name, value)
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        super().on_train_begin(args, state, control, **kwargs)
-        self.restore(state)
-
-
-class EarlyStopping(_Kept, EarlyStoppingCallback):
-    """Stops after evaluations without improvement, also those before the run was interrupted."""
-
-    @property
-    def is_over(self) -> bool:
-        return self.early_stopping_patience_counter >= self.early_stopping_patience
-
-    def kept(self):
-        return {"early_stopping_patience_counter": self.early_stopping_patience_counter}
-
-
-class TrainingClock(_Kept):
-    """The `seconds` a run has trained, those before it was interrupted too."""
-
-    def __init__(self):
-        self.before = 0.0
-        self._since: float | None = None
-
-    @property
-    def seconds(self) -> float:
-        return self.before + (0.0 if self._since is None else time.perf_counter() - self._since)
-
-    def kept(self):
-        return {"before": self.seconds}
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        super().on_train_begin(args, state, control, **kwargs)
-        self._since = time.perf_counter()
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.before, self._since = self.seconds, None
-
-
-class SaveOnInterrupt(TrainerCallback):
-    """While open as a context, the first Ctrl-C finishes the step, saves a checkpoint and stops; the second one stops
-    at once."""
-
-    def __init__(self):
-        self.interrupted = False
-        self._before: Any = None
-
-    def __enter__(self):
-        self._before = signal.signal(signal.SIGINT, self._ask_to_stop)
-
-    def __exit__(self, *error):
-        signal.signal(signal.SIGINT, self._before)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if self.interrupted:
-            control.should_save = control.should_training_stop = True
-
-    def on_epoch_end(self, args, state, control, **kwargs):
-        if self.interrupted and state.epoch % 1:  # in its middle: the run would not have been evaluated here
-            control.should_evaluate = False
-
-    def _ask_to_stop(self, signal_number, frame):
-        if self.interrupted:
-            raise KeyboardInterrupt
-        self.interrupted = True
-
-
-def last_complete_checkpoint(output_dir: str | Path) -> str | None:
-    """The latest checkpoint that was written to its end: the trainer's state is the last file of one."""
-    folders = Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-    steps = {int(text): folder for folder in folders if (text := folder.name.rpartition("-")[2]).isdecimal()}
-    for step, folder in sorted(steps.items(), reverse=True):
-        try:
-            if TrainerState.load_from_json(str(folder / STATE)).global_step == step:
-                return str(folder)
-        except (OSError, ValueError):
-            continue
-    return None
 
 
 def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
