@@ -12,14 +12,14 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 STATE = "trainer_state.json"  # the last file of a checkpoint
 
 
-class _Kept(TrainerCallback, ExportableState):
+class _Resumable(TrainerCallback, ExportableState):
     """What it knows stands in the checkpoints, and a resumed run goes on with it; `Trainer` restores that of all
     callbacks together with its own control, or of none."""
 
     def state(self) -> dict[str, dict[str, Any]]:
-        return {"args": {}, "attributes": self.kept()}
+        return {"args": {}, "attributes": self.attributes()}
 
-    def kept(self) -> dict[str, Any]:
+    def attributes(self) -> dict[str, Any]:
         raise NotImplementedError
 
     def restore(self, state: TrainerState) -> None:
@@ -33,18 +33,18 @@ class _Kept(TrainerCallback, ExportableState):
         self.restore(state)
 
 
-class EarlyStopping(_Kept, EarlyStoppingCallback):
+class EarlyStopping(_Resumable, EarlyStoppingCallback):
     """Stops after evaluations without improvement, also those before the run was interrupted."""
 
     @property
     def is_over(self) -> bool:
         return self.early_stopping_patience_counter >= self.early_stopping_patience
 
-    def kept(self):
+    def attributes(self):
         return {"early_stopping_patience_counter": self.early_stopping_patience_counter}
 
 
-class TrainingClock(_Kept):
+class TrainingClock(_Resumable):
     """The `seconds` a run has trained, those before it was interrupted too."""
 
     def __init__(self):
@@ -55,7 +55,7 @@ class TrainingClock(_Kept):
     def seconds(self) -> float:
         return self.before + (0.0 if self._since is None else time.perf_counter() - self._since)
 
-    def kept(self):
+    def attributes(self):
         return {"before": self.seconds}
 
     def on_train_begin(self, args, state, control, **kwargs):
