@@ -189,7 +189,12 @@ def _merged_run(adapter: Path) -> set[str]:
         return set()
     if read_results(run / RESULTS).get("recipe", {}).get("lora_rank") is None:
         return set()
-    return {hashlib.sha256(path.read_bytes()).hexdigest() for path in run.glob("*.safetensors")}
+    return {_sha256(path) for path in run.glob("*.safetensors")}
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -215,8 +215,7 @@ class QCAConfig(PreTrainedConfig):
             ValueError: where the fields do not fit each other and the encoders, those of `kwargs` as well.
         """
         check_stored(config_dict)
-        given = {name: value for name, value in kwargs.items() if name in {field.name for field in fields(cls)}}
-        check_fields(given)
+        check_fields({field.name: kwargs[field.name] for field in fields(cls) if field.name in kwargs})
         made = super().from_dict(config_dict, **kwargs)
         (made[0] if isinstance(made, tuple) else made).validate()  # `kwargs` were set after it had been
         return made
