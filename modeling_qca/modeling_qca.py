@@ -19,13 +19,14 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .attention_qca import AdditiveScorer, AttentionHops, ImageIndex
+from .conditioning_qca import GatedConditioning
 from .configuration_qca import QCAConfig
 from .embedding_qca import PatchEmbedder, QueryEmbedder, grid_coordinates
 from .limits_qca import build_encoder, check_parameters, longest_question
 from .loss_qca import answer_loss, relevance_loss
 from .pipeline_qca import QCAVisualQuestionAnsweringPipeline  # noqa: F401  imported so that saving copies it
 from .relevance_qca import QCAExplanation, explain
-from .vision_qca import GatedConditioning, QCAImageFeatures, QCAVisionOutput, QuestionAwareVisionEncoder
+from .vision_qca import QCAImageFeatures, QCAVisionOutput, QuestionAwareVisionEncoder
 
 AutoModel.register(SiglipTextConfig, SiglipTextModel, exist_ok=True)  # the one text tower that AutoModel leaves out
 

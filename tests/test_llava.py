@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, SiglipVisionConfig
 
-from modeling_qca.vision_qca import GatedConditioning
+from modeling_qca.conditioning_qca import GatedConditioning
 
 _FILE = Path(__file__).parents[1] / "examples" / "llava_vision_tower.py"
 _SPEC = importlib.util.spec_from_file_location("llava_vision_tower", _FILE)

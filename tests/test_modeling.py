@@ -26,7 +26,7 @@ from transformers import (
 
 from modeling_qca import QCAForVisualQuestionAnswering, QCAModel
 from modeling_qca.attention_qca import AdditiveScorer
-from modeling_qca.vision_qca import GatedConditioning
+from modeling_qca.conditioning_qca import GatedConditioning
 
 LABELS = torch.tensor([0, 4, 2])
 EVERYTHING = {

@@ -12,7 +12,8 @@ from transformers.masking_utils import create_bidirectional_mask
 
 from modeling_qca import QCAForVisualQuestionAnswering
 from modeling_qca.attention_qca import own_rows
-from modeling_qca.vision_qca import QCAVisionOutput, TokenBudget
+from modeling_qca.budget_qca import TokenBudget
+from modeling_qca.vision_qca import QCAVisionOutput
 
 LABELS = torch.tensor([0, 1, 2])
 PREFIX_TOKENS = {"vit": 1, "deit": 2, "dinov2": 1, "dinov2_with_registers": 5, "clip_vision_model": 1}

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoModel
 
 from modeling_qca import QCAForVisualQuestionAnswering
-from modeling_qca.vision_qca import GatedConditioning
+from modeling_qca.conditioning_qca import GatedConditioning
 
 MODES = ("patches_read_question", "question_reads_patches", "shared_projections")
 QUESTION_INSIDE = {mode: {"vision_conditioning_layers": [0, 2], "vision_conditioning": mode} for mode in MODES} | {
