@@ -177,7 +177,7 @@ def hub_dataset(recipe: dict[str, Any]) -> str | None:
 def measured_metadata(results: Results, release: Release) -> dict[str, Any]:
     """`datasets`, of the Hub alone, `metrics` and the model index."""
     data, trained_on = results["data"], hub_dataset(results.get("recipe", {}))
-    identifier = trained_on or data["name"].lower().replace(" ", "-")
+    identifier = data["name"] if is_hub_id(data["name"]) else data["name"].lower().replace(" ", "-")
     evaluations = [
         EvalResult(
             task_type=TASK,

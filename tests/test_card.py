@@ -76,7 +76,14 @@ def test_the_model_index_holds_the_measured_values_and_survives_loading() -> Non
 def test_only_a_data_set_of_the_hub_is_listed_as_one(recipe: dict[str, Any], identifier: str | None) -> None:
     metadata = front_matter(render(example_results(recipe=recipe)))
     assert metadata.get("datasets") == (identifier and [identifier])
-    assert metadata["model-index"][0]["results"][0]["dataset"]["type"] == (identifier or "rooms")
+    assert metadata["model-index"][0]["results"][0]["dataset"]["type"] == "rooms"  # of what was measured
+
+
+def test_what_was_measured_on_a_data_set_of_the_hub_says_so() -> None:
+    card = render(example_results(data=example_results()["data"] | {"name": "owner/VQA"}))
+    measured = front_matter(card)["model-index"][0]["results"][0]["dataset"]
+    assert (measured["type"], measured["name"]) == ("owner/VQA", "owner/VQA")
+    assert "of owner/VQA (fingerprint" in card
 
 
 def test_results_stand_beside_the_baselines_and_what_was_not_measured_is_a_dash() -> None:

@@ -17,7 +17,15 @@ from datasets.distributed import split_dataset_by_node
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling_qca.training.dataset import FEATURES, checked_options, group_key, load_rows, parse_group_by, split_rows
+from modeling_qca.training.dataset import (
+    FEATURES,
+    checked_options,
+    data_name,
+    group_key,
+    load_rows,
+    parse_group_by,
+    split_rows,
+)
 from modeling_qca.training.relevance_maps import write_maps
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
@@ -403,6 +411,21 @@ def test_a_hub_data_set_is_mapped_to_the_schema(tmp_path):
     assert rows[0]["image_id"] == rows[2]["image_id"] != rows[1]["image_id"]  # the same bytes are the same image
     stream = load_rows(str(tmp_path / "hub"), streaming=True, **options)
     assert [row["question_id"] for row in stream] == rows["question_id"][:]
+
+
+@pytest.mark.parametrize(
+    ("data", "format", "name"),
+    [
+        ("owner/VQA", "hub", "owner/VQA"),
+        ("owner/VQA", "table", "VQA"),
+        (".", "hub", "rooms"),
+        ("../rooms/", None, "rooms"),
+    ],
+)
+def test_a_measurement_names_its_data(tmp_path, monkeypatch, data, format, name):
+    (tmp_path / "rooms").mkdir()
+    monkeypatch.chdir(tmp_path / "rooms")
+    assert data_name(data, {"format": format}) == name
 
 
 def test_a_hub_data_set_that_cannot_be_had_is_named(tmp_path):

@@ -415,6 +415,13 @@ def test_training_rows_of_held_out_groups_are_left_out(scenes, tmp_path):
     assert {int(name.removeprefix("train")) // 4 for name in train_rows["image_id"]} == {2}
 
 
+def test_results_name_the_data_they_were_measured_on(scenes, tmp_path):
+    other = shutil.copytree(scenes, tmp_path / "other")
+    options = {"max_steps": 1, "per_device_train_batch_size": 2, "eval_strategy": "no"}
+    for run, name in (({}, scenes.name), ({"validation_data": str(other)}, "other")):
+        assert train(recipe(scenes, tmp_path / name, **run, **options))["data"]["name"] == name
+
+
 @pytest.mark.parametrize(
     ("bf16", "native", "warned"), [(True, False, True), (True, True, False), (False, False, False)]
 )

@@ -172,6 +172,12 @@ def checked_options(options: Mapping[str, Any]) -> Mapping[str, Any]:
     return options
 
 
+def data_name(data: str | os.PathLike, options: Mapping[str, Any]) -> str:
+    """What a measurement on `data` calls it: the id of a Hub data set, the last part of a path."""
+    on_hub = options.get("format") == "hub" and not Path(data).exists()
+    return str(data) if on_hub else Path(data).resolve().name
+
+
 def split_rows(
     rows: datasets.Dataset, validation_ratio: float, group_by: str | None = None, seed: int = 0
 ) -> tuple[datasets.Dataset, datasets.Dataset]:

@@ -27,7 +27,7 @@ from modeling_qca import QCAForVisualQuestionAnswering
 from .answers import AnswerRule, answer_scores
 from .ask import load_pipeline
 from .collator import QuestionCollator
-from .dataset import checked_options, load_rows
+from .dataset import checked_options, data_name, load_rows
 from .metrics.attention_quality.attention_quality import attention_quality, centre_maps, shuffled_rows, uniform_maps
 from .results_file import QUESTIONS, RESULTS, write_json
 
@@ -304,7 +304,7 @@ def evaluate_checkpoint(
     results["cost"] = {
         "milliseconds_per_question": round(milliseconds_per_question(pipeline.model, rows, collator), 1)
     }
-    results |= provenance(rows, Path(data).name, split) | {"seeds": [seed]}
+    results |= provenance(rows, data_name(data, options), split) | {"seeds": [seed]}
     output_dir.mkdir(parents=True, exist_ok=True)
     details.to_parquet(output_dir / QUESTIONS)
     write_json(output_dir / RESULTS, results)

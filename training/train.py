@@ -19,7 +19,7 @@ from .answers import answer_scores
 from .building import build_model, training_answers
 from .callbacks import EarlyStopping, LinearRelevanceWeight, SaveOnInterrupt, TrainingClock, last_complete_checkpoint
 from .collator import QuestionCollator
-from .dataset import checked_options, group_key, load_rows, parse_group_by
+from .dataset import checked_options, data_name, group_key, load_rows, parse_group_by
 from .evaluate import check_metrics, evaluate_model, majority_accuracy, milliseconds_per_question, provenance
 from .feature_cache import ImageFeatureCache
 from .image_reading import read_image
@@ -71,7 +71,11 @@ def train(recipe: Recipe, control: Control | None = None) -> dict[str, Any]:
             return results
     check_metrics(recipe.metrics)
     train_rows, validation_rows = load_splits(recipe)
-    measured_on = provenance(validation_rows, Path(recipe.data).name, "validation")
+    if recipe.validation_data is None:
+        validation_name = data_name(recipe.data, {"format": recipe.format, **recipe.data_options})
+    else:
+        validation_name = data_name(recipe.validation_data, recipe.validation_options)
+    measured_on = provenance(validation_rows, validation_name, "validation")
     if control == "blank_images":
         train_rows, validation_rows = _blank_images(train_rows), _blank_images(validation_rows)
     answered = read_answers(train_rows) if recipe.streaming else train_rows
