@@ -41,7 +41,7 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto
 table { border-collapse: collapse; margin: 0 0 2rem; display: block; overflow-x: auto; }
 th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #8884; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
-tr.model { font-weight: 600; }
+.accuracy td:last-child { font-weight: 600; }
 .examples { display: grid; grid-template-columns: repeat(auto-fill, minmax(16rem, 1fr)); gap: 1rem; }
 figure { margin: 0; }
 img { max-width: 100%; display: block; }
@@ -54,11 +54,10 @@ figcaption { font-size: .9rem; }
 <h1>{{ title }}</h1>
 <p class="quiet">{{ rows }} questions about {{ images }} images.</p>
 <h2>Accuracy</h2>
-<table>
-<tr><th></th><th>all</th>{% for kind in kinds %}<th>{{ kind }}</th>{% endfor %}</tr>
-{% for name, values in accuracy.items() -%}
-<tr{% if name == "this model" %} class="model"{% endif %}><td>{{ name }}</td>
-{%- for value in values %}<td>{{ value }}</td>{% endfor %}</tr>
+<table class="accuracy">
+<tr><th></th>{% for name in answerers %}<th>{{ name }}</th>{% endfor %}</tr>
+{% for kind, values in accuracy -%}
+<tr><td>{{ kind }}</td>{% for value in values %}<td>{{ value }}</td>{% endfor %}</tr>
 {% endfor %}</table>
 {% if metrics %}<h2>Other metrics</h2>
 <table>
@@ -144,17 +143,17 @@ def write_report(
 def _accuracy(results: dict[str, Any]) -> dict[str, Any]:
     """The accuracy of every baseline and of the model, for all questions and for each kind; and the other metrics."""
     metrics, kinds = dict(results["metrics"]), sorted(results["per_question_type"])
-    lines = {_words(name): dict(values) for name, values in results["baselines"].items()}
+    answerers = {_words(name): dict(values) for name, values in results["baselines"].items()}
     if "accuracy_shuffled_questions" in metrics:
-        lines["shuffled questions"] = {"accuracy": metrics.pop("accuracy_shuffled_questions")}
+        answerers["shuffled questions"] = {"accuracy": metrics.pop("accuracy_shuffled_questions")}
     by_kind = {kind: values["accuracy"] for kind, values in results["per_question_type"].items()}
-    lines["this model"] = {"accuracy": metrics.pop("accuracy")} | by_kind
+    answerers["this model"] = {"accuracy": metrics.pop("accuracy")} | by_kind
     return {
-        "kinds": kinds,
-        "accuracy": {
-            name: [_number(values[kind]) if kind in values else "" for kind in ("accuracy", *kinds)]
-            for name, values in lines.items()
-        },
+        "answerers": list(answerers),
+        "accuracy": [
+            (label, [_number(values[kind]) if kind in values else "" for values in answerers.values()])
+            for label, kind in [("all", "accuracy"), *zip(kinds, kinds, strict=True)]
+        ],
         "metrics": {_words(name): _number(value) for name, value in metrics.items()},
     }
 
