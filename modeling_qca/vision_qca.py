@@ -151,19 +151,19 @@ class QuestionAwareVisionEncoder(nn.Module):
         height, width = pixel_values.shape[-2:]
         grid = self.grid(height, width)
         interpolation = self._interpolation(height, width)
-        shared = self.config.first_question_layer
-        if shared is None:
-            layers = self.config.vision_feature_layers
-            requested = kwargs if layers is None else {**kwargs, "output_hidden_states": True}
-            outputs = self.backbone(pixel_values=pixel_values, return_dict=True, **interpolation, **requested)
-            if layers is not None:
-                outputs.last_hidden_state = torch.cat([self._layer_output(outputs, layer) for layer in layers], dim=-1)
-                outputs.hidden_states = outputs.hidden_states if kwargs.get("output_hidden_states") else None
+        layers = self.config.vision_feature_layers
+        depth = self.config.first_question_layer if layers is None else max(layers)
+        if depth is None:
+            outputs = self.backbone(pixel_values=pixel_values, return_dict=True, **interpolation, **kwargs)
         else:
             hidden_states = self.backbone.embeddings(pixel_values.to(self.backbone.dtype), **interpolation)
             if self.layout.before_layers is not None:
                 hidden_states = self.backbone.get_submodule(self.layout.before_layers)(hidden_states)
-            outputs = run_layers(self.backbone, self._layers[:shared], hidden_states, **kwargs)
+            requested = kwargs if layers is None else {**kwargs, "output_hidden_states": True}
+            outputs = run_layers(self.backbone, self._layers[:depth], hidden_states, **requested)
+            if layers is not None:
+                outputs.last_hidden_state = torch.cat([self._layer_output(outputs, layer) for layer in layers], dim=-1)
+                outputs.hidden_states = outputs.hidden_states if kwargs.get("output_hidden_states") else None
         if outputs.last_hidden_state.dim() != 3 or outputs.last_hidden_state.shape[1] < grid[0] * grid[1]:
             raise ValueError(
                 f"The vision encoder ({self.config.vision_config.model_type}) returns "

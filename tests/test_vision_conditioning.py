@@ -86,6 +86,26 @@ def test_recorded_layers_are_the_backbones_own(vision: str, inside: str) -> None
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
+@pytest.mark.parametrize("layers", [[2, 1], [1, 3]])
+@pytest.mark.parametrize("vision", VISION_CONFIGS)
+def test_features_of_several_layers_are_the_backbones_own_and_none_behind_them_runs(vision, layers) -> None:
+    model = tiny_model(vision, vision_feature_layers=layers)
+    backbone, layout = model.qca.vision_encoder.backbone, model.qca.vision_encoder.layout
+    ran: list[int] = []
+    for index, layer in enumerate(backbone.get_submodule(layout.layers)):
+        layer.register_forward_hook(lambda module, args, output, index=index: ran.append(index))
+    norm = nn.Identity() if layout.after_layers is None else backbone.get_submodule(layout.after_layers)
+    for size in SIZES.values():
+        batch = tiny_batch(questions=2, images=2, size=size)
+        ran.clear()
+        with torch.no_grad():
+            patches = vision_outputs(model, batch).patches
+            states = backbone_outputs(model, batch["pixel_values"], output_hidden_states=True).hidden_states
+            expected = torch.cat([norm(states[layer]) for layer in layers], dim=-1)
+        assert ran == list(range(max(layers)))
+        assert torch.equal(patches, expected[:, -(size[0] * size[1] // 64) :])
+
+
 @pytest.mark.parametrize("vision", VISION_CONFIGS)
 def test_backbone_goes_back_to_its_own_class(vision: str, tmp_path: Path) -> None:
     model = open_gates(tiny_model(vision, vision_conditioning_layers="all", token_budget=5, token_budget_layer=1))
