@@ -64,6 +64,7 @@ LASTING = {  # the second push's fault -> what it says
 }
 
 
+@pytest.mark.slow  # starts five processes
 def test_a_lasting_fault_ends_in_one_message_and_changes_nothing(
     checkpoint: Path, tmp_path: Path, local_hub: LocalHub, client: Client
 ) -> None:

@@ -126,7 +126,7 @@ def test_results_say_what_was_measured_beside_what_knows_less(scenes, tmp_path):
     assert set(results["baselines"]) == {"shuffled_questions", "majority", "question_only", "image_mean"}
     assert set(results["attention"]["pointing"]) == {"model", "shuffled_question", "centre", "uniform"}
     assert set(results["per_question_type"]) == {"attribute", "exists", "count", "compare"}
-    assert results["data"]["images"] == 6
+    assert results["data"]["images"] == 6 and results["data"]["name"] == scenes.name
     assert results["cost"]["trained_parameters"] > 1e5
     with Image.open(tmp_path / "overlay.png") as overlay:
         assert overlay.width <= 384 and not list((tmp_path / "baselines").glob("*/overlay.png"))
@@ -418,17 +418,18 @@ def test_training_rows_of_held_out_groups_are_left_out(scenes, tmp_path):
 def test_results_name_the_data_they_were_measured_on(scenes, tmp_path):
     other = shutil.copytree(scenes, tmp_path / "other")
     options = {"max_steps": 1, "per_device_train_batch_size": 2, "eval_strategy": "no"}
-    for run, name in (({}, scenes.name), ({"validation_data": str(other)}, "other")):
-        assert train(recipe(scenes, tmp_path / name, **run, **options))["data"]["name"] == name
+    results = train(recipe(scenes, tmp_path / "run", validation_data=str(other), **options))
+    assert results["data"]["name"] == "other"
 
 
-@pytest.mark.parametrize(
-    ("bf16", "native", "warned"), [(True, False, True), (True, True, False), (False, False, False)]
-)
-def test_bfloat16_that_the_processor_lacks_is_pointed_out(scenes, tmp_path, caplog, monkeypatch, bf16, native, warned):
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
-    train(recipe(scenes, tmp_path, bf16=bf16, max_steps=1, per_device_train_batch_size=2, eval_strategy="no"))
-    assert ("--bf16 false" in caplog.text) is warned
+def test_bfloat16_that_the_processor_lacks_is_pointed_out(scenes, tmp_path, caplog, monkeypatch):
+    options = {"max_steps": 1, "per_device_train_batch_size": 2, "eval_strategy": "no"}
+    for native, bf16 in ((True, True), (False, False)):
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda native=native: native)
+        training._warn_of_slow_bfloat16(recipe(scenes, tmp_path, bf16=bf16, **options).training_arguments())
+    assert not caplog.text
+    train(recipe(scenes, tmp_path, bf16=True, **options))
+    assert "--bf16 false" in caplog.text
 
 
 def test_answers_outside_the_vocabulary_are_counted_and_the_first_is_named(scenes, tmp_path, caplog):
