@@ -225,7 +225,12 @@ def test_maps_that_no_row_has_are_missed(scenes, tmp_path, caplog, relevance, ma
 
 
 @pytest.mark.parametrize(
-    "ends", [{"max_steps": 2}, {"learning_rate": 1e-7, "early_stopping_patience": 1, "num_train_epochs": 4}]
+    "ends",
+    [
+        {"max_steps": 2},
+        {"max_steps": 2, "streaming": True},
+        {"learning_rate": 1e-7, "early_stopping_patience": 1, "num_train_epochs": 4},
+    ],
 )
 def test_a_run_cut_off_behind_its_last_step_takes_no_other(scenes, tmp_path, ends):
     run = recipe(scenes, tmp_path, moving_average=0.5, eval_steps=1, eval_strategy="steps", **ends)

@@ -1,17 +1,14 @@
 """`transformers.Trainer` with what question answering about images adds: order, groups, and care for the run."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, Trainer, TrainerCallback
-from transformers.trainer_callback import TrainerState
-from transformers.trainer_utils import has_length
 
-from .callbacks import STATE, EarlyStopping, last_complete_checkpoint
+from .callbacks import EarlyStopping, last_complete_checkpoint
 from .moving_average import MovingAverage
 from .parameter_groups import GROUPS, check_groups, group_of
 from .sampler import ImageGroupedSampler
@@ -160,16 +157,15 @@ class QCATrainer(Trainer):
                 self.moving_average.swap()
             if resume_from_checkpoint:
                 self.moving_average.load(resume_from_checkpoint)
-        if resume_from_checkpoint and self._is_over(resume_from_checkpoint) and has_length(self.train_dataset):
-            self.args.max_steps, self.args.num_train_epochs = -1, 0  # or `Trainer` takes one more step
         return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
 
-    def _is_over(self, checkpoint: str) -> bool:
-        state = TrainerState.load_from_json(str(Path(checkpoint) / STATE))
-        stopping = [callback for callback in self.callback_handler.callbacks if isinstance(callback, EarlyStopping)]
-        for callback in stopping:
-            callback.restore(state)
-        return 0 < self.args.max_steps <= state.global_step or any(callback.is_over for callback in stopping)
+    def _run_epoch(self, **kwargs):
+        callbacks = self.callback_handler.callbacks
+        stopped = any(callback.is_over for callback in callbacks if isinstance(callback, EarlyStopping))
+        if stopped or 0 < self.args.max_steps <= self.state.global_step:  # resumed behind the last step: take no other
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(**kwargs)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
