@@ -32,7 +32,8 @@ ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetens
 ALLOWED = {".json", ".jinja", ".md", ".model", ".png", ".py", ".safetensors", ".txt"}
 READABLE = {".json", ".jinja", ".md", ".py", ".txt"}
 VOCABULARIES = {"tokenizer.json", "vocab.json", "vocab.txt", "merges.txt"}
-REPLACED = {".py", ".safetensors", ".bin", ".pt", ".pth", ".pkl", ".ckpt"}  # at the top of the repository
+REPLACED = {".py", ".safetensors", ".bin", ".pt", ".pth", ".pkl", ".ckpt"}  # at the top of the repository, and
+REPLACED_FILES = {"config.json", ADAPTER_CONFIG, RESULTS, OVERLAY}
 TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}")
 ABSOLUTE_PATH = re.compile(r"(?<![\w/.:~])~?(?:/[\w.@+-]+){2,}/?|(?<!\w)[A-Za-z]:(?:\\{1,2}[\w.@+-]+)+")
 PASSING = {408, 429, 500, 502, 503, 504}
@@ -287,7 +288,8 @@ def _upload(folder: Path, release: Release, private: bool, merged: set[str]) -> 
         elif tag in [ref.name for ref in refs.tags]:
             raise ValueError(f"{repo_id} already has a tag {tag!r}; choose another one.")
         stored = [file.rfilename for file in info.siblings or []]
-        replaced = [name for name in stored if "/" not in name and Path(name).suffix in REPLACED]
+        top = [name for name in stored if "/" not in name]
+        replaced = [name for name in top if Path(name).suffix in REPLACED or name in REPLACED_FILES]
         if tag:
             begun = True
             _persistently(lambda: api.create_branch(repo_id, branch=branch, exist_ok=True))

@@ -56,6 +56,20 @@ def test_the_metadata_say_what_the_hub_files_the_model_under() -> None:
     assert card_problems(render(example_results())) == ([], [])
 
 
+def test_a_card_claims_nothing_of_a_model_that_it_does_not_do() -> None:
+    blind = str(model_card(tiny_config(num_attention_layers=0), example_results(control="blank_images"), RELEASE))
+    for claim in ("shows where it looked", "hops of", "heat_maps", "A relevance map shows"):
+        assert claim in render(example_results()) and claim not in blind
+    assert "It does not say where it looked. It chooses among" in blind
+    assert "to compare with and not to use: `blank_images`" in blind
+    evaluated = example_results()
+    del evaluated["recipe"]
+    assert "Seeds: " in render(example_results()) and "Seeds: " not in render(evaluated)
+    assert "## Evaluation\n\nEvaluated with\n" in render(evaluated)
+    two_ways = str(model_card(tiny_config(answer_evidence="hops_and_mean"), None, RELEASE))
+    assert "the answer also reads the mean of all" in " ".join(two_ways.split())
+
+
 def test_the_model_index_holds_the_measured_values_and_survives_loading() -> None:
     loaded: Any = ModelCard(render(example_results())).data
     measured = {result.metric_type: result.metric_value for result in loaded.eval_results}

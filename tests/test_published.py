@@ -123,12 +123,16 @@ def test_a_class_renamed_in_a_newer_release_leaves_the_older_tag_as_it_was(publi
     assert_same(newer, expected(published))
 
 
+OLD = ("pytorch_model.bin", "training_args.bin", "model-00001-of-00002.safetensors", "old_qca.py")
+OLD += ("adapter_config.json", "results.json", "overlay.png")
+
+
 def test_a_push_replaces_the_code_and_weights_of_an_earlier_one_and_keeps_other_files(
     checkpoint: Path, tmp_path: Path, local_hub: LocalHub, client: Client
 ) -> None:
     old = tmp_path / "old"
     (old / "extra").mkdir(parents=True)
-    for name in ("pytorch_model.bin", "training_args.bin", "model-00001-of-00002.safetensors", "old_qca.py", "NOTICE"):
+    for name in (*OLD, "NOTICE"):
         (old / name).write_text(name)
     (old / "extra" / "weights.bin").write_text("not ours")
     client.output(UPLOAD, old, "user/model", "v0")
