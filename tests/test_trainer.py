@@ -16,6 +16,7 @@ from tiny import tiny_batch, tiny_model, tiny_processor
 from torch.utils.data import Dataset
 from transformers import AutoModelForVisualQuestionAnswering, AutoProcessor, Trainer, TrainingArguments
 
+from modeling_qca.training.callbacks import EarlyStopping
 from modeling_qca.training.lora import lora_config
 from modeling_qca.training.trainer import QCATrainer
 
@@ -149,7 +150,7 @@ def test_a_forward_compiles_into_one_graph():
 
 
 @pytest.mark.parametrize("make", [tiny_model, adapted], ids=["whole", "lora"])
-def test_an_interrupted_run_resumes_where_it_was(make, plain_losses, tmp_path):
+def test_an_interrupted_run_resumes_where_it_was(make, tmp_path):
     torch.manual_seed(0)
     whole = trainer_of(tmp_path / "whole", make())
     whole.train()
@@ -228,6 +229,20 @@ def test_a_run_goes_on_from_its_last_complete_checkpoint_where_it_is_asked_to(re
 def test_label_smoothing_would_switch_the_supervision_of_relevance_off(tmp_path):
     with pytest.raises(ValueError, match="`label_smoothing_factor` puts a loss of its own"):
         our_trainer(tmp_path, label_smoothing_factor=0.1)
+
+
+def test_checkpoints_without_the_moving_average_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="`save_only_model` leaves `moving_average` out"):
+        our_trainer(tmp_path, 0.9, save_only_model=True)
+
+
+def test_a_trainer_that_stopped_early_trains_again_where_it_is_asked_to(tmp_path):
+    best = {"metric_for_best_model": "loss", "load_best_model_at_end": True, "save_steps": 1}
+    trainer = our_trainer(tmp_path, eval_strategy="steps", eval_steps=1, learning_rate=0.0, **best)
+    trainer.add_callback(EarlyStopping(1))
+    for _ in range(2):
+        trainer.train()
+        assert trainer.state.global_step == 2  # the first evaluation is the best, the second no better
 
 
 def stop_after(step: int) -> Any:

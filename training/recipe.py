@@ -20,7 +20,8 @@ from .parameter_groups import check_groups
 from .safe_yaml import parse_yaml
 
 SECRETS = ("hub_token", "push_to_hub_token")
-OUR_ARGUMENTS = ("remove_unused_columns", "label_names")  # what the collator needs decides them
+# what the collator needs, and callbacks that keep their state themselves, decide them
+OUR_ARGUMENTS = ("remove_unused_columns", "label_names", "restore_callback_states_from_checkpoint")
 LIMITS = ("minimum_count", "top_k")  # of a vocabulary
 BASELINES = ("question_only", "image_mean")
 ARGUMENT_DEFAULTS = {
@@ -140,6 +141,11 @@ class Recipe:
             raise ValueError("`push_to_hub` is not for a recipe: `qca push` what it trained, card, code and all")
         if self.validation_options and self.validation_data is None:
             raise ValueError("`validation_options` are of `validation_data`, and there is none")
+        if self.early_stopping_patience is not None:
+            if self.early_stopping_patience < 1:
+                raise ValueError(f"`early_stopping_patience` is 1 or more, got {self.early_stopping_patience}")
+            if self.arguments.get("eval_strategy") == "no":
+                raise ValueError("`early_stopping_patience` counts evaluations, and `eval_strategy` is `no`")
         if self.moving_average is not None and not 0 < self.moving_average < 1:
             raise ValueError(f"`moving_average` is a decay between 0 and 1, got {self.moving_average}")
 

@@ -64,6 +64,8 @@ class QCATrainer(Trainer):
         self.loss_parts: dict[str, list[torch.Tensor]] = {}
         self.moving_average = None
         if moving_average is not None:
+            if self.args.save_only_model:
+                raise ValueError("`save_only_model` leaves `moving_average` out of checkpoints: leave out one of them")
             self.moving_average = MovingAverage(self.model, moving_average)
             self.add_callback(_MovingAverageSteps(self.moving_average))
 
@@ -161,8 +163,9 @@ class QCATrainer(Trainer):
 
     def _run_epoch(self, **kwargs):
         callbacks = self.callback_handler.callbacks
-        stopped = any(callback.is_over for callback in callbacks if isinstance(callback, EarlyStopping))
-        if stopped or 0 < self.args.max_steps <= self.state.global_step:  # resumed behind the last step: take no other
+        over = self.state.global_step >= self.state.max_steps
+        over |= any(callback.is_over for callback in callbacks if isinstance(callback, EarlyStopping))
+        if over and kwargs["resume_from_checkpoint"] is not None:  # from behind the last step: take no other
             self.control.should_training_stop = True
         else:
             super()._run_epoch(**kwargs)
