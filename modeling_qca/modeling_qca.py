@@ -48,7 +48,8 @@ class QCAModelOutput(ModelOutput):
         patch_mask (`torch.BoolTensor` of shape `(questions, patches)`, *optional*): patches the token budget kept.
         vision_hidden_states, vision_attentions, text_hidden_states, text_attentions (*optional*):
             Of the encoders' layers, with `output_hidden_states=True` and `output_attentions=True`. Vision layers that
-            depend on the question have one row a question, those before them one row an image.
+            depend on the question have one row a question, those before them one row an image, and those behind
+            `vision_feature_layers` do not run. Of a question padded on the left its tokens come first.
     """
 
     query: torch.Tensor | None = None

@@ -24,6 +24,7 @@ from modeling_qca.training.dataset import (
     group_key,
     load_rows,
     parse_group_by,
+    split_name,
     split_rows,
 )
 from modeling_qca.training.relevance_maps import write_maps
@@ -426,6 +427,24 @@ def test_a_measurement_names_its_data(tmp_path, monkeypatch, data, format, name)
     (tmp_path / "rooms").mkdir()
     monkeypatch.chdir(tmp_path / "rooms")
     assert data_name(data, {"format": format}) == name
+
+
+@pytest.mark.parametrize(
+    ("split", "options", "name"),
+    [
+        ("validation", {}, "validation"),
+        ("validation", {"validation_ratio": None, "group_by": "image_id"}, "validation"),
+        (
+            "validation",
+            {"validation_ratio": 0.22, "group_by": "a // 12"},
+            "22% of train by a // 12, seed 0",
+        ),
+        ("validation", {"validation_ratio": 0.2, "group_by": None, "seed": 3}, "20% of train, seed 3"),
+        ("train", {"validation_ratio": 0.2}, "train"),
+    ],
+)
+def test_a_measurement_says_how_its_rows_were_cut(split, options, name):
+    assert split_name(split, options) == name
 
 
 def test_a_hub_data_set_that_cannot_be_had_is_named(tmp_path):

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from modeling_qca import QCAForVisualQuestionAnswering
 from modeling_qca.hub_card.cli import app
-from modeling_qca.training.evaluate import evaluate_checkpoint, further_metrics
+from modeling_qca.training.evaluate import attention_table, evaluate_checkpoint, further_metrics, shuffle_questions
 
 
 def write_rows(folder, answers):
@@ -33,6 +33,22 @@ def test_the_official_accuracy_stands_beside_the_plain_one():
         further_metrics(["bleu"], ["yes", "2"], rows)
 
 
+def test_only_questions_whose_image_has_others_are_shuffled():
+    rows = datasets.Dataset.from_dict({"image_id": ["a", "b", "a", "c"], "question": ["1", "2", "3", "4"]})
+    shuffled, indices = shuffle_questions(rows, seed=0)
+    assert (indices, shuffled["image_id"][:], shuffled["question"][:]) == ([0, 2], ["a", "a"], ["3", "1"])
+
+
+def test_maps_of_shuffled_questions_are_compared_with_the_targets_they_do_not_belong_to():
+    corner, other = np.zeros((2, 4, 4), np.float32)
+    corner[0, 0] = other[3, 3] = 1
+    rows = datasets.Dataset.from_dict({"relevance": [[corner], [other], [corner]]})
+    maps = [corner[None], other[None], corner[None]]
+    pointing = attention_table(maps, rows, {0: other[None], 1: other[None]})["pointing"]
+    assert (pointing["model"], pointing["shuffled_question"]) == (1, 0.5)
+    assert set(attention_table(maps, rows, {})["pointing"]) == {"model", "centre", "uniform"}
+
+
 @pytest.mark.parametrize("hops", [0, 2])
 def test_the_command_writes_results_rows_and_a_page(tmp_path, hops):
     model = save_tiny_model(tmp_path / "checkpoint", num_attention_layers=hops)
@@ -46,6 +62,7 @@ def test_the_command_writes_results_rows_and_a_page(tmp_path, hops):
     assert set(details["answer"]) <= set(model.config.id2label.values())
     assert results["metrics"]["accuracy"] == pytest.approx(sum(details["score"]) / 3)
     assert "vqa_accuracy_other" in results["metrics"]
+    assert f"vqa accuracy: {results['metrics']['vqa_accuracy']:.3f}" in finished.output
     assert "what is 2" in (tmp_path / "page.html").read_text()
 
 

@@ -77,6 +77,9 @@ def test_a_changed_encoder_processor_or_depth_makes_another_cache(tmp_path, mode
     model.config.vision_feature_layers = [1, 3]
     assert ImageFeatureCache(tmp_path / "cache", model, processor, rows).folder != first.folder
     model.config.vision_feature_layers = None
+    eps, model.config.vision_config.layer_norm_eps = model.config.vision_config.layer_norm_eps, 1e-3
+    assert ImageFeatureCache(tmp_path / "cache", model, processor, rows).folder != first.folder
+    model.config.vision_config.layer_norm_eps = eps
     with torch.no_grad():
         next(model.qca.vision_encoder.backbone.parameters()).add_(1e-3)
     changed = ImageFeatureCache(tmp_path / "cache", model, processor, rows)

@@ -26,10 +26,13 @@ SCORE = [1.0, 0.0, 0.0, 1.0, 0.3]
 RESULTS = {
     "metrics": {
         "accuracy": 0.46,
-        "accuracy_shuffled_questions": 0.4,
         "wups_0.9": {"mean": 0.5, "std": 0.01, "seeds": 3},
     },
-    "baselines": {"majority": {"accuracy": 0.2}, "question_only": {"accuracy": 0.31, "side": 0.52}},
+    "baselines": {
+        "majority": {"accuracy": 0.2},
+        "question_only": {"accuracy": 0.31, "side": 0.52},
+        "shuffled_questions": {"accuracy": 0.4},
+    },
     "per_question_type": {"side": {"accuracy": 0.61}, "exists": {"accuracy": 0.7}},
     "attention": {"pointing": {"model": 0.8, "centre": 0.4, "uniform": 0.25, "shuffled_question": 0.3}},
 }
@@ -161,7 +164,7 @@ def test_sections_without_anything_are_left_out(rows, details, tmp_path):
     pipeline = QCAVisualQuestionAnsweringPipeline(model=tiny_model(), processor=tiny_processor())
     page = Page(write_report(tmp_path / "report.html", results, right, rows, pipeline, examples=1).read_text())
     assert page.headings == ["Accuracy", "Most confident", "Least confident", "Right by a hair"]
-    assert page.tables == [[["", "all"], ["this model", "1.000"]]]
+    assert page.tables == [[["", "this model"], ["all", "1.000"]]]
 
 
 def test_details_of_other_rows_are_refused(rows, details, tmp_path):
@@ -177,7 +180,7 @@ def test_the_command_line_shows_every_question_type_however_many(monkeypatch):
     kinds = {f"what is the [{number}]": {"accuracy": number / 100} for number in range(65)}
     cli.print_results(RESULTS | {"per_question_type": RESULTS["per_question_type"] | kinds})
     lines = [" ".join(line.split()) for line in shown.file.getvalue().splitlines()]
-    assert {"majority question only this model", "all 0.200 0.310 0.460", "side 0.520 0.610"} <= {*lines}
+    assert {"all 0.200 0.310 0.400 0.460", "side 0.520 0.610", "wups 0.9: 0.500 ± 0.010"} <= {*lines}
     assert {f"what is the [{number}] {number / 100:.3f}" for number in range(65)} <= {*lines}
 
 

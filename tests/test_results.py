@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from modeling_qca import configuration
 from modeling_qca.hub_card.readme import rows_table, short_rows_table
+from modeling_qca.training import results as module
 from modeling_qca.training.results import load_table, paired_gain, run_table, summarise
 from modeling_qca.training.scenes import write_scenes
 
@@ -97,6 +98,11 @@ def test_rows_are_trained_summed_up_and_not_trained_twice(table_file, tmp_path):
     run_table(table, tmp_path / "out", seeds=[1])
     assert json.loads(finished[1].read_text())["questions"] == 3  # measured anew, the run itself was not
     assert finished[0].stat().st_mtime_ns == before[0]
+
+
+def test_a_question_type_that_a_split_lacks_is_that_of_the_others():
+    spreads = module._spreads([{"side": 0.5}, {"side": 0.7, "where": 0.2}])
+    assert spreads["where"] == {"mean": 0.2, "std": 0.0} and spreads["side"]["mean"] == pytest.approx(0.6)
 
 
 def test_the_gain_has_the_standard_error_of_images_drawn_at_random():

@@ -307,7 +307,8 @@ def test_cls_attention_is_the_row_of_the_next_layer(vision: str) -> None:
     output = model(**tiny_batch(questions=2, images=2), output_attentions=True)
     row = output.vision_attentions[1][:, :, 0].mean(1)[:, PREFIX_TOKENS[vision] :]  # [B, H, S, S] -> [B, N]
     torch.testing.assert_close(output.budget_relevance, row / row.sum(-1, keepdim=True))
-    assert torch.equal(output.budget_relevance, model(**tiny_batch(questions=2, images=2, seed=0)).budget_relevance)
+    other = tiny_batch(questions=2, images=2) | {"input_ids": tiny_batch(questions=2, images=2, seed=1)["input_ids"]}
+    assert torch.equal(output.budget_relevance, model(**other).budget_relevance), "whatever the question"
 
 
 def test_recorded_layers_shrink_where_patches_were_dropped() -> None:
@@ -323,9 +324,8 @@ def test_bfloat16_keeps_exactly_k() -> None:
     assert (output.patch_mask.sum(-1) == 5).all() and output.logits.isfinite().all()
 
 
-@pytest.mark.parametrize("selection", ["top", "spread"])
-def test_fixed_budget_exports_with_any_number_of_questions(selection: str) -> None:
-    model = budget_model(token_budget_selection=selection)
+def test_fixed_budget_exports_with_any_number_of_questions() -> None:
+    model = budget_model(token_budget_selection="spread")
     batch, other = tiny_batch(questions=3, images=2), tiny_batch(questions=4, images=3, seed=1)
     questions, images = torch.export.Dim("questions", min=2, max=64), torch.export.Dim("images", min=2, max=64)
     shapes = {name: {0: images if name == "pixel_values" else questions} for name in batch}

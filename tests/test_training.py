@@ -224,11 +224,37 @@ def test_maps_that_no_row_has_are_missed(scenes, tmp_path, caplog, relevance, ma
     assert ("no training row has a relevance map" in caplog.text) is warned
 
 
+def test_nothing_measured_of_a_replaced_model_stays_beside_its_weights(scenes, tmp_path, monkeypatch):
+    options = {"max_steps": 1, "save_strategy": "no", "eval_strategy": "no"}
+    train(recipe(scenes, tmp_path, relevance="final", lora_rank=2, **options))
+    measured = [tmp_path / name for name in ("results.json", "questions.parquet", "overlay.png", "adapter")]
+    assert all(file.exists() for file in measured)
+
+    def fail(*arguments):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(training, "evaluate_model", fail)
+    with pytest.raises(OSError, match="disk full"):
+        train(recipe(scenes, tmp_path, relevance="final", learning_rate=1e-2, **options))
+    assert not any(file.exists() for file in measured)
+
+
+def test_one_image_id_of_two_pictures_is_no_feature_of_both(scenes, tmp_path):
+    run = recipe(scenes, tmp_path / "run", freeze=["vision"], cache_image_features=True, max_steps=1)
+    train_rows, validation_rows = training.load_splits(run)
+    model, processor = training.build_model(run, ["yes"])
+    training.freeze(model, run.freeze)
+    renamed = train_rows.map(lambda row: {"image_id": row["image_id"].replace("train", "validation")})
+    with pytest.raises(ValueError, match=r"image_id 'validation0' is of image .*train0.* but of .*give every image"):
+        training.cache_features(model, processor, [renamed, validation_rows], half=False)
+
+
 @pytest.mark.parametrize(
     "ends",
     [
         {"max_steps": 2},
         {"max_steps": 2, "streaming": True},
+        {"num_train_epochs": 1.5},
         {"learning_rate": 1e-7, "early_stopping_patience": 1, "num_train_epochs": 4},
     ],
 )

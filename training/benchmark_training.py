@@ -22,6 +22,7 @@ from transformers import set_seed
 from .benchmark import device_name, synchronise
 from .building import build_model, training_answers
 from .collator import QuestionCollator
+from .dataset import data_name
 from .evaluate import answer_accuracy, predict, provenance
 from .parameter_groups import freeze
 from .question_cache import remembered_questions
@@ -76,7 +77,7 @@ def measure_training(recipe: Recipe, output: Path) -> dict[str, Any]:
             "threads": torch.get_num_threads(),
             "bf16": recipe.training_arguments().bf16,
         },
-        **provenance(train_rows, Path(recipe.data).name, "train"),
+        **provenance(train_rows, data_name(recipe.data, {"format": recipe.format, **recipe.data_options}), "train"),
     }
     output.parent.mkdir(parents=True, exist_ok=True)
     write_json(output, results)

@@ -299,7 +299,9 @@ def bench_training(
 
 
 def print_results(results: dict[str, Any]) -> None:
-    """Accuracy beside its baselines, a row for each question type, and attention beside its controls."""
+    """Accuracy beside its baselines, a row for each question type; other metrics; attention beside its controls."""
+    from .report import format_number
+
     kinds = {kind: values["accuracy"] for kind, values in results["per_question_type"].items()}
     answered = {**results["baselines"], "this model": results["metrics"] | kinds}
     accuracy = Table(title="Accuracy", title_justify="left", box=None)
@@ -310,13 +312,16 @@ def print_results(results: dict[str, Any]) -> None:
         title = "all" if kind == "accuracy" else escape(kind)
         accuracy.add_row(title, *("" if cell is None else f"{cell:.3f}" for cell in cells))
     console.print(accuracy)
+    for name, value in results["metrics"].items():
+        if name != "accuracy":
+            console.print(f"{name.replace('_', ' ')}: {format_number(value)}", highlight=False)
     if results["attention"]:
         attention = Table(title="Attention of the last hop", title_justify="left", box=None)
         columns = ("model", "centre", "uniform", "shuffled_question")
         for column in ("", *columns):
             attention.add_column(column.replace("_", " "), justify="right" if column else "left")
         for measure, values in results["attention"].items():
-            attention.add_row(measure, *(f"{values[column]:.3f}" for column in columns))
+            attention.add_row(measure, *(f"{values[column]:.3f}" if column in values else "" for column in columns))
         console.print(attention)
 
 

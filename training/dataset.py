@@ -178,6 +178,14 @@ def data_name(data: str | os.PathLike, options: Mapping[str, Any]) -> str:
     return str(data) if on_hub else Path(data).resolve().name
 
 
+def split_name(split: str, options: Mapping[str, Any]) -> str:
+    """What a measurement on `split` calls it: where it is cut from the training rows, how."""
+    if split != "validation" or options.get("validation_ratio") is None:
+        return split
+    groups = f" by {options['group_by']}" if options.get("group_by") else ""
+    return f"{options['validation_ratio']:.0%} of train{groups}, seed {options.get('seed', 0)}"
+
+
 def split_rows(
     rows: datasets.Dataset, validation_ratio: float, group_by: str | None = None, seed: int = 0
 ) -> tuple[datasets.Dataset, datasets.Dataset]:

@@ -27,7 +27,7 @@ from modeling_qca import QCAForVisualQuestionAnswering
 from .answers import AnswerRule, answer_scores
 from .ask import load_pipeline
 from .collator import QuestionCollator
-from .dataset import checked_options, data_name, load_rows
+from .dataset import checked_options, data_name, load_rows, split_name
 from .metrics.attention_quality.attention_quality import attention_quality, centre_maps, shuffled_rows, uniform_maps
 from .results_file import QUESTIONS, RESULTS, write_json
 
@@ -132,18 +132,18 @@ def by_type(values: np.ndarray, types: Sequence[str]) -> dict[str, float]:
 
 
 def attention_table(
-    maps: Sequence[np.ndarray], rows: datasets.Dataset, shuffled: Sequence[np.ndarray]
+    maps: Sequence[np.ndarray], rows: datasets.Dataset, shuffled: Mapping[int, np.ndarray]
 ) -> dict[str, dict[str, float]]:
     """
     Quality of the last hop's maps on the rows that have a target, beside controls that know less.
 
     Args:
         maps: `[T, rows, columns]` of each row.
-        shuffled: the same for another question about the same image.
+        shuffled: the same for another question about the same image, of the rows that have one.
 
     Returns:
-        For each measure of `attention_quality` its mean under `model`, `centre`, `uniform`, `shuffled_question`.
-        Empty where no row has a target, or the model has no hop.
+        For each measure of `attention_quality` its mean under `model`, `centre`, `uniform` and, where `shuffled` has
+        any, `shuffled_question`. Empty where no row has a target, or the model has no hop.
     """
     chosen = [index for index, target in enumerate(rows["relevance"]) if target is not None and np.any(target)]
     if not chosen or not len(maps[0]):
@@ -152,25 +152,27 @@ def attention_table(
     targets = np.stack([_resized(rows[index]["relevance"][-1], grid) for index in chosen])
     measured = {
         "model": np.stack([maps[index][-1] for index in chosen]),
-        "shuffled_question": np.stack([shuffled[index][-1] for index in chosen]),
         "centre": centre_maps(len(chosen), *grid),
         "uniform": uniform_maps(len(chosen), *grid),
     }
     scores = {name: attention_quality(values, targets) for name, values in measured.items()}
+    asked = [place for place, index in enumerate(chosen) if index in shuffled]
+    if asked:
+        other = np.stack([shuffled[chosen[place]][-1] for place in asked])
+        scores["shuffled_question"] = attention_quality(other, targets[asked])
     return {
         measure: {name: float(values[measure].mean()) for name, values in scores.items()}
         for measure in ATTENTION_MEASURES
     }
 
 
-def shuffle_questions(rows: datasets.Dataset, seed: int) -> datasets.Dataset:
-    """`rows` in which each image is asked another of its questions; an image with one question keeps it."""
+def shuffle_questions(rows: datasets.Dataset, seed: int) -> tuple[datasets.Dataset, list[int]]:
+    """Those of `rows` about whose image there is another question, each asked one of the others; and their indices."""
     targets, sources = shuffled_rows(rows["image_id"], seed)
-    questions = list(rows["question"])
-    shuffled = list(questions)
-    for target, source in zip(targets, sources, strict=True):
-        shuffled[target] = questions[source]
-    return rows.remove_columns("question").add_column("question", shuffled)
+    other = dict(zip(targets.tolist(), sources.tolist(), strict=True))
+    indices, questions = sorted(other), rows["question"][:]
+    shuffled = rows.select(indices).remove_columns("question")
+    return shuffled.add_column("question", [questions[other[index]] for index in indices]), indices
 
 
 def further_metrics(names: Sequence[str], answers: Sequence[str], rows: datasets.Dataset) -> dict[str, Any]:
@@ -244,10 +246,14 @@ def evaluate_model(
         "baselines": {},
     }
     if model.config.num_attention_layers:
-        shuffled = predict(model, shuffle_questions(rows, seed), collator, description="Shuffled questions")
-        wrong_question = answer_accuracy(shuffled["answer"], rows, rule, normalize)
-        results["baselines"]["shuffled_questions"] = {"accuracy": float(wrong_question.mean())}
-        results["attention"] = attention_table(predicted["relevance"], rows, shuffled["relevance"])
+        shuffled_maps: dict[int, np.ndarray] = {}
+        shuffled, indices = shuffle_questions(rows, seed)
+        if indices:
+            answered = predict(model, shuffled, collator, description="Shuffled questions")
+            wrong_question = answer_accuracy(answered["answer"], shuffled, rule, normalize)
+            results["baselines"]["shuffled_questions"] = {"accuracy": float(wrong_question.mean())}
+            shuffled_maps = dict(zip(indices, answered["relevance"], strict=True))
+        results["attention"] = attention_table(predicted["relevance"], rows, shuffled_maps)
         if results["attention"] and collator.processor.image_processor.do_center_crop:
             logger.warning(
                 "attention is not measured: the image processor crops, so that its maps do not cover the whole "
@@ -304,7 +310,7 @@ def evaluate_checkpoint(
     results["cost"] = {
         "milliseconds_per_question": round(milliseconds_per_question(pipeline.model, rows, collator), 1)
     }
-    results |= provenance(rows, data_name(data, options), split) | {"seeds": [seed]}
+    results |= provenance(rows, data_name(data, options), split_name(split, options)) | {"seeds": [seed]}
     output_dir.mkdir(parents=True, exist_ok=True)
     details.to_parquet(output_dir / QUESTIONS)
     write_json(output_dir / RESULTS, results)

@@ -21,6 +21,8 @@ from .image_reading import read_image
 from .whole_file import whole_file
 
 BATCH_SIZE = 16
+# to features, of what an encoder's config says
+_UNRELATED = ("_name_or_path", "architectures", "dtype", "transformers_version")
 
 
 class ImageFeatureCache:
@@ -109,6 +111,8 @@ def encoder_fingerprint(model: QCAForVisualQuestionAnswering, processor: QCAProc
     prepared = processor.image_processor.to_dict()
     prepared.pop("auto_map", None)  # of a saved one: where its code is, not what it does
     digest.update(json.dumps(prepared, sort_keys=True, default=str).encode())
+    vision = {name: value for name, value in model.config.vision_config.to_dict().items() if name not in _UNRELATED}
+    digest.update(json.dumps(vision, sort_keys=True, default=str).encode())
     digest.update(repr((model.config.first_question_layer, model.config.vision_feature_layers, half)).encode())
     for name, tensor in model.base_model.vision_encoder.backbone.state_dict().items():
         digest.update(name.encode())

@@ -68,7 +68,8 @@ figcaption { font-size: .9rem; }
 <table>
 <tr><th></th>{% for column in columns %}<th>{{ column | words }}</th>{% endfor %}</tr>
 {% for measure, values in attention.items() -%}
-<tr><td>{{ measure | words }}</td>{% for column in columns %}<td>{{ values[column] | number }}</td>{% endfor %}</tr>
+<tr><td>{{ measure | words }}</td>
+{%- for column in columns %}<td>{{ values[column] | number if column in values else "" }}</td>{% endfor %}</tr>
 {% endfor %}</table>
 {% endif %}{% for section in sections %}<h2>{{ section.title }}</h2>
 <p class="quiet">{{ section.order }}</p>
@@ -76,7 +77,7 @@ figcaption { font-size: .9rem; }
 {% for example in section.examples %}<figure>
 <img src="data:image/jpeg;base64,{{ example.picture }}" alt="Where the model looked: {{ example.question }}">
 <figcaption><b>{{ example.question }}</b><br>
-<span class="{{ 'right' if example.score == 1 else 'wrong' }}">{{ example.answer }}</span> ({{ example.confidence }})
+<span class="{{ example.mark }}">{{ example.answer }}</span> ({{ example.confidence }})
 {%- if example.score != 1 %}, expected {{ example.expected }}{% endif %}
 {%- if example.words %}<br><span class="quiet">read: {{ example.words }}</span>{% endif %}</figcaption>
 </figure>
@@ -124,7 +125,7 @@ def write_report(
         if details
     ]
     environment = Environment(autoescape=True, undefined=StrictUndefined)
-    environment.filters |= {"number": _number, "words": _words}
+    environment.filters |= {"number": format_number, "words": _words}
     page = environment.from_string(PAGE).render(
         title=title,
         rows=len(rows),
@@ -144,17 +145,15 @@ def _accuracy(results: dict[str, Any]) -> dict[str, Any]:
     """The accuracy of every baseline and of the model, for all questions and for each kind; and the other metrics."""
     metrics, kinds = dict(results["metrics"]), sorted(results["per_question_type"])
     answerers = {_words(name): dict(values) for name, values in results["baselines"].items()}
-    if "accuracy_shuffled_questions" in metrics:
-        answerers["shuffled questions"] = {"accuracy": metrics.pop("accuracy_shuffled_questions")}
     by_kind = {kind: values["accuracy"] for kind, values in results["per_question_type"].items()}
     answerers["this model"] = {"accuracy": metrics.pop("accuracy")} | by_kind
     return {
         "answerers": list(answerers),
         "accuracy": [
-            (label, [_number(values[kind]) if kind in values else "" for values in answerers.values()])
+            (label, [format_number(values[kind]) if kind in values else "" for values in answerers.values()])
             for label, kind in [("all", "accuracy"), *zip(kinds, kinds, strict=True)]
         ],
-        "metrics": {_words(name): _number(value) for name, value in metrics.items()},
+        "metrics": {_words(name): format_number(value) for name, value in metrics.items()},
     }
 
 
@@ -182,10 +181,11 @@ def _most_read(words: Sequence[Sequence[tuple[str, float]]]) -> str:
 
 
 def _merged(detail: dict[str, Any], drawn: dict[int, dict[str, str]]) -> dict[str, Any]:
-    return {**detail, "confidence": f"{detail['confidence']:.0%}", **drawn[detail["index"]]}
+    mark = {1: "right", 0: "wrong"}.get(detail["score"], "partly")
+    return {**detail, "mark": mark, "confidence": f"{detail['confidence']:.0%}", **drawn[detail["index"]]}
 
 
-def _number(value: Any) -> str:
+def format_number(value: Any) -> str:
     """0.123, or 0.123 ± 0.004 of several seeds."""
     if isinstance(value, dict):
         return f"{value['mean']:.3f} ± {value['std']:.3f}"

@@ -241,24 +241,25 @@ def paired_gain(better: Sequence[Mapping[str, list]], other: Sequence[Mapping[st
 
 
 def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    kinds = runs[0]["per_question_type"]
-    attention = runs[0]["attention"]
+    metrics = _spreads([run["metrics"] for run in runs])
     summary: dict[str, Any] = {
         "accuracy": {
-            "all": _spread([run["metrics"]["accuracy"] for run in runs]),
-            **{kind: _spread([run["per_question_type"][kind]["accuracy"] for run in runs]) for kind in kinds},
+            "all": metrics.pop("accuracy"),
+            **_spreads(
+                [{kind: values["accuracy"] for kind, values in run["per_question_type"].items()} for run in runs]
+            ),
         },
         "attention": {
-            measure: {source: _spread([run["attention"][measure][source] for run in runs]) for source in values}
-            for measure, values in attention.items()
+            measure: _spreads([run["attention"].get(measure, {}) for run in runs])
+            for measure in dict.fromkeys(measure for run in runs for measure in run["attention"])
         },
         "cost": {name: statistics.median(run["cost"][name] for run in runs) for name in COST},
     }
-    further = [name for name in runs[0]["metrics"] if name != "accuracy"]
-    if further:
-        summary["metrics"] = {name: _spread([run["metrics"][name] for run in runs]) for name in further}
-    if "shuffled_questions" in runs[0]["baselines"]:
-        summary["shuffled_questions"] = _spread([run["baselines"]["shuffled_questions"]["accuracy"] for run in runs])
+    if metrics:
+        summary["metrics"] = metrics
+    shuffled = _spreads([run["baselines"].get("shuffled_questions", {}) for run in runs])
+    if shuffled:
+        summary["shuffled_questions"] = shuffled["accuracy"]
     if all("faithfulness" in run for run in runs):
         areas = [run["faithfulness"]["auc"] for run in runs]
         summary["faithfulness"] = {
@@ -271,6 +272,12 @@ def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
         }
         summary["faithfulness_questions"] = runs[0]["faithfulness"]["questions"]
     return summary
+
+
+def _spreads(measured: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Of each name over the seeds that have it: a question type may be missing from a seed's split."""
+    names = dict.fromkeys(name for values in measured for name in values)
+    return {name: _spread([values[name] for values in measured if name in values]) for name in names}
 
 
 def _spread(values: list[float]) -> dict[str, float]:

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -19,10 +20,11 @@ from .answers import answer_scores
 from .building import build_model, training_answers
 from .callbacks import EarlyStopping, LinearRelevanceWeight, SaveOnInterrupt, TrainingClock, last_complete_checkpoint
 from .collator import QuestionCollator
-from .dataset import checked_options, data_name, group_key, load_rows, parse_group_by
+from .dataset import checked_options, data_name, group_key, load_rows, parse_group_by, split_name
 from .evaluate import check_metrics, evaluate_model, majority_accuracy, milliseconds_per_question, provenance
-from .feature_cache import ImageFeatureCache
+from .feature_cache import ImageFeatureCache, image_fingerprint
 from .image_reading import read_image
+from .images import image_key
 from .parameter_groups import freeze
 from .question_cache import remembered_questions
 from .recipe import Recipe
@@ -75,7 +77,7 @@ def train(recipe: Recipe, control: Control | None = None) -> dict[str, Any]:
         validation_name = data_name(recipe.data, {"format": recipe.format, **recipe.data_options})
     else:
         validation_name = data_name(recipe.validation_data, recipe.validation_options)
-    measured_on = provenance(validation_rows, validation_name, "validation")
+    measured_on = provenance(validation_rows, validation_name, split_name("validation", _cut(recipe)))
     if control == "blank_images":
         train_rows, validation_rows = _blank_images(train_rows), _blank_images(validation_rows)
     answered = read_answers(train_rows) if recipe.streaming else train_rows
@@ -101,10 +103,7 @@ def load_splits(recipe: Recipe) -> tuple[Rows, datasets.Dataset]:
     Raises:
         ValueError: see `dataset.load_rows`; or where nothing is left to train on.
     """
-    cut: dict[str, Any] = {}
-    if recipe.validation_ratio is not None:
-        cut = {"validation_ratio": recipe.validation_ratio, "group_by": recipe.group_by, "seed": recipe.data_seed}
-    options = checked_options(recipe.data_options)
+    cut, options = _cut(recipe), checked_options(recipe.data_options)
     own: dict[str, Any] = {"format": recipe.format, "on_bad_image": recipe.on_bad_image, **options}
     if twice := sorted(cut.keys() & own.keys()):
         raise ValueError(f"`{twice[0]}` stands in the recipe and in its `data_options`; leave it out there")
@@ -120,6 +119,13 @@ def load_splits(recipe: Recipe) -> tuple[Rows, datasets.Dataset]:
     stored = datasets.Image(decode=False)
     by_image = validation_rows.sort("image_id")  # evaluation then encodes an image in one batch, not in every one
     return train_rows.cast_column("image", stored), by_image.cast_column("image", stored)
+
+
+def _cut(recipe: Recipe) -> dict[str, Any]:
+    """How validation rows are cut from those of training, where they are."""
+    if recipe.validation_ratio is None:
+        return {}
+    return {"validation_ratio": recipe.validation_ratio, "group_by": recipe.group_by, "seed": recipe.data_seed}
 
 
 def _outside_groups(train_rows: Rows, held_out: datasets.Dataset, group_by: str) -> Rows:
@@ -255,7 +261,8 @@ def _warn_of_no_maps(recipe: Recipe, rows: Rows) -> None:
 
 
 def _claim_folder(recipe: Recipe, should_save: bool, control: Control | None) -> None:
-    """Note in the run's folder which recipe it is of, so that no other one goes on from its checkpoints.
+    """Note in the run's folder which recipe it is of, so that no other one goes on from its checkpoints, and remove
+    what was measured of the model that the run replaces.
 
     Checkpoints without such a note, of an earlier release or moved here by hand, are taken to be this recipe's.
 
@@ -277,6 +284,9 @@ def _claim_folder(recipe: Recipe, should_save: bool, control: Control | None) ->
         )
     if should_save:
         recipe.output_dir.mkdir(parents=True, exist_ok=True)
+        for name in (RESULTS, QUESTIONS, OVERLAY):
+            (recipe.output_dir / name).unlink(missing_ok=True)
+        shutil.rmtree(recipe.output_dir / "adapter", ignore_errors=True)
         write_json(note, described)
 
 
@@ -334,11 +344,22 @@ def _baseline(
 def cache_features(
     model: QCAForVisualQuestionAnswering, processor: QCAProcessor, splits: list[datasets.Dataset], half: bool
 ) -> ImageFeatureCache:
-    """The frozen vision encoder's features of every image of `splits`, kept beside the cache of `datasets`."""
+    """The frozen vision encoder's features of every image of `splits`, kept beside the cache of `datasets`.
+
+    Raises:
+        ValueError: where two splits use an image id for two images.
+    """
     rows: dict[str, Any] = {}
     for split in splits:
-        first = {image_id: index for index, image_id in reversed(list(enumerate(split["image_id"])))}
-        rows |= {image_id: split[index] for image_id, index in first.items()}
+        for image_id, index in {image_id: index for index, image_id in enumerate(split["image_id"])}.items():
+            row = split[index]
+            known = rows.setdefault(image_id, row)
+            here, there = image_key(row["image"]), image_key(known["image"])
+            if here != there and image_fingerprint(image_id, row) != image_fingerprint(image_id, known):
+                raise ValueError(
+                    f"image_id {image_id!r} is of image {there} in the training rows, but of {here} in those of "
+                    "validation; give every image an id of its own, or train without `cache_image_features`"
+                )
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "qca_image_features"
     return ImageFeatureCache(folder, model, processor, rows, half)
 
