@@ -159,6 +159,11 @@ def test_each_seed_may_have_a_split_of_its_own(table_file, tmp_path):
     [
         ("after: plain", "after: later", "budget 50 %, learned: `after` names 'later', which is no row above it"),
         ("control: document", "control: random", "as documented: `control` is 'random', not one of blank_images, doc"),
+        (
+            "control: document",
+            "control: document, faithfulness_questions: 2",
+            "as documented: `faithfulness_questions` are",
+        ),
         ("rows:", "lines:", "needs `recipe`, `common`, `seeds` and `rows`"),
         ("rows:", "split_by_seeds: true\nrows:", "a table has no key `split_by_seeds`"),
         ("rows:", "split_by_seed: often\nrows:", "`split_by_seed` is 'often', neither true nor false"),

@@ -339,6 +339,12 @@ def test_the_baseline_of_a_checkpoint_with_a_question_in_its_encoder_has_none(sc
     assert QCAConfig.from_pretrained(tmp_path / "next").token_budget == 8
 
 
+def test_a_model_that_is_the_image_mean_is_not_trained_again_as_its_baseline(scenes, tmp_path):
+    no_hops = {"num_attention_layers": 0, "vision_conditioning_layers": None, "token_budget": None}
+    run = recipe(scenes, tmp_path, max_steps=1, eval_strategy="no", baselines=["image_mean"], **no_hops)
+    assert train(run)["baselines"].keys() == {"majority"}
+
+
 def test_a_checkpoint_that_no_note_says_the_recipe_of_is_gone_on_from(scenes, tmp_path, caplog):
     train(recipe(scenes, tmp_path / "whole", save_total_limit=None))
     shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "moved" / "checkpoint-2")

@@ -10,6 +10,8 @@ from transformers import AutoModel
 
 from modeling_qca import QCAForVisualQuestionAnswering
 from modeling_qca.conditioning_qca import GatedConditioning
+from modeling_qca.configuration_qca import CONDITIONABLE_VISION_ENCODERS
+from modeling_qca.vision_qca import LAYOUTS
 
 MODES = ("patches_read_question", "question_reads_patches", "shared_projections")
 QUESTION_INSIDE = {mode: {"vision_conditioning_layers": [0, 2], "vision_conditioning": mode} for mode in MODES} | {
@@ -53,6 +55,10 @@ def backbone_outputs(model: QCAForVisualQuestionAnswering, pixel_values: torch.T
     if pixel_values.shape[-2:] != (32, 32) and "dinov2" not in backbone.config.model_type:
         requested["interpolate_pos_encoding"] = True
     return own(pixel_values, **requested)
+
+
+def test_every_encoder_that_is_allowed_has_a_layout_and_is_tested() -> None:
+    assert LAYOUTS.keys() == set(CONDITIONABLE_VISION_ENCODERS) == set(VISION_CONFIGS)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

@@ -118,6 +118,8 @@ def load_table(path: str | os.PathLike, overrides: Mapping[str, str] | None = No
             raise ValueError(
                 f"{path}: {name}: `control` is {row.control!r}, not one of {', '.join(get_args(Control))}"
             )
+        if row.faithfulness_questions and row.control is not None:
+            raise ValueError(f"{path}: {name}: `faithfulness_questions` are of maps, and a `control` shows none")
         rows.append(row)
     return ResultsTable(path.stem, seeds, values, rows, split_by_seed)
 

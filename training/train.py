@@ -36,6 +36,7 @@ from .vocabulary import vocabulary_reach
 logger = logging.getLogger(__name__)
 
 EXAMPLE_SIDE = 384  # pixels of the longer side
+WITHOUT_HOPS = {"vision_conditioning_layers": None, "token_budget": None, "num_attention_layers": 0}
 RECIPE = "_recipe.json"  # a trainer does not push what begins so
 Rows: TypeAlias = datasets.Dataset | datasets.IterableDataset
 Control: TypeAlias = Literal["blank_images", "document"]
@@ -85,7 +86,11 @@ def train(recipe: Recipe, control: Control | None = None) -> dict[str, Any]:
     rule, normalize = recipe.answer_rule, recipe.normalize_answers
     majority = majority_accuracy(answered, validation_rows, rule, normalize)
     results["baselines"]["majority"] = {"accuracy": majority}
+    unsaid = {} if recipe.model else {name: None for name, value in WITHOUT_HOPS.items() if value is None}
+    is_image_mean = {**unsaid, **recipe.config}.items() >= WITHOUT_HOPS.items()
     for name in recipe.baselines:
+        if name == "image_mean" and is_image_mean:
+            continue
         results["baselines"][name] = _baseline(name, recipe, train_rows, validation_rows, answered)
     vocabulary = results.pop("vocabulary")
     results |= measured_on
@@ -330,11 +335,10 @@ def _baseline(
     """Accuracies of the same recipe without hops; `question_only` also sees a blank image every time."""
     if name == "question_only":
         train_rows, validation_rows = _blank_images(train_rows), _blank_images(validation_rows)
-    no_question = {"vision_conditioning_layers": None, "token_budget": None, "num_attention_layers": 0}
     variant = dataclasses.replace(
         recipe,
         relevance="none",
-        config={**recipe.config, **no_question},
+        config={**recipe.config, **WITHOUT_HOPS},
         arguments={**recipe.arguments, "output_dir": str(recipe.output_dir / "baselines" / name)},
     )
     results = _train_one(variant, train_rows, validation_rows, answered)
