@@ -152,7 +152,8 @@ def test_every_variant_exports_to_onnx(fields: dict[str, Any], tmp_path: Path):
     assert_same_answers(load(tmp_path / "onnx"), model, 20)
 
 
-@pytest.mark.parametrize("fields", [pytest.param(f, marks=[pytest.mark.slow] * (f != VARIANTS[6])) for f in VARIANTS])
+@pytest.mark.slow
+@pytest.mark.parametrize("fields", VARIANTS, ids=str)
 def test_torch_programs_give_the_checkpoints_answers(fields: dict[str, Any], tmp_path: Path):
     model = save_variant(tmp_path / "checkpoint", **fields)
     arguments = ["export", str(tmp_path / "checkpoint"), str(tmp_path / "program"), "--format", "torch"]

@@ -238,7 +238,7 @@ def test_saving_the_pipeline_is_enough_to_load_it(ask, tmp_path):
     assert_same(again(tiny_image(), QUESTIONS), ask(tiny_image(), QUESTIONS))
 
 
-@pytest.mark.parametrize("task", [None, "visual-question-answering"])
+@pytest.mark.parametrize("task", [None, pytest.param("visual-question-answering", marks=pytest.mark.slow)])
 def test_the_checkpoint_answers_where_the_package_is_not_installed(ask, checkpoint, tmp_path, task):
     tiny_image().save(tmp_path / "image.png")
     program = f"""

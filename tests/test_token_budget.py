@@ -339,8 +339,12 @@ def test_fixed_budget_exports_with_any_number_of_questions() -> None:
 
 @pytest.mark.parametrize(
     ("fields", "one_graph"),
-    [({}, True), ({"vision_conditioning_layers": "late"}, True), ({"token_budget": [2, 9]}, False)],
-    ids=["fixed", "fixed with conditioning", "adaptive"],
+    [
+        ({"vision_conditioning_layers": "late"}, True),
+        pytest.param({}, True, marks=pytest.mark.slow),
+        pytest.param({"token_budget": [2, 9]}, False, marks=pytest.mark.slow),
+    ],
+    ids=["fixed with conditioning", "fixed", "adaptive"],
 )
 def test_compiled_model_gives_the_same(fields, one_graph: bool) -> None:
     """An adaptive budget looks at how many patches it keeps, which breaks the graph once."""

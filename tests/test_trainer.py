@@ -142,6 +142,7 @@ def test_compiled_kernels_give_the_same_loss_curve(plain_losses, tmp_path):
     assert losses(trainer) == pytest.approx(plain_losses, rel=1e-3)
 
 
+@pytest.mark.slow  # that of a token budget, with more in it, is in test_token_budget
 def test_a_forward_compiles_into_one_graph():
     model, batch = tiny_model(), tiny_batch()
     compiled = torch.compile(model, backend="eager", fullgraph=True)
