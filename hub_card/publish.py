@@ -32,7 +32,8 @@ ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetens
 ALLOWED = {".json", ".jinja", ".md", ".model", ".png", ".py", ".safetensors", ".txt"}
 READABLE = {".json", ".jinja", ".md", ".py", ".txt"}
 VOCABULARIES = {"tokenizer.json", "vocab.json", "vocab.txt", "merges.txt"}
-REPLACED = {".py", ".safetensors", ".bin", ".pt", ".pth", ".pkl", ".ckpt"}  # at the top of the repository, and
+# what a push takes away at the top of a repository, where it has nothing to put in its place
+REPLACED = {".py", ".safetensors", ".bin", ".pt", ".pth", ".pkl", ".ckpt"}
 REPLACED_FILES = {"config.json", ADAPTER_CONFIG, RESULTS, OVERLAY}
 TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}")
 ABSOLUTE_PATH = re.compile(r"(?<![\w/.:~])~?(?:/[\w.@+-]+){2,}/?|(?<!\w)[A-Za-z]:(?:\\{1,2}[\w.@+-]+)+")

@@ -95,7 +95,9 @@ def rows_table(results: dict[str, Any]) -> str:
     for row in rows:
         if row["attention"]:
             seeds = len(row["seeds"])
-            measured = [row["attention"][name][of] for name in ROW_MEASURES for of in ("model", "shuffled_question")]
+            measured = [
+                row["attention"][name].get(of) for name in ROW_MEASURES for of in ("model", "shuffled_question")
+            ]
             looked.append([row["name"], *(_spread(value, seeds) for value in measured)])
     measures = [title for name in ROW_MEASURES for title in (name, f"{name}, shuffled")]
     lines = [*markdown_table(header, answers), "", *markdown_table(["where it looked", *measures], looked)]

@@ -66,8 +66,11 @@ def test_a_card_claims_nothing_of_a_model_that_it_does_not_do() -> None:
     del evaluated["recipe"]
     assert "Seeds: " in render(example_results()) and "Seeds: " not in render(evaluated)
     assert "## Evaluation\n\nEvaluated with\n" in render(evaluated)
-    two_ways = str(model_card(tiny_config(answer_evidence="hops_and_mean"), None, RELEASE))
-    assert "the answer also reads the mean of all" in " ".join(two_ways.split())
+    fields = {"answer_evidence": "hops_and_mean", "token_budget": 5, "token_budget_layer": 1}
+    budget = " ".join(str(model_card(tiny_config(**fields, vision_conditioning_layers="late"), None, RELEASE)).split())
+    plain = " ".join(render(None).split())
+    for claim in ("also reads the mean of all", "After layer 1 of it only some patches", "inside the vision encoder"):
+        assert claim in budget and claim not in plain
 
 
 def test_the_model_index_holds_the_measured_values_and_survives_loading() -> None:

@@ -167,6 +167,17 @@ def test_sections_without_anything_are_left_out(rows, details, tmp_path):
     assert page.tables == [[["", "this model"], ["all", "1.000"]]]
 
 
+def test_a_control_that_was_not_measured_is_an_empty_cell(rows, details, tmp_path, monkeypatch):
+    results = {**RESULTS, "attention": {"pointing": {"model": 0.8, "centre": 0.4, "uniform": 0.25}}}
+    pipeline = QCAVisualQuestionAnsweringPipeline(model=tiny_model(), processor=tiny_processor())
+    page = Page(write_report(tmp_path / "report.html", results, details, rows, pipeline, examples=1).read_text())
+    assert page.tables[2][1] == ["pointing", "0.800", "0.400", "0.250", ""]
+    shown = Console(file=io.StringIO(), width=80)
+    monkeypatch.setattr(cli, "console", shown)
+    cli.print_results(results)
+    assert "pointing 0.800 0.400 0.250" in " ".join(shown.file.getvalue().split())
+
+
 def test_details_of_other_rows_are_refused(rows, details, tmp_path):
     pipeline = QCAVisualQuestionAnsweringPipeline(model=tiny_model(), processor=tiny_processor())
     with pytest.raises(ValueError, match="same questions in the same order"):

@@ -343,6 +343,10 @@ def test_a_model_that_is_the_image_mean_is_not_trained_again_as_its_baseline(sce
     no_hops = {"num_attention_layers": 0, "vision_conditioning_layers": None, "token_budget": None}
     run = recipe(scenes, tmp_path, max_steps=1, eval_strategy="no", baselines=["image_mean"], **no_hops)
     assert train(run)["baselines"].keys() == {"majority"}
+    composed = {"model": None, "vision_encoder": "v", "text_encoder": "t"}
+    for values, expected in ((composed, True), ({}, False), ({**composed, "token_budget": 8}, False)):
+        run = recipe(scenes, tmp_path, num_attention_layers=0, **values)
+        assert training._is_image_mean(run) is expected, values
 
 
 def test_a_checkpoint_that_no_note_says_the_recipe_of_is_gone_on_from(scenes, tmp_path, caplog):
@@ -456,7 +460,10 @@ def test_results_name_the_data_they_were_measured_on(scenes, tmp_path):
     other = shutil.copytree(scenes, tmp_path / "other")
     options = {"max_steps": 1, "per_device_train_batch_size": 2, "eval_strategy": "no"}
     results = train(recipe(scenes, tmp_path / "run", validation_data=str(other), **options))
-    assert results["data"]["name"] == "other"
+    assert (results["data"]["name"], results["data"]["split"]) == ("other", "validation")
+    cut = {"validation_ratio": 0.5, "seed": 3}
+    results = train(recipe(scenes, tmp_path / "cut", data_options=cut, **options))
+    assert (results["data"]["name"], results["data"]["split"]) == (scenes.name, "50% of train, seed 3")
 
 
 def test_bfloat16_that_the_processor_lacks_is_pointed_out(scenes, tmp_path, caplog, monkeypatch):

@@ -22,15 +22,11 @@ class _Resumable(TrainerCallback, ExportableState):
     def attributes(self) -> dict[str, Any]:
         raise NotImplementedError
 
-    def restore(self, state: TrainerState) -> None:
-        callbacks: Any = state.stateful_callbacks
-        stored = callbacks.setdefault(type(self).__name__, self.state())
-        for name, value in stored["attributes"].items():
-            setattr(self, name, value)
-
     def on_train_begin(self, args, state, control, **kwargs):
         super().on_train_begin(args, state, control, **kwargs)
-        self.restore(state)
+        stored = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
+        for name, value in stored["attributes"].items():
+            setattr(self, name, value)
 
 
 class EarlyStopping(_Resumable, EarlyStoppingCallback):

@@ -151,7 +151,7 @@ def _accuracy(results: dict[str, Any]) -> dict[str, Any]:
         "answerers": list(answerers),
         "accuracy": [
             (label, [format_number(values[kind]) if kind in values else "" for values in answerers.values()])
-            for label, kind in [("all", "accuracy"), *zip(kinds, kinds, strict=True)]
+            for label, kind in [("all", "accuracy"), *((kind, kind) for kind in kinds)]
         ],
         "metrics": {_words(name): format_number(value) for name, value in metrics.items()},
     }

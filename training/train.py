@@ -74,11 +74,11 @@ def train(recipe: Recipe, control: Control | None = None) -> dict[str, Any]:
             return results
     check_metrics(recipe.metrics)
     train_rows, validation_rows = load_splits(recipe)
-    if recipe.validation_data is None:
-        validation_name = data_name(recipe.data, {"format": recipe.format, **recipe.data_options})
-    else:
-        validation_name = data_name(recipe.validation_data, recipe.validation_options)
-    measured_on = provenance(validation_rows, validation_name, split_name("validation", _cut(recipe)))
+    data, options = recipe.data, {"format": recipe.format, **recipe.data_options}
+    if recipe.validation_data is not None:
+        data, options = recipe.validation_data, recipe.validation_options
+    split = split_name("validation", {**_cut(recipe), **options})
+    measured_on = provenance(validation_rows, data_name(data, options), split)
     if control == "blank_images":
         train_rows, validation_rows = _blank_images(train_rows), _blank_images(validation_rows)
     answered = read_answers(train_rows) if recipe.streaming else train_rows
@@ -86,12 +86,9 @@ def train(recipe: Recipe, control: Control | None = None) -> dict[str, Any]:
     rule, normalize = recipe.answer_rule, recipe.normalize_answers
     majority = majority_accuracy(answered, validation_rows, rule, normalize)
     results["baselines"]["majority"] = {"accuracy": majority}
-    unsaid = {} if recipe.model else {name: None for name, value in WITHOUT_HOPS.items() if value is None}
-    is_image_mean = {**unsaid, **recipe.config}.items() >= WITHOUT_HOPS.items()
     for name in recipe.baselines:
-        if name == "image_mean" and is_image_mean:
-            continue
-        results["baselines"][name] = _baseline(name, recipe, train_rows, validation_rows, answered)
+        if name != "image_mean" or not _is_image_mean(recipe):
+            results["baselines"][name] = _baseline(name, recipe, train_rows, validation_rows, answered)
     vocabulary = results.pop("vocabulary")
     results |= measured_on
     results["data"]["vocabulary"] = vocabulary
@@ -291,7 +288,8 @@ def _claim_folder(recipe: Recipe, should_save: bool, control: Control | None) ->
         recipe.output_dir.mkdir(parents=True, exist_ok=True)
         for name in (RESULTS, QUESTIONS, OVERLAY):
             (recipe.output_dir / name).unlink(missing_ok=True)
-        shutil.rmtree(recipe.output_dir / "adapter", ignore_errors=True)
+        if (recipe.output_dir / "adapter").exists():
+            shutil.rmtree(recipe.output_dir / "adapter")
         write_json(note, described)
 
 
@@ -343,6 +341,12 @@ def _baseline(
     )
     results = _train_one(variant, train_rows, validation_rows, answered)
     return results["metrics"] | {kind: values["accuracy"] for kind, values in results["per_question_type"].items()}
+
+
+def _is_image_mean(recipe: Recipe) -> bool:
+    """Whether the model is its own baseline. What a recipe does not say of a checkpoint may be in that."""
+    unsaid = {} if recipe.model else {"vision_conditioning_layers": None, "token_budget": None}
+    return {**unsaid, **recipe.config}.items() >= WITHOUT_HOPS.items()
 
 
 def cache_features(
