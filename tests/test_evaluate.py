@@ -46,6 +46,7 @@ def test_maps_of_shuffled_questions_are_compared_with_the_targets_they_do_not_be
     maps = [corner[None], other[None], corner[None]]
     pointing = attention_table(maps, rows, {0: other[None], 1: other[None]})["pointing"]
     assert (pointing["model"], pointing["shuffled_question"]) == (1, 0.5)
+    assert attention_table(maps, rows, {1: other[None]})["pointing"]["shuffled_question"] == 1
     assert set(attention_table(maps, rows, {})["pointing"]) == {"model", "centre", "uniform"}
 
 
