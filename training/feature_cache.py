@@ -21,7 +21,7 @@ from .image_reading import read_image
 from .whole_file import whole_file
 
 BATCH_SIZE = 16
-# to features, of what an encoder's config says
+# what an encoder's config says without changing its features
 _UNRELATED = ("_name_or_path", "architectures", "dtype", "transformers_version")
 
 
