@@ -8,6 +8,7 @@
     data               {"name", "split", "rows", "images", "fingerprint"} of the rows that were evaluated
     seeds              the seeds trained with
     versions           {package: version}
+    device             the processor or GPU that computed; may be left out
     command            the command that trained and evaluated
     cost               {"milliseconds_per_question", "trained_parameters", ...}
     recipe             the training recipe; may be left out
@@ -46,7 +47,7 @@ SECTIONS: dict[str, type] = {
     "command": str,
     "cost": dict,
 }
-OPTIONAL = ("recipe", "control")
+OPTIONAL = ("recipe", "control", "device")
 ATTENTION_SOURCES = ("model", "centre", "uniform", "shuffled_question")
 DATA_FIELDS = {"name": str, "split": str, "rows": int, "images": int, "fingerprint": str}
 

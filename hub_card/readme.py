@@ -165,7 +165,8 @@ def _rows_note(results: dict[str, Any]) -> str:
     return (
         f"{data['rows']:,} questions about {data['images']:,} images{splits}; the majority answer is right for "
         f"{format_value(results['majority'])}; "
-        + ("one seed." if seeds == {1} else f"mean and standard deviation over {_range(seeds)} seeds.")
+        + ("one seed" if seeds == {1} else f"mean and standard deviation over {_range(seeds)} seeds")
+        + (f"; trained and measured on {results['device']}." if "device" in results else ".")
     )
 
 
@@ -194,7 +195,7 @@ def speed_table(results: dict[str, Any]) -> str:
     lines = [
         *markdown_table(header, rows),
         "",
-        f"{data['rows']:,} questions about {data['images']:,} images; {settings['device']}, {precision}, threads: "
+        f"{data['rows']:,} questions about {data['images']:,} images; {results['device']}, {precision}, threads: "
         f"{settings['threads']}. Medians and quartiles of steps; epochs are extrapolated. With and without the cache "
         f"the losses of {same['cached']['steps']} steps differ by {difference} at most, and the accuracies after them "
         f"are {accuracy}.",

@@ -103,6 +103,11 @@ def test_what_was_measured_on_a_data_set_of_the_hub_says_so() -> None:
     assert "of owner/VQA (fingerprint" in card
 
 
+def test_the_device_is_named_where_it_is_known() -> None:
+    assert "; on NVIDIA H200. All of these numbers" in render(example_results(device="NVIDIA H200"))
+    assert "; on" not in render(example_results())
+
+
 def test_results_stand_beside_the_baselines_and_what_was_not_measured_is_a_dash() -> None:
     assert table(render(example_results()), "metric") == [
         ["metric", "this model", "majority", "question_only"],

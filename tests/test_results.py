@@ -85,6 +85,7 @@ def test_rows_are_trained_summed_up_and_not_trained_twice(table_file, tmp_path):
     assert [file.stat().st_mtime_ns for file in finished] == before
     assert summarise(table, tmp_path / "out") | {"command": results["command"]} == results
     rendered = rows_table(results)
+    assert runs[1]["device"] and rendered.endswith(f"over 2 seeds; trained and measured on {runs[1]['device']}.")
     shuffled = row["attention"]["pointing"]["shuffled_question"]
     assert f"| {shuffled['mean']:.3f} ± {shuffled['std']:.3f} |\n| budget 50 %, learned |" in short_rows_table(results)
     deleted = row["faithfulness"]["relevance"]["deletion"]

@@ -8,7 +8,6 @@ with the next one.
 import json
 import multiprocessing
 import os
-import platform
 import resource
 import statistics
 import time
@@ -29,6 +28,7 @@ from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_availa
 from .benchmark_models import EAGER_ONLY, Contender, Models, Workload, packed_products
 from .benchmark_precision import PAIRS, answer_agreement
 from .benchmark_report import write_report
+from .device import device_name, synchronise
 from .results_file import write_json
 
 RESULTS = "benchmark.json"
@@ -251,18 +251,6 @@ def _settings(device: torch.device, quick: bool, rounds: int) -> dict[str, Any]:
     }
 
 
-def device_name(device: torch.device) -> str:
-    """The model of the GPU, or of the processor."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def _open_results(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -275,9 +263,3 @@ def _open_results(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
             "anew"
         )
     return results
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait for a GPU, so that time can be taken."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()

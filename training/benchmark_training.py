@@ -19,10 +19,10 @@ from rich.progress import Progress
 from torch.utils.data import DataLoader
 from transformers import set_seed
 
-from .benchmark import device_name, synchronise
 from .building import build_model, training_answers
 from .collator import QuestionCollator
 from .dataset import data_name
+from .device import synchronise
 from .evaluate import answer_accuracy, predict, provenance
 from .parameter_groups import freeze
 from .question_cache import remembered_questions
@@ -70,14 +70,12 @@ def measure_training(recipe: Recipe, output: Path) -> dict[str, Any]:
             for name, number in (("grouped", QUESTIONS_PER_IMAGE), ("ungrouped", 1))
         }
         grouped_questions = _compare(grouped, progress)
+    settings = recipe.training_arguments()
+    name = data_name(recipe.data, {"format": recipe.format, **recipe.data_options})
     results = {
         "training_speed": {"cached_features": cached_features, "grouped_questions": grouped_questions},
-        "settings": {
-            "device": device_name(recipe.training_arguments().device),
-            "threads": torch.get_num_threads(),
-            "bf16": recipe.training_arguments().bf16,
-        },
-        **provenance(train_rows, data_name(recipe.data, {"format": recipe.format, **recipe.data_options}), "train"),
+        "settings": {"threads": torch.get_num_threads(), "bf16": settings.bf16},
+        **provenance(train_rows, name, "train", settings.device),
     }
     output.parent.mkdir(parents=True, exist_ok=True)
     write_json(output, results)

@@ -28,6 +28,7 @@ from .answers import AnswerRule, answer_scores
 from .ask import load_pipeline
 from .collator import QuestionCollator
 from .dataset import checked_options, data_name, load_rows, split_name
+from .device import device_name
 from .metrics.attention_quality.attention_quality import attention_quality, centre_maps, shuffled_rows, uniform_maps
 from .results_file import QUESTIONS, RESULTS, write_json
 
@@ -310,7 +311,8 @@ def evaluate_checkpoint(
     results["cost"] = {
         "milliseconds_per_question": round(milliseconds_per_question(pipeline.model, rows, collator), 1)
     }
-    results |= provenance(rows, data_name(data, options), split_name(split, options)) | {"seeds": [seed]}
+    measured_on = provenance(rows, data_name(data, options), split_name(split, options), pipeline.device)
+    results |= measured_on | {"seeds": [seed]}
     output_dir.mkdir(parents=True, exist_ok=True)
     details.to_parquet(output_dir / QUESTIONS)
     write_json(output_dir / RESULTS, results)
@@ -321,8 +323,8 @@ def evaluate_checkpoint(
     return results
 
 
-def provenance(rows: datasets.Dataset, name: str, split: str) -> dict[str, Any]:
-    """What a reader needs to repeat a measurement: data with its fingerprint, versions, command."""
+def provenance(rows: datasets.Dataset, name: str, split: str, device: torch.device) -> dict[str, Any]:
+    """What a reader needs to repeat a measurement: data with its fingerprint, versions, device, command."""
     digest = hashlib.sha256()
     for question_id, question, answers in zip(rows["question_id"], rows["question"], rows["answers"], strict=True):
         digest.update(repr((question_id, question, answers)).encode())
@@ -335,6 +337,7 @@ def provenance(rows: datasets.Dataset, name: str, split: str) -> dict[str, Any]:
             "fingerprint": digest.hexdigest()[:16],
         },
         "versions": {package: version(package) for package in PACKAGES} | {"python": platform.python_version()},
+        "device": device_name(device),
         "command": command_line(),
     }
 

@@ -175,9 +175,9 @@ def summarise(table: ResultsTable, output_dir: Path) -> dict[str, Any]:
         `rows`: for each that has a finished run its `name`, `seeds`, and mean and standard deviation over them of
         `accuracy` (`all` and each question type), `attention` (measure -> source), `shuffled_questions` and, where it
         was measured, `faithfulness` (source -> areas under the curves of the answer's probability, of each seed too),
-        and the medians of `cost`; besides `majority`, `data` and `versions` of the runs, and how many development
-        `splits` their questions are of, where each seed has its own. Rows measured by further metrics have their
-        spread as `metrics`; where a row trains without sight, the others have their `gain` over it, see
+        and the medians of `cost`; besides `majority`, `data`, `versions` and `device` of the runs, and how many
+        development `splits` their questions are of, where each seed has its own. Rows measured by further metrics have
+        their spread as `metrics`; where a row trains without sight, the others have their `gain` over it, see
         [`paired_gain`].
     """
     rows: list[dict[str, Any]] = []
@@ -204,7 +204,7 @@ def summarise(table: ResultsTable, output_dir: Path) -> dict[str, Any]:
         if seeds and summary["name"] != blind:
             ours, theirs = ([scores[name][seed] for seed in seeds] for name in (summary["name"], blind))
             summary["gain"] = paired_gain(ours, theirs)
-    shared: dict[str, Any] = {key: last[key] for key in ("data", "versions") if key in last}
+    shared: dict[str, Any] = {key: last[key] for key in ("data", "versions", "device") if key in last}
     if table.split_by_seed and rows:
         shown = next((row["name"] for row in rows if row["name"] != blind), blind)
         for count, column in (("rows", "question_id"), ("images", "image_id")):

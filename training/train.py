@@ -78,7 +78,8 @@ def train(recipe: Recipe, control: Control | None = None) -> dict[str, Any]:
     if recipe.validation_data is not None:
         data, options = recipe.validation_data, recipe.validation_options
     split = split_name("validation", {**_cut(recipe), **options})
-    measured_on = provenance(validation_rows, data_name(data, options), split)
+    arguments = recipe.training_arguments()
+    measured_on = provenance(validation_rows, data_name(data, options), split, arguments.device)
     if control == "blank_images":
         train_rows, validation_rows = _blank_images(train_rows), _blank_images(validation_rows)
     answered = read_answers(train_rows) if recipe.streaming else train_rows
@@ -92,7 +93,6 @@ def train(recipe: Recipe, control: Control | None = None) -> dict[str, Any]:
     vocabulary = results.pop("vocabulary")
     results |= measured_on
     results["data"]["vocabulary"] = vocabulary
-    arguments = recipe.training_arguments()
     results |= {"seeds": [arguments.seed], "recipe": described, "control": control}
     if arguments.should_save:
         write_json(finished, results)
