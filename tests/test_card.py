@@ -66,6 +66,8 @@ def test_a_card_claims_nothing_of_a_model_that_it_does_not_do() -> None:
     del evaluated["recipe"]
     assert "Seeds: " in render(example_results()) and "Seeds: " not in render(evaluated)
     assert "## Evaluation\n\nEvaluated with\n" in render(evaluated)
+    best, last = (render(example_results(recipe={"arguments": {"load_best_model_at_end": b}})) for b in (True, False))
+    assert "on these very rows" in best and "on these very rows" not in last + render(evaluated)
     fields = {"answer_evidence": "hops_and_mean", "token_budget": 5, "token_budget_layer": 1}
     budget = " ".join(str(model_card(tiny_config(**fields, vision_conditioning_layers="late"), None, RELEASE)).split())
     plain = " ".join(render(None).split())

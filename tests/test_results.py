@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import statistics
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def table_file(tmp_path):
     return tmp_path / "table.yaml"
 
 
-def test_rows_are_trained_summed_up_and_not_trained_twice(table_file, tmp_path):
+def test_rows_are_trained_summed_up_and_not_trained_twice(table_file, tmp_path, caplog):
     table = load_table(table_file)
     first = run_table(table, tmp_path / "out", seeds=[0])
     assert [row["seeds"] for row in first["rows"]] == [[0]] * 4
@@ -95,10 +96,14 @@ def test_rows_are_trained_summed_up_and_not_trained_twice(table_file, tmp_path):
     assert f" | {agreed['mean']:.3f} ± {agreed['std']:.3f} | " in rendered and f" | {gain} | " in rendered
     assert f"| plain | 2 | {row['accuracy']['all']['mean']:.3f} ± {row['accuracy']['all']['std']:.3f} |" in rendered
 
+    assert "older" not in caplog.text
+    os.utime(finished[0])  # as if it had been trained again
+    before = finished[0].stat().st_mtime_ns
     table.rows[1] = dataclasses.replace(table.rows[1], faithfulness_questions=3)
     run_table(table, tmp_path / "out", seeds=[1])
     assert json.loads(finished[1].read_text())["questions"] == 3  # measured anew, the run itself was not
-    assert finished[0].stat().st_mtime_ns == before[0]
+    assert finished[0].stat().st_mtime_ns == before
+    assert "budget_50_learned/1 is older than" in caplog.text
 
 
 def test_a_question_type_that_a_split_lacks_is_that_of_the_others():

@@ -122,12 +122,15 @@ def run_benchmark(
         What is in `benchmark.json`.
 
     Raises:
-        ValueError: for an unknown case, and where `output_dir` holds measurements of another machine or setting.
+        ValueError: for an unknown case or fewer than two rounds, and where `output_dir` holds measurements of another
+            machine or setting.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     every_case = benchmark_cases(device)
     if unknown := set(cases or ()) - every_case.keys():
         raise ValueError(f"no benchmark case {', '.join(sorted(unknown))}; there are {', '.join(every_case)}")
+    if rounds < 2:
+        raise ValueError(f"rounds: {rounds}, but quartiles need two at least")
     if trained is not None and len(trained[1]) < PAIRS:
         raise ValueError(f"{trained[0]}: its answers are compared on {PAIRS} rows, and there are {len(trained[1])}")
     file = Path(output_dir) / RESULTS
