@@ -88,7 +88,7 @@ def test_a_new_adapter_changes_nothing_and_training_moves_all_its_weights(varian
         assert torch.equal(weight, before[name]) != weight.requires_grad, name
 
 
-@pytest.fixture(scope="module", params=["plain", "everything"])
+@pytest.fixture(scope="module", params=[pytest.param("plain", marks=pytest.mark.slow), "everything"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a base model, a trained adapter of it, a batch and what the adapted model answers."""
     folder = tmp_path_factory.mktemp(request.param)

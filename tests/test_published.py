@@ -100,6 +100,7 @@ UPLOAD = """
 """
 
 
+@pytest.mark.slow
 def test_a_loaded_remote_checkpoint_pushed_again_still_loads(published: Published, tmp_path: Path) -> None:
     published.client.output(REPUSH, tmp_path, before=WITHOUT_PACKAGE)
     assert_same(load_elsewhere(published, "user/fork", "main"), expected(published))

@@ -117,6 +117,7 @@ def test_a_trainers_pushes_of_an_adapter_keep_the_card_of_peft(
     assert adapter["base_model_name_or_path"] == "user/base"
 
 
+@pytest.mark.slow
 def test_an_adapter_keeps_the_card_of_peft_and_loads_on_its_base_without_the_package(
     checkpoint: Path, photo: Path, local_hub: LocalHub, client: Client
 ) -> None:

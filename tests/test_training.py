@@ -137,7 +137,7 @@ def test_results_say_what_was_measured_beside_what_knows_less(scenes, tmp_path):
     assert train(run) == older  # by a release that did not know this key yet
 
 
-@pytest.mark.parametrize("moving_average", [None, 0.9])
+@pytest.mark.parametrize("moving_average", [pytest.param(None, marks=pytest.mark.slow), 0.9])
 def test_a_killed_run_goes_on_to_the_same_weights(scenes, tmp_path, at_step, moving_average):
     options = {"relevance": "every_hop", "moving_average": moving_average, "classifier_dropout": 0.1}
     train(recipe(scenes, tmp_path / "whole", **options))
