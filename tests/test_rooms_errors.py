@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from PIL import Image
 
 PROGRAM = Path(__file__).parent.parent / "examples" / "rooms_errors.py"
@@ -20,6 +21,7 @@ ROWS = [  # question, kind, right answer, given answer
 ]
 
 
+@pytest.mark.slow
 def test_accuracy_is_grouped_by_what_the_label_maps_show(tmp_path):
     labels = np.zeros((10, 10), np.uint8)
     labels[:5, 0], labels[:, 9] = 1, 2

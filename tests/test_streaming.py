@@ -67,6 +67,7 @@ def test_a_recipe_trains_on_a_stream(scenes, tmp_path):
     assert results["data"]["vocabulary"] == plain["data"]["vocabulary"]
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_the_rows_that_follow(scenes, tmp_path, monkeypatch):
     options = {"classifier_dropout": 0.1, "save_steps": 3}  # 96 rows: step 9 is in the third pass
     train(recipe(scenes, tmp_path / "whole", **options))

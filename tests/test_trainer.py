@@ -150,7 +150,7 @@ def test_a_forward_compiles_into_one_graph():
         assert compiled(**batch).logits.allclose(model(**batch).logits, atol=1e-5)
 
 
-@pytest.mark.parametrize("make", [tiny_model, adapted], ids=["whole", "lora"])
+@pytest.mark.parametrize("make", [pytest.param(tiny_model, marks=pytest.mark.slow), adapted], ids=["whole", "lora"])
 def test_an_interrupted_run_resumes_where_it_was(make, tmp_path):
     torch.manual_seed(0)
     whole = trainer_of(tmp_path / "whole", make())

@@ -349,6 +349,7 @@ def test_a_model_that_is_the_image_mean_is_not_trained_again_as_its_baseline(sce
         assert training._is_image_mean(run) is expected, values
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_no_note_says_the_recipe_of_is_gone_on_from(scenes, tmp_path, caplog):
     train(recipe(scenes, tmp_path / "whole", save_total_limit=None))
     shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "moved" / "checkpoint-2")
