@@ -87,7 +87,7 @@ def test_unknown_cases_and_a_single_round_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no benchmark case two_pairs; there are one_pair, "):
         run_benchmark(tmp_path / "new", quick=True, cases=["two_pairs"])
     with pytest.raises(ValueError, match="rounds: 1, but quartiles need two"):
-        run_benchmark(tmp_path / "new", rounds=1, cases=["one_pair"])
+        run_benchmark(tmp_path / "new", quick=True, rounds=1, cases=["one_pair"])
     assert not (tmp_path / "new").exists()
 
 

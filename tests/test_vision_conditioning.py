@@ -138,6 +138,21 @@ def test_open_gate_makes_patches_depend_on_the_question(vision: str, mode: str) 
 
 
 @pytest.mark.parametrize("mode", MODES)
+def test_questions_do_not_see_their_batch_mates(mode: str) -> None:
+    model = open_gates(tiny_model("clip_vision_model", **QUESTION_INSIDE[mode]))
+    batch = tiny_batch(questions=5, images=2)
+    repeated = batch | {"pixel_values": batch["pixel_values"][batch["image_index"]], "image_index": torch.arange(5)}
+    with torch.no_grad():
+        together, apart = model(**batch).logits, model(**repeated).logits
+        alone = [
+            model(**{name: value[i : i + 1] for name, value in repeated.items()} | {"image_index": None}).logits
+            for i in range(5)
+        ]
+    torch.testing.assert_close(apart, together, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.cat(alone), together, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_closed_gates_already_learn(mode: str) -> None:
     model = tiny_model("dinov2", **QUESTION_INSIDE[mode])
     model(**tiny_batch(), labels=torch.tensor([0, 1, 2])).loss.backward()
@@ -212,3 +227,14 @@ def test_layers_before_the_question_run_once_an_image() -> None:
     rows = count_runs(model)
     model(**tiny_batch(questions=6, images=2))
     assert rows == [2, 6, 6]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_cached_features_give_the_same_result(mode: str) -> None:
+    model = open_gates(tiny_model("siglip_vision_model", vision_conditioning_layers="late", vision_conditioning=mode))
+    batch = tiny_batch(questions=4, images=2, size=(24, 40))
+    with torch.no_grad():
+        fresh = model(**batch)
+        features = model.get_image_features(batch.pop("pixel_values"))
+        cached = model(**batch, image_features=features.last_hidden_state, image_grid=features.grid)
+    assert torch.equal(fresh.logits, cached.logits) and torch.equal(fresh.relevance, cached.relevance)

@@ -145,9 +145,9 @@ def run_table(table: ResultsTable, output_dir: Path, seeds: Sequence[int] | None
     for seed in chosen:
         for row in table.rows:
             logger.warning("%s: %s, seed %d", table.name, row.name, seed)
+            train(recipes[row.name, seed], row.control)
             if row.after is not None:
                 _warn_of_older(recipes[row.name, seed].output_dir, recipes[row.after, seed].output_dir)
-            train(recipes[row.name, seed], row.control)
             if row.faithfulness_questions:
                 _measure_faithfulness(recipes[row.name, seed], row.faithfulness_questions)
             summary = summarise(table, output_dir) | {"command": command_line()}
@@ -157,7 +157,8 @@ def run_table(table: ResultsTable, output_dir: Path, seeds: Sequence[int] | None
 
 def _warn_of_older(folder: Path, before: Path) -> None:
     """A finished run is not trained again because what it started from was."""
-    if (folder / RESULTS).exists() and (folder / RESULTS).stat().st_mtime < (before / RESULTS).stat().st_mtime:
+    finished = [file.stat().st_mtime for file in (folder / RESULTS, before / RESULTS) if file.exists()]
+    if len(finished) == 2 and finished[0] < finished[1]:
         logger.warning("%s is older than %s, which it starts from; remove it to train it again", folder, before)
 
 
