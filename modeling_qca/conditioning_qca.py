@@ -78,7 +78,7 @@ class GatedConditioning(nn.Module):
         readable = present = None
         if mask is not None:
             present = mask.any(dim=-1, keepdim=True)
-            readable = (mask | ~present)[:, None, None]  # [B, 1, 1, K]; an empty row is left open and zeroed below
+            readable = (mask | ~present)[:, None, None].to(query.device)  # [B, 1, 1, K]; an empty row is left open
         read = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=readable)
         update = self.o_proj(read.transpose(1, 2).flatten(2))
         if present is not None:

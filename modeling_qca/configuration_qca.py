@@ -47,7 +47,8 @@ class QCAConfig(PreTrainedConfig):
         hidden_size (`int`, *optional*, defaults to the vision encoder's width):
             Width of the query, of the hops and of the answer head.
         question_pooling (`str`, *optional*, defaults to `"cls"`):
-            How question states become one query: the first token, the mean of the tokens, or the last token.
+            How question states become one query: the first token (not of a causal encoder, where it has read none of
+            the others), the mean of the tokens, or the last token.
         query_tokens (`str`, *optional*, defaults to `"pooled"`):
             What reads the patches in a hop: the pooled question, the pooled question with the tokens the hop attends
             to, or each question token by itself.

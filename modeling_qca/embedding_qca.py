@@ -53,13 +53,16 @@ class PatchEmbedder(nn.Module):
         self.dropout = nn.Dropout(config.classifier_dropout)
 
     def forward(self, patches: torch.Tensor, coordinates: torch.Tensor) -> torch.Tensor:
-        """`[I, N, E]` and `[N, 2]` or `[I, N, 2]` -> `[I, N, D]`"""
+        """`[I, N, E]` (E for each of `vision_feature_layers`) and `[N, 2]` or `[I, N, 2]` -> `[I, N, D]`"""
         states = self._project(patches) + self.position(coordinates.to(patches.dtype))
         return states + self.dropout(self.update(states))
 
     def _project(self, patches: torch.Tensor) -> torch.Tensor:
-        """`projection(norm(patches))` with the norm's scale and shift in the projection's weights instead, so that
-        features of a frozen encoder need no gradient of their own size."""
+        """`projection(norm(patches))`; in training with the norm's scale and shift in the projection's weights, so
+        that features of a frozen encoder need no gradient of their own size. Not where an adapter or a quantised layer
+        stands in the place of the projection: only a call does what those do."""
+        if not self.training or type(self.projection) is not nn.Linear or type(self.norm) is not nn.LayerNorm:
+            return self.projection(self.norm(patches))
         normed = nn.functional.layer_norm(patches, self.norm.normalized_shape, eps=self.norm.eps)
         bias = nn.functional.linear(self.norm.bias, self.projection.weight, self.projection.bias)
         return nn.functional.linear(normed, self.projection.weight * self.norm.weight, bias)

@@ -23,6 +23,7 @@ def answer_loss(logits: torch.Tensor, labels: torch.Tensor, problem_type: str | 
     Raises:
         ValueError: where the labels do not fit the problem type or the answers.
     """
+    labels = labels.to(logits.device)  # of a model that several devices share
     if problem_type is None:
         problem_type = "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
     if problem_type == "multi_label_classification":
@@ -75,9 +76,9 @@ def relevance_loss(
             f"`relevance_labels` {tuple(relevance_labels.shape)} must be [questions, patches] or "
             f"[questions, hops, patches] = {tuple(relevance.shape)}."
         )
-    target = relevance_labels.to(relevance.dtype)
+    target = relevance_labels.to(relevance)
     if patch_mask is not None:
-        target = target * patch_mask[:, None].to(target.dtype)
+        target = target * patch_mask[:, None].to(target)
     mass = target.sum(-1, keepdim=True)
     target = target / mass.clamp(min=torch.finfo(target.dtype).tiny)
     log_relevance = relevance.clamp(min=torch.finfo(relevance.dtype).tiny).log()

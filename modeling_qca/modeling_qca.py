@@ -183,6 +183,11 @@ class QCAModel(QCAPreTrainedModel):
             raise ValueError(
                 f"The text encoder ({config.text_config.model_type}) is an encoder-decoder; pass an encoder's config."
             )
+        if config.question_pooling == "cls" and _is_causal(self.text_encoder):
+            raise ValueError(
+                f"The first token of a causal text encoder ({config.text_config.model_type}) has read none of the "
+                'others; pass `question_pooling="last"` or "mean".'
+            )
         self.longest_question = longest_question(self.text_encoder)
         self.query_embedder = QueryEmbedder(config)
         self.patch_embedder = PatchEmbedder(config)
@@ -205,7 +210,7 @@ class QCAModel(QCAPreTrainedModel):
 
         Returns:
             [`QCAImageFeatures`]: `last_hidden_state` `[I, prefix + N, vision width]` after the last layer that no
-            question changes, and the `grid`.
+            question changes, or of all `vision_feature_layers` side by side, and the `grid`.
         """
         return self.vision_encoder.encode_images(pixel_values, **kwargs)
 
@@ -226,7 +231,7 @@ class QCAModel(QCAPreTrainedModel):
         Args:
             input_ids, attention_mask, token_type_ids: `[B, L]`, padded on either side.
             pixel_values: `[I, 3, h, w]`, or else
-            image_features: `[I, prefix + N, vision width]` of [`get_image_features`], and
+            image_features: `last_hidden_state` of [`get_image_features`], and
             image_grid: their `(rows, columns)`, where they are not those of the config's image size.
             image_index: `[B]` row of the image each question is about; may be left out where there are as many
                 images as questions.
@@ -255,7 +260,7 @@ class QCAModel(QCAPreTrainedModel):
             )
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        words = {"input_ids": input_ids, "attention_mask": attention_mask}
+        words = {"input_ids": input_ids, "attention_mask": attention_mask.to(input_ids.dtype)}
         if token_type_ids is not None:
             words["token_type_ids"] = token_type_ids
         # Padding goes behind the tokens, because encoders count absolute positions from the first column.
@@ -265,7 +270,7 @@ class QCAModel(QCAPreTrainedModel):
         question_mask = words["attention_mask"].bool()
         question, question_tokens = self.query_embedder(text.last_hidden_state, question_mask)
         vision = self.vision_encoder(features, index, question, question_tokens, question_mask, **requested)
-        coordinates = grid_coordinates(features.grid, question.device)
+        coordinates = grid_coordinates(features.grid, vision.patches.device)
         if vision.positions is not None:
             coordinates = coordinates[vision.positions]  # [B, K, 2]
         patches = self.patch_embedder(vision.patches, coordinates)
@@ -336,6 +341,7 @@ class QCAModel(QCAPreTrainedModel):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         if vision.positions is None:
             return relevance, vision.patch_mask
+        relevance = relevance.to(vision.positions.device)
         shape = (*relevance.shape[:3], grid[0] * grid[1])
         positions = vision.positions[:, None, None].expand(relevance.shape)
         present = vision.patch_mask if vision.patch_mask is not None else torch.ones_like(vision.positions).bool()
@@ -437,6 +443,12 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
             parts["relevance_loss"] = looked
             parts["loss"] = parts.get("loss", 0.0) + self.config.relevance_loss_weight * looked
         return parts
+
+
+def _is_causal(encoder: nn.Module) -> bool:
+    """CLIP's layers do not say so themselves."""
+    says_so = any(getattr(module, "is_causal", False) for module in encoder.modules())
+    return says_so or encoder.config.model_type == "clip_text_model"
 
 
 def _tower_config(name_or_path: str, tower: str) -> PreTrainedConfig:

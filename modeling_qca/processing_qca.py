@@ -68,8 +68,8 @@ class QCAProcessor(ProcessorMixin):
         elif image_index is not None:
             raise ValueError("`image_index` needs both `images` and `text`.")
         kwargs.setdefault("return_tensors", "pt")
-        # A length stored with the tokenizer was another task's choice.
-        for name, value in (("padding", True), ("max_length", None)):
+        # A length stored with the tokenizer was another task's choice; SigLIP's does not say what is padding.
+        for name, value in (("padding", True), ("max_length", None), ("return_attention_mask", True)):
             if name not in kwargs.get("text_kwargs", {}):
                 kwargs.setdefault(name, value)
         inputs = super().__call__(images=images, text=text, **kwargs)

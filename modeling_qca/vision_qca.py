@@ -69,7 +69,8 @@ class QCAImageFeatures(ModelOutput):
 
     Args:
         last_hidden_state (`torch.FloatTensor` of shape `(images, prefix + patches, vision width)`):
-            Tokens after the last layer that does not depend on the question.
+            Tokens after the last layer that does not depend on the question; with `vision_feature_layers` those of
+            each layer side by side, as many times as wide.
         grid (`tuple[int, int]`):
             (rows, columns) of the patches.
         hidden_states, attentions (`tuple[torch.FloatTensor]`, *optional*):
@@ -87,7 +88,8 @@ class QCAVisionOutput(ModelOutput):
     """
     Args:
         patches (`torch.FloatTensor` of shape `(images or questions, patches or kept patches, vision width)`):
-            One row an image, until a layer depends on the question: then one row a question.
+            One row an image, until a layer depends on the question: then one row a question. As wide as
+            [`QCAImageFeatures`].
         positions (`torch.LongTensor` of shape `(questions, kept patches)`, *optional*):
             Raster positions of the kept patches where the budget dropped the others.
         patch_mask (`torch.BoolTensor` of shape `(questions, kept patches)`, *optional*):
@@ -143,12 +145,14 @@ class QuestionAwareVisionEncoder(nn.Module):
         return height // patch_height, width // patch_width
 
     def encode_images(self, pixel_values: torch.Tensor, **kwargs: bool) -> QCAImageFeatures:
-        """Everything that does not depend on the question: `[I, 3, h, w] -> [I, P + N, E]` and the grid.
+        """Everything that does not depend on the question: `[I, 3, h, w] -> [I, P + N, E]` (E for each of
+        `vision_feature_layers`) and the grid.
 
         Raises:
             ValueError: where the backbone's tokens are not a prefix followed by the grid.
         """
         height, width = pixel_values.shape[-2:]
+        pixel_values = pixel_values.to(self.backbone.dtype)
         grid = self.grid(height, width)
         interpolation = self._interpolation(height, width)
         layers = self.config.vision_feature_layers
@@ -156,11 +160,11 @@ class QuestionAwareVisionEncoder(nn.Module):
         if depth is None:
             outputs = self.backbone(pixel_values=pixel_values, return_dict=True, **interpolation, **kwargs)
         else:
-            hidden_states = self.backbone.embeddings(pixel_values.to(self.backbone.dtype), **interpolation)
+            hidden_states = self.backbone.embeddings(pixel_values, **interpolation)
             if self.layout.before_layers is not None:
                 hidden_states = self.backbone.get_submodule(self.layout.before_layers)(hidden_states)
             requested = kwargs if layers is None else {**kwargs, "output_hidden_states": True}
-            outputs = run_layers(self.backbone, self._layers[:depth], hidden_states, **requested)
+            outputs = run_layers(self.backbone, self._layers[:depth], hidden_states, return_dict=True, **requested)
             if layers is not None:
                 outputs.last_hidden_state = torch.cat([self._layer_output(outputs, layer) for layer in layers], dim=-1)
                 outputs.hidden_states = outputs.hidden_states if kwargs.get("output_hidden_states") else None
@@ -214,7 +218,7 @@ class QuestionAwareVisionEncoder(nn.Module):
                 tokens = self.conditioning[str(index)](
                     tokens, question, question_tokens, question_mask, token_mask, norm, attention
                 )
-            run = run_layers(self.backbone, layers[index:end], tokens, attention_mask, **kwargs)
+            run = run_layers(self.backbone, layers[index:end], tokens, attention_mask, return_dict=True, **kwargs)
             tokens = run.last_hidden_state
             if run.hidden_states is not None:
                 output.hidden_states = (output.hidden_states or run.hidden_states[:1]) + run.hidden_states[1:]

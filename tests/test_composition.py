@@ -8,6 +8,7 @@ from transformers import (
     BertModel,
     CLIPConfig,
     CLIPModel,
+    CLIPTextConfig,
     SiglipConfig,
     SiglipModel,
     T5Config,
@@ -51,6 +52,24 @@ def test_the_towers_of_a_two_tower_checkpoint_are_composed(config, model, tmp_pa
     assert composed(
         **{name: value for name, value in tiny_batch().items() if name != "token_type_ids"}
     ).logits.shape == (3, 3)
+
+
+@pytest.mark.parametrize("causal", ["clip", "decoder"])
+def test_the_first_token_of_a_causal_text_encoder_is_no_question(causal):
+    """It has read nothing but itself, and would be the same for every question."""
+    config = tiny_config(question_pooling="cls")
+    if causal == "clip":
+        shape = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+        config.text_config = CLIPTextConfig(vocab_size=50, max_position_embeddings=16, **shape)
+    else:
+        config.text_config.is_decoder = True
+    with pytest.raises(ValueError, match='pass `question_pooling="last"` or "mean"'):
+        QCAModel(config)
+    config.question_pooling = "last"
+    words = torch.tensor([[5, 6, 7], [5, 8, 9]])
+    model = QCAModel(config).eval()
+    first, last = (model.text_encoder(words).last_hidden_state[:, place] for place in (0, -1))
+    assert first[0].allclose(first[1], atol=1e-6) and not last[0].allclose(last[1], atol=1e-3)
 
 
 def test_composing_takes_a_dtype_for_the_whole_model(tmp_path):

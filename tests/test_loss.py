@@ -143,6 +143,13 @@ def test_without_labels_there_is_no_loss():
     assert answered.relevance_loss is None
 
 
+def test_labels_may_wait_on_another_device():
+    """As where several devices share a model, whose inputs go to the first and whose logits come from the last."""
+    logits, maps = torch.empty(2, 4, device="meta"), torch.empty(2, 3, 16, device="meta")
+    assert answer_loss(logits, torch.rand(2, 4), "multi_label_classification").device.type == "meta"
+    assert relevance_loss(maps, torch.rand(2, 16), torch.ones(2, 16).bool()).device.type == "meta"
+
+
 def test_maps_alone_train_a_model_to_look():
     outputs = tiny_model(relevance_loss_weight=2.0)(**tiny_batch(), relevance_labels=torch.rand(3, 16))
     assert outputs.answer_loss is None

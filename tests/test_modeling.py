@@ -20,6 +20,7 @@ from torch import nn
 from transformers import (
     AutoModel,
     AutoModelForVisualQuestionAnswering,
+    BeitConfig,
     BertModel,
     ViTModel,
 )
@@ -137,6 +138,24 @@ def test_half_of_a_model_has_maps_without_nan():
     assert outputs.relevance.sum(-1).allclose(torch.ones(3, 2, 4), atol=1e-5)
 
 
+def test_an_encoder_whose_layers_are_not_known_takes_float32_pictures_in_half_precision():
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    config = tiny_config()
+    config.vision_config = BeitConfig(image_size=32, patch_size=8, **shape)
+    model = QCAForVisualQuestionAnswering(config).eval().to(torch.bfloat16)
+    assert model.qca.vision_encoder.layout is None
+    assert model(**tiny_batch()).logits.dtype == torch.bfloat16
+
+
+def test_a_mask_may_be_of_any_dtype():
+    model, batch = tiny_model(), tiny_batch()
+    with torch.no_grad():
+        expected = model(**batch).logits
+        for dtype in (torch.bool, torch.float32):
+            mask = batch["attention_mask"].to(dtype)
+            assert model(**batch | {"attention_mask": mask}).logits.equal(expected)
+
+
 def test_device_map_auto_places_a_model(tmp_path):
     model, batch = tiny_model(**EVERYTHING), tiny_batch()
     model.save_pretrained(tmp_path)
@@ -148,8 +167,8 @@ def test_device_map_auto_places_a_model(tmp_path):
 def test_parts_of_a_model_can_wait_on_disk(tmp_path):
     model, batch = tiny_model(**EVERYTHING), tiny_batch()
     model.save_pretrained(tmp_path / "model")
-    devices = {"qca.text_encoder": "disk", "qca.hops": "disk"} | dict.fromkeys(
-        ["qca.vision_encoder", "qca.query_embedder", "qca.patch_embedder", "fusion", "classifier"], "cpu"
+    devices = dict.fromkeys(["qca.text_encoder", "qca.hops", "qca.patch_embedder"], "disk") | dict.fromkeys(
+        ["qca.vision_encoder", "qca.query_embedder", "fusion", "classifier"], "cpu"
     )
     loaded = QCAForVisualQuestionAnswering.from_pretrained(
         tmp_path / "model", device_map=devices, offload_folder=tmp_path / "offloaded"
@@ -247,7 +266,7 @@ def test_a_tuple_holds_what_the_dict_holds(fields):
     assert len(values) == len(outputs)
     for name, value in zip(outputs, values, strict=True):
         torch.testing.assert_close(value, outputs[name], rtol=0, atol=0)
-    model.config.return_dict = False
+    model.config.return_dict = model.config.vision_config.return_dict = model.config.text_config.return_dict = False
     assert type(model(**batch)) is tuple
     assert type(model.qca(**batch)) is tuple
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import fresh_process
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from tiny import VISION_CONFIGS, tiny_batch, tiny_model, tiny_processor, tiny_vision_config
 from torch import nn
 from transformers import DistilBertConfig, RobertaConfig
@@ -156,6 +156,15 @@ def test_a_model_without_a_head_is_adapted_too():
     adapted = get_peft_model(model, lora_config(model))
     assert adapted.peft_config["default"].modules_to_save == ["query_embedder", "patch_embedder", "hops"]
     assert len(adapted.targeted_module_names) == 15
+
+
+def test_an_adapter_on_every_projection_reaches_every_projection():
+    adapted = get_peft_model(tiny_model(), LoraConfig(target_modules="all-linear", init_lora_weights=False))
+    adapted.train()
+    adapted(**tiny_batch(), labels=LABELS).loss.backward()
+    still = {name for name, weight in adapted.named_parameters() if weight.requires_grad and weight.grad is None}
+    assert all("pooler" in name for name in still)  # no answer depends on those
+    assert any("patch_embedder.projection.lora_A" in name for name, _ in adapted.named_parameters())
 
 
 def test_the_callers_fields_win():

@@ -226,6 +226,16 @@ def test_the_tokenizers_arguments_are_at_hand(processor):
     assert processor(text=["yes", "is it"], padding=False, return_tensors=None)["input_ids"][0] == [2, 39, 3]
 
 
+def test_padding_is_marked_where_the_tokenizer_leaves_that_out(processor):
+    """As SigLIP's does, whose encoder would then read the padding."""
+    silent = QCAProcessor(processor.image_processor, tiny_tokenizer(model_input_names=["input_ids"]))
+    assert "attention_mask" not in silent.tokenizer("yes")
+    questions = ["yes", "is it red"]
+    for inputs in (silent(text=questions), silent(images=tiny_image(), text=questions)):
+        assert inputs["attention_mask"].equal(processor(text=questions)["attention_mask"])
+    assert "attention_mask" not in silent(text=questions, return_attention_mask=False)
+
+
 def test_a_length_stored_with_the_tokenizer_neither_warns_nor_cuts():
     tokenizer = tiny_tokenizer(max_length=4, model_max_length=16)
     processor = QCAProcessor(tiny_processor().image_processor, tokenizer)
