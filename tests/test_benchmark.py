@@ -251,7 +251,7 @@ def test_answers_in_bfloat16_are_compared_pair_by_pair(tmp_path: Path, monkeypat
         rows.append({"image": image, "image_id": str(index), "question": question, "question_id": str(index),
                      "answers": [{"answer": "red", "count": 1}]})  # fmt: skip
     rows = datasets.Dataset.from_list(rows)
-    same = answer_agreement(str(tmp_path), rows, torch.float32, pairs=12)
+    same = answer_agreement(str(tmp_path), rows, CPU, torch.float32, pairs=12)
     assert same == {"pairs": 12, "agreement": 1.0}
     model, processor = load_checkpoint(str(tmp_path)), QCAProcessor.from_pretrained(tmp_path)
     inputs = processor(images=[tiny_image(i) for i in range(12)], text=list(rows["question"]), return_tensors="pt")
@@ -262,11 +262,11 @@ def test_answers_in_bfloat16_are_compared_pair_by_pair(tmp_path: Path, monkeypat
     monkeypatch.setattr(
         benchmark_precision, "predict", lambda model, *rest: dtypes.append(model.dtype) or predict(model, *rest)
     )
-    agreed = answer_agreement(str(tmp_path), rows, pairs=12)["agreement"]
+    agreed = answer_agreement(str(tmp_path), rows, CPU, pairs=12)["agreement"]
     assert dtypes == [torch.float32, torch.bfloat16]
     assert agreed == pytest.approx((exact == rounded).double().mean().item())
     with pytest.raises(ValueError, match="13 pairs asked for, but there are 12 rows"):
-        answer_agreement(str(tmp_path), rows, pairs=13)
+        answer_agreement(str(tmp_path), rows, CPU, pairs=13)
 
 
 @pytest.mark.skipif(not SEED_DOCUMENT.exists(), reason="needs the source document")

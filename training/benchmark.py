@@ -147,8 +147,8 @@ def run_benchmark(
         write_json(file, results)
         if name.startswith(("train", "implementations")):
             models.clear()  # gradients and compiled copies of the weights
-    if trained is not None and "agreement" not in results:
-        results["agreement"] = answer_agreement(*trained)
+    if trained is not None:  # each time: it may be another checkpoint than the last
+        results["agreement"] = answer_agreement(*trained, device)
         write_json(file, results)
     write_report(results, Path(output_dir))
     return results

@@ -16,7 +16,12 @@ PAIRS = 500
 
 
 def answer_agreement(
-    checkpoint: str, rows: datasets.Dataset, dtype: torch.dtype = torch.bfloat16, pairs: int = PAIRS, seed: int = 0
+    checkpoint: str,
+    rows: datasets.Dataset,
+    device: torch.device,
+    dtype: torch.dtype = torch.bfloat16,
+    pairs: int = PAIRS,
+    seed: int = 0,
 ) -> dict[str, float]:
     """
     Answer random rows of `rows` (images not decoded) in float32 and in `dtype`.
@@ -37,6 +42,6 @@ def answer_agreement(
     rows = rows.select(sorted(chosen.tolist()))
     model: Any = load_checkpoint(checkpoint)
     collator = QuestionCollator(QCAProcessor.from_pretrained(checkpoint), model.config)
-    exact = predict(model.float(), rows, collator)["answer"]
+    exact = predict(model.to(device).float(), rows, collator)["answer"]
     rounded = predict(model.to(dtype), rows, collator)["answer"]
     return {"pairs": pairs, "agreement": float(np.mean([a == b for a, b in zip(exact, rounded, strict=True)]))}
