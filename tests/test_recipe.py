@@ -85,6 +85,8 @@ def test_a_recipe_extends_another_beside_it(tmp_path):
         ("data: d\nmodel: m\nvocabulary: {min_count: 9}\n", "no `min_count`; it may have minimum_count or top_k"),
         ("data: d\nmodel: m\nvalidation_options: {images: i}\n", "of `validation_data`, and there is none"),
         ("data: d\nmodel: m\npush_to_hub: true\n", "`push_to_hub` is not for a recipe: `qca push`"),
+        ("data: d\nmodel: m\nresume_from_checkpoint: c\n", "`resume_from_checkpoint` is not for a recipe: it trains"),
+        ("data: d\nmodel: m\nrelevance: final\nnum_attention_layers: 0\n", "`relevance: final` is for hops, and"),
         ("data: d\nmodel: m\nbaselines: [random]\n", "no baseline 'random'"),
         ("data: [\n", "not valid YAML"),
         ("- data\n", "a mapping of keys"),

@@ -22,6 +22,7 @@ from .safe_yaml import parse_yaml
 SECRETS = ("hub_token", "push_to_hub_token")
 # what the collator needs, and callbacks that keep their state themselves, decide them
 OUR_ARGUMENTS = ("remove_unused_columns", "label_names", "restore_callback_states_from_checkpoint")
+IGNORED_ARGUMENTS = ("do_train", "do_eval", "do_predict", "resume_from_checkpoint")  # only scripts read them
 LIMITS = ("minimum_count", "top_k")  # of a vocabulary
 BASELINES = ("question_only", "image_mean")
 ARGUMENT_DEFAULTS = {
@@ -139,6 +140,13 @@ class Recipe:
                     raise ValueError(f"`{name}` is `epoch`, but a stream has no epochs: make it `steps` or `no`")
         if self.arguments.get("push_to_hub"):
             raise ValueError("`push_to_hub` is not for a recipe: `qca push` what it trained, card, code and all")
+        if self.relevance != "none" and self.config.get("num_attention_layers") == 0:
+            raise ValueError(f"`relevance: {self.relevance}` is for hops, and `num_attention_layers` is 0: use `none`")
+        if ignored := sorted(self.arguments.keys() & set(IGNORED_ARGUMENTS)):
+            raise ValueError(
+                f"`{ignored[0]}` is not for a recipe: it trains, evaluates, and goes on from the last checkpoint in "
+                "its `output_dir`"
+            )
         if self.validation_options and self.validation_data is None:
             raise ValueError("`validation_options` are of `validation_data`, and there is none")
         if self.early_stopping_patience is not None:
