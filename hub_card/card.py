@@ -3,7 +3,8 @@
     metrics            {metric: value}; a value is a number, or {"mean", "std", "seeds"} over several runs
     baselines          {baseline: {metric: value}}, such as {"majority": {"accuracy": 0.2}}; a baseline's accuracy on
                        one question type stands under the type's name
-    attention          {metric: {"model": value, "centre": ..., "uniform": ..., "shuffled_question": ...}}
+    attention          {metric: {"model": value, "centre": ..., "uniform": ..., "shuffled_question": ...}}; of how many
+                       maps each is the mean stands under "maps"
     per_question_type  {question type: {metric: value}}
     data               {"name", "split", "rows", "images", "fingerprint"} of the rows that were evaluated
     seeds              the seeds trained with
@@ -33,6 +34,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from modeling_qca import QCAConfig, __version__
+from modeling_qca.training.results_file import ATTENTION_SOURCES, format_value
 
 TEMPLATE = Path(__file__).with_name("template.md")
 TASK = "visual-question-answering"
@@ -48,7 +50,6 @@ SECTIONS: dict[str, type] = {
     "cost": dict,
 }
 OPTIONAL = ("recipe", "control", "device")
-ATTENTION_SOURCES = ("model", "centre", "uniform", "shuffled_question")
 DATA_FIELDS = {"name": str, "split": str, "rows": int, "images": int, "fingerprint": str}
 
 Results = dict[str, Any]
@@ -232,17 +233,6 @@ def _table(corner: str, rows: dict[str, dict[str, Any]]) -> str:
 
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
-
-
-def format_value(value: Any) -> str:
-    """A value of results.json as text: `0.728`, `0.728 ± 0.012`, `12,345`, the text itself, or a dash for None."""
-    if value is None:
-        return "–"
-    if isinstance(value, dict):
-        return f"{value['mean']:.3f} ± {value['std']:.3f}"
-    if isinstance(value, float):
-        return f"{value:.3f}"
-    return f"{value:,}" if type(value) is int else str(value)
 
 
 def _examples(config: QCAConfig, shown: int = 5) -> str:

@@ -14,8 +14,9 @@ from typing import Any
 
 from modeling_qca.training.benchmark_report import markdown_table, render_report, render_short_report
 from modeling_qca.training.faithfulness import CURVES
+from modeling_qca.training.results_file import ATTENTION_SOURCES, format_value
 
-from .card import format_value, read_results
+from .card import read_results
 
 BLOCK = re.compile(r"(<!-- results: (?P<path>\S+?)(?P<short>, in short)? -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 ATTENTION_ROWS = ("pointing", "energy", "spearman")
@@ -62,7 +63,7 @@ def results_table(results: dict[str, Any]) -> str:
         rows.append([name.replace("_", " "), *("" if cell is None else format_value(cell) for cell in cells)])
     lines = markdown_table(["accuracy", "all", *types], rows)
     if results["attention"]:
-        sources = ("model", "shuffled_question", "centre", "uniform")
+        sources = [source for source in ATTENTION_SOURCES if source in results["attention"]["pointing"]]
         looked = [
             [measure, *(format_value(results["attention"][measure][source]) for source in sources)]
             for measure in ATTENTION_ROWS
@@ -109,6 +110,10 @@ def rows_table(results: dict[str, Any]) -> str:
             for name in ROW_MEASURES
         ]
         lines += ["", f"A map that always looks at the centre, and a uniform one: {', '.join(controls)}."]
+        if (maps := next((row["attention"]["maps"] for row in rows if "maps" in row["attention"]), None)) is not None:
+            counts = {source: f"{count['mean']:,.0f}" for source, count in maps.items()}
+            shuffled = counts.get("shuffled_question", "none")
+            lines[-1] += f" All of these are of the {counts['model']} questions with a map; shuffled, of {shuffled}."
     return "\n".join([*lines, *_faithfulness_table(rows), "", _rows_note(results)])
 
 

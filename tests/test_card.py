@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from tiny import tiny_config
 
 from modeling_qca.hub_card import card
-from modeling_qca.hub_card.card import Release, format_value, model_card, read_results
+from modeling_qca.hub_card.card import Release, model_card, read_results
+from modeling_qca.training.results_file import format_value
 
 RELEASE = Release(
     "user/qca-rooms", "v1", base_model=("facebook/dinov2-small", "sentence-transformers/all-MiniLM-L6-v2")

@@ -1,17 +1,25 @@
 """`qca evaluate`: what it measures of a checkpoint on a data set, and what it refuses."""
 
+import io
 import json
 
 import datasets
 import numpy as np
 import pytest
 from data_files import draw, write_json
-from tiny import save_tiny_model, tiny_processor
+from tiny import save_tiny_model, tiny_image, tiny_model, tiny_processor
 from typer.testing import CliRunner
 
 from modeling_qca import QCAForVisualQuestionAnswering
 from modeling_qca.hub_card.cli import app
-from modeling_qca.training.evaluate import attention_table, evaluate_checkpoint, further_metrics, shuffle_questions
+from modeling_qca.training.collator import QuestionCollator
+from modeling_qca.training.evaluate import (
+    attention_table,
+    evaluate_checkpoint,
+    further_metrics,
+    milliseconds_per_question,
+    shuffle_questions,
+)
 
 
 def write_rows(folder, answers):
@@ -46,7 +54,9 @@ def test_maps_of_shuffled_questions_are_compared_with_the_targets_they_do_not_be
     maps = [corner[None], other[None], corner[None]]
     pointing = attention_table(maps, rows, {0: other[None], 1: other[None]})["pointing"]
     assert (pointing["model"], pointing["shuffled_question"]) == (1, 0.5)
-    assert attention_table(maps, rows, {1: other[None]})["pointing"]["shuffled_question"] == 1
+    table = attention_table(maps, rows, {1: other[None]})
+    assert table["pointing"]["shuffled_question"] == 1
+    assert table["maps"] == {"model": 3, "centre": 3, "uniform": 3, "shuffled_question": 1}
     assert set(attention_table(maps, rows, {})["pointing"]) == {"model", "centre", "uniform"}
 
 
@@ -111,6 +121,19 @@ def test_maps_of_a_crop_are_not_compared_with_targets_of_the_whole_picture(tmp_p
     arguments = (str(tmp_path / "checkpoint"), str(tmp_path / "data"), "validation", {}, tmp_path / "out", 0)
     assert bool(evaluate_checkpoint(*arguments)["attention"]) == (not crops)
     assert ("set `do_center_crop=False`" in caplog.text) == crops
+
+
+def test_a_question_is_timed_with_an_image_of_its_own():
+    """Where all are about one image, as where it is blank, the vision encoder would run once for all of them."""
+    model, seen, png = tiny_model(), [], io.BytesIO()
+    tiny_image().save(png, "PNG")
+    picture = {"path": None, "bytes": png.getvalue()}
+    answers = [{"answer": "red", "count": 1}]
+    row = {"image": picture, "image_id": "blank", "question": "red", "answers": answers}
+    rows = datasets.Dataset.from_list([row] * 3).cast_column("image", datasets.Image(decode=False))
+    model.register_forward_pre_hook(lambda _, args, inputs: seen.append(len(inputs["pixel_values"])), with_kwargs=True)
+    assert milliseconds_per_question(model, rows, QuestionCollator(tiny_processor(), model.config), rounds=1) > 0
+    assert set(seen) == {3}
 
 
 def test_an_answer_rule_there_is_none_of_is_refused(tmp_path):

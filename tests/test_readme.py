@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tiny import tiny_image
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -67,7 +66,6 @@ def desk(tmp_path_factory):
     for scene in (scenes / "images").glob("train*.jpg"):
         shutil.copy(scene, desk / "my_photos" / _without_numbers(scene.name))
     shutil.copy(scenes / "images" / "train0.jpg", desk / "photo.jpg")
-    shutil.copy(scenes / "images" / "train1.jpg", desk / "scene.jpg")
     model = QCAForVisualQuestionAnswering.from_pretrained(desk / "runs/demo/checkpoint")
     processor = QCAProcessor.from_pretrained(desk / "runs/demo/checkpoint")
     model.base_model.vision_encoder.backbone.save_pretrained(desk / "facebook/dinov2-small")
@@ -81,7 +79,7 @@ def test_its_commands_and_its_python_run(desk, monkeypatch):
     pytest.importorskip("transformers.exporters", reason="qca export needs transformers 5.23")
     monkeypatch.chdir(desk)
     small = "--vision_feature_layers '[1, 2]' --hidden_size 64 --num_train_epochs 1 --bf16 false --disable_tqdm true"
-    ran, names = set(), {"image": tiny_image()}
+    ran, names = set(), {}
     for language, block in re.findall(r"```(bash|python)\n(.*?)```", README, re.DOTALL):
         if language == "python" and "BitsAndBytes" not in block:
             exec(block, names)

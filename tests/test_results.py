@@ -57,7 +57,11 @@ def test_rows_are_trained_summed_up_and_not_trained_twice(table_file, tmp_path, 
     runs = [json.loads((tmp_path / "out" / "plain" / seed / "results.json").read_text()) for seed in "01"]
     row = results["rows"][1]
     values = [run["metrics"]["accuracy"] for run in runs]
-    assert row["accuracy"]["all"] == {"mean": statistics.mean(values), "std": statistics.stdev(values)}
+    assert row["accuracy"]["all"] == {
+        "mean": statistics.mean(values),
+        "std": statistics.stdev(values),
+        "values": values,
+    }
     assert row["attention"]["pointing"]["model"]["mean"] == statistics.mean(
         run["attention"]["pointing"]["model"] for run in runs
     )
@@ -88,6 +92,9 @@ def test_rows_are_trained_summed_up_and_not_trained_twice(table_file, tmp_path, 
     rendered = rows_table(results)
     assert runs[1]["device"] and rendered.endswith(f"over 2 seeds; trained and measured on {runs[1]['device']}.")
     shuffled = row["attention"]["pointing"]["shuffled_question"]
+    counts = {source: count["mean"] for source, count in row["attention"]["maps"].items()}
+    counted = f"are of the {counts['model']:.0f} questions with a map; shuffled, of {counts['shuffled_question']:.0f}."
+    assert counted in rendered
     assert f"| {shuffled['mean']:.3f} ± {shuffled['std']:.3f} |\n| budget 50 %, learned |" in short_rows_table(results)
     deleted = row["faithfulness"]["relevance"]["deletion"]
     assert f"| plain | {deleted['mean']:.3f} ± {deleted['std']:.3f} |" in rendered
@@ -106,9 +113,31 @@ def test_rows_are_trained_summed_up_and_not_trained_twice(table_file, tmp_path, 
     assert "budget_50_learned/1 is older than" in caplog.text
 
 
+def test_runs_of_another_recipe_are_left_out_and_what_they_left_behind_is_removed(table_file, tmp_path):
+    table_file.write_text(TABLE.replace("seeds: [0, 1]", "seeds: [0, 1, 2]").replace("  as documented", "  #"))
+    out = tmp_path / "out"
+    run_table(load_table(table_file), out, seeds=[0, 1])
+    results = out / "plain" / "1" / "results.json"  # as if another machine had trained it
+    run = json.loads(results.read_text())
+    run["versions"]["torch"], run["device"] = "3.0", "another"
+    results.write_text(json.dumps(run))
+    summary = summarise(load_table(table_file), out)
+    here = json.loads((out / "plain" / "0" / "results.json").read_text())
+    assert summary["device"] == f"{here['device']}, another"
+    assert summary["versions"] == here["versions"] | {"torch": f"{here['versions']['torch']}, 3.0"}
+    table = load_table(table_file, {"learning_rate": "0.5"})
+    assert "faithfulness" in summary["rows"][0] and (out / "plain" / "0" / "faithfulness.png").exists()
+    table.rows[0] = dataclasses.replace(table.rows[0], faithfulness_questions=0)
+    summary = run_table(table, out, seeds=[0])
+    assert [row["seeds"] for row in summary["rows"]] == [[0]] * 3
+    assert "faithfulness" not in summary["rows"][0] and summary["device"] == here["device"]
+    assert not list((out / "plain" / "0").glob("faithfulness*"))
+
+
 def test_a_question_type_that_a_split_lacks_is_that_of_the_others():
     spreads = module._spreads([{"side": 0.5}, {"side": 0.7, "where": 0.2}])
-    assert spreads["where"] == {"mean": 0.2, "std": 0.0} and spreads["side"]["mean"] == pytest.approx(0.6)
+    assert spreads["where"] == {"mean": 0.2, "std": 0.0, "values": [0.2]}
+    assert spreads["side"]["mean"] == pytest.approx(0.6)
 
 
 def test_the_gain_has_the_standard_error_of_images_drawn_at_random():
@@ -156,6 +185,7 @@ def test_each_seed_may_have_a_split_of_its_own(table_file, tmp_path):
     assert results["data"]["rows"] == len(asked[0] | asked[1]) and results["data"]["images"] == len(seen)
     assert results["splits"] == 2 and results["majority"] == pytest.approx(statistics.mean(majority))
     assert "images, in 2 development splits, one a seed; the majority" in rows_table(results)
+    assert results["data"].keys() == {"name", "rows", "images"}  # what else is known is of one seed alone
     with pytest.raises(ValueError, match="table has no seed 7, only 0, 1"):
         run_table(load_table(table_file), tmp_path / "out", seeds=[7])
 
@@ -169,6 +199,11 @@ def test_each_seed_may_have_a_split_of_its_own(table_file, tmp_path):
             "control: document",
             "control: document, faithfulness_questions: 2",
             "as documented: `faithfulness_questions` are",
+        ),
+        (
+            "plain: {",
+            "plain: {num_attention_layers: 0, relevance: none, ",
+            "plain: `faithfulness_questions` are of maps;",
         ),
         ("rows:", "lines:", "needs `recipe`, `common`, `seeds` and `rows`"),
         ("rows:", "split_by_seeds: true\nrows:", "a table has no key `split_by_seeds`"),

@@ -300,7 +300,7 @@ def bench_training(
 
 def print_results(results: dict[str, Any]) -> None:
     """Accuracy beside its baselines, a row for each question type; other metrics; attention beside its controls."""
-    from .report import format_number
+    from .results_file import ATTENTION_SOURCES, format_value
 
     kinds = {kind: values["accuracy"] for kind, values in results["per_question_type"].items()}
     answered = {**results["baselines"], "this model": results["metrics"] | kinds}
@@ -314,14 +314,14 @@ def print_results(results: dict[str, Any]) -> None:
     console.print(accuracy)
     for name, value in results["metrics"].items():
         if name != "accuracy":
-            console.print(f"{name.replace('_', ' ')}: {format_number(value)}", highlight=False)
+            console.print(f"{name.replace('_', ' ')}: {format_value(value)}", highlight=False)
     if results["attention"]:
         attention = Table(title="Attention of the last hop", title_justify="left", box=None)
-        columns = ("model", "centre", "uniform", "shuffled_question")
-        for column in ("", *columns):
+        for column in ("", *ATTENTION_SOURCES):
             attention.add_column(column.replace("_", " "), justify="right" if column else "left")
         for measure, values in results["attention"].items():
-            attention.add_row(measure, *(f"{values[column]:.3f}" if column in values else "" for column in columns))
+            cells = (format_value(values[column]) if column in values else "" for column in ATTENTION_SOURCES)
+            attention.add_row(measure, *cells)
         console.print(attention)
 
 

@@ -85,7 +85,7 @@ def milliseconds_per_question(
     """Median time of the whole model on batches of questions about different images, spread over `rows`."""
     spread = range(0, len(rows), max(1, len(rows) // batch_size))[:batch_size]
     batch = dataclasses.replace(collator, features=None, relevance="none", with_question_ids=False)(
-        [rows[index] for index in spread]
+        [rows[index] | {"image_id": str(index)} for index in spread]  # an image shared by several costs less
     )
     inputs = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
     was_training = model.training
@@ -144,7 +144,8 @@ def attention_table(
 
     Returns:
         For each measure of `attention_quality` its mean under `model`, `centre`, `uniform` and, where `shuffled` has
-        any, `shuffled_question`. Empty where no row has a target, or the model has no hop.
+        any, `shuffled_question`; as `maps` how many each mean is of. Empty where no row has a target, or the
+        model has no hop.
     """
     chosen = [index for index, target in enumerate(rows["relevance"]) if target is not None and np.any(target)]
     if not chosen or not len(maps[0]):
@@ -161,7 +162,8 @@ def attention_table(
     if asked:
         other = np.stack([shuffled[chosen[place]][-1] for place in asked])
         scores["shuffled_question"] = attention_quality(other, targets[asked])
-    return {
+    counts: dict[str, float] = {name: len(values[ATTENTION_MEASURES[0]]) for name, values in scores.items()}
+    return {"maps": counts} | {
         measure: {name: float(values[measure].mean()) for name, values in scores.items()}
         for measure in ATTENTION_MEASURES
     }

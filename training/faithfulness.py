@@ -16,9 +16,8 @@ from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor
 from modeling_qca.relevance_qca import eager_attention
 
 from .image_reading import read_image
-from .results_file import write_json
+from .results_file import FAITHFULNESS, write_json
 
-FAITHFULNESS = "faithfulness.json"
 FRACTIONS = (0.0, 0.25, 0.5, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
 CURVES = ("deletion", "insertion")
 ORDERS = ("positive", "negative")
@@ -93,8 +92,9 @@ def measure_faithfulness(
     rows = rows.shuffle(seed=seed).select(range(min(questions, len(rows))))
     results = faithfulness_curves(model, processor, rows, method, batch_size, seed)
     output_dir.mkdir(parents=True, exist_ok=True)
-    write_json(output_dir / FAITHFULNESS, results)
-    write_figure(faithfulness_figure(results), output_dir / "faithfulness.png")
+    numbers, figure = (output_dir / name for name in FAITHFULNESS)
+    write_json(numbers, results)
+    write_figure(faithfulness_figure(results), figure)
     return results
 
 

@@ -14,10 +14,10 @@ from modeling_qca import QCAVisualQuestionAnsweringPipeline
 from modeling_qca.look_qca import Look
 
 from .image_reading import read_image
+from .results_file import ATTENTION_SOURCES, format_value
 from .whole_file import whole_file
 
 PICTURE_SIDE = 320  # pixels of the longer side of an example
-ATTENTION_COLUMNS = ("model", "centre", "uniform", "shuffled_question")
 SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], Any], Callable[[dict[str, Any]], bool]]] = {
     "Most confident": ("all questions, by confidence", lambda row: -row["confidence"], lambda row: True),
     "Least confident": ("all questions, by confidence", lambda row: row["confidence"], lambda row: True),
@@ -125,14 +125,14 @@ def write_report(
         if details
     ]
     environment = Environment(autoescape=True, undefined=StrictUndefined)
-    environment.filters |= {"number": format_number, "words": _words}
+    environment.filters |= {"number": format_value, "words": _words}
     page = environment.from_string(PAGE).render(
         title=title,
         rows=len(rows),
         images=len(set(rows["image_id"])),
         sections=sections,
         attention=results["attention"],
-        columns=ATTENTION_COLUMNS,
+        columns=ATTENTION_SOURCES,
         **_accuracy(results),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -150,10 +150,10 @@ def _accuracy(results: dict[str, Any]) -> dict[str, Any]:
     return {
         "answerers": list(answerers),
         "accuracy": [
-            (label, [format_number(values[kind]) if kind in values else "" for values in answerers.values()])
+            (label, [format_value(values[kind]) if kind in values else "" for values in answerers.values()])
             for label, kind in [("all", "accuracy"), *((kind, kind) for kind in kinds)]
         ],
-        "metrics": {_words(name): format_number(value) for name, value in metrics.items()},
+        "metrics": {_words(name): format_value(value) for name, value in metrics.items()},
     }
 
 
@@ -183,13 +183,6 @@ def _most_read(words: Sequence[Sequence[tuple[str, float]]]) -> str:
 def _merged(detail: dict[str, Any], drawn: dict[int, dict[str, str]]) -> dict[str, Any]:
     mark = {1: "right", 0: "wrong"}.get(detail["score"], "partly")
     return {**detail, "mark": mark, "confidence": f"{detail['confidence']:.0%}", **drawn[detail["index"]]}
-
-
-def format_number(value: Any) -> str:
-    """0.123, or 0.123 ± 0.004 of several seeds."""
-    if isinstance(value, dict):
-        return f"{value['mean']:.3f} ± {value['std']:.3f}"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def _words(name: str) -> str:

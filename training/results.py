@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -18,11 +18,11 @@ from modeling_qca import QCAProcessor
 
 from .building import load_checkpoint
 from .evaluate import command_line
-from .faithfulness import CURVES, FAITHFULNESS, measure_faithfulness
+from .faithfulness import CURVES, measure_faithfulness
 from .recipe import Recipe, make_recipe, read_recipe
-from .results_file import QUESTIONS, RESULTS, write_json
+from .results_file import FAITHFULNESS, QUESTIONS, RESULTS, write_json
 from .safe_yaml import parse_yaml
-from .train import Control, load_splits, train
+from .train import Control, finished_results, load_splits, train
 
 logger = logging.getLogger(__name__)
 COST = ("trained_parameters", "training_seconds", "milliseconds_per_question")
@@ -118,8 +118,11 @@ def load_table(path: str | os.PathLike, overrides: Mapping[str, str] | None = No
             raise ValueError(
                 f"{path}: {name}: `control` is {row.control!r}, not one of {', '.join(get_args(Control))}"
             )
-        if row.faithfulness_questions and row.control is not None:
-            raise ValueError(f"{path}: {name}: `faithfulness_questions` are of maps, and a `control` shows none")
+        without_hops = {**values, **keys}.get("num_attention_layers") == 0
+        if row.faithfulness_questions and (row.control is not None or without_hops):
+            raise ValueError(
+                f"{path}: {name}: `faithfulness_questions` are of maps; a `control`, or a row without hops, shows none"
+            )
         rows.append(row)
     return ResultsTable(path.stem, seeds, values, rows, split_by_seed)
 
@@ -165,12 +168,8 @@ def _warn_of_older(folder: Path, before: Path) -> None:
 def _measure_faithfulness(recipe: Recipe, questions: int) -> None:
     """Of the checkpoint of a finished run, once for that many questions."""
     folder, arguments = recipe.output_dir, recipe.training_arguments()
-    measured, rows = folder / FAITHFULNESS, load_splits(recipe)[1]
-    if (
-        measured.exists()
-        and measured.stat().st_mtime > (folder / RESULTS).stat().st_mtime
-        and json.loads(measured.read_text())["questions"] == min(questions, len(rows))
-    ):
+    measured, rows = folder / FAITHFULNESS[0], load_splits(recipe)[1]
+    if measured.exists() and json.loads(measured.read_text())["questions"] == min(questions, len(rows)):
         return
     model: Any = load_checkpoint(str(folder))
     model.to(arguments.device)
@@ -181,31 +180,32 @@ def _measure_faithfulness(recipe: Recipe, questions: int) -> None:
 def summarise(table: ResultsTable, output_dir: Path) -> dict[str, Any]:
     """
     Returns:
-        `rows`: for each that has a finished run its `name`, `seeds`, and mean and standard deviation over them of
-        `accuracy` (`all` and each question type), `attention` (measure -> source), `shuffled_questions` and, where it
-        was measured, `faithfulness` (source -> areas under the curves of the answer's probability, of each seed too),
-        and the medians of `cost`; besides `majority`, `data`, `versions` and `device` of the runs, and how many
-        development `splits` their questions are of, where each seed has its own. Rows measured by further metrics have
-        their spread as `metrics`; where a row trains without sight, the others have their `gain` over it, see
-        [`paired_gain`].
+        `rows`: for each that has a finished run of the table's present recipe its `name`, `seeds`, and the mean,
+        standard deviation and `values` over them of `accuracy` (`all` and each question type), `attention` (measure ->
+        source), `shuffled_questions` and, where it was measured, `faithfulness` (source -> areas under the curves of
+        the answer's probability), and the medians of `cost`; besides `majority`, `data`, `versions` and `device` of
+        the runs, several with commas between them, and how many development `splits` their questions are of, where
+        each seed has its own. Rows measured by further metrics have their spread as `metrics`; where a row trains
+        without sight, the others have their `gain` over it, see [`paired_gain`].
     """
     rows: list[dict[str, Any]] = []
-    last: dict[str, Any] = {}
+    finished: list[dict[str, Any]] = []
     majority: dict[int, float] = {}
     scores: dict[str, dict[int, dict[str, list]]] = {}
     blind = next((row.name for row in table.rows if row.control == "blank_images"), "")
     for row in table.rows:
         runs = {}
         for seed in table.seeds:
-            folder = output_dir / row.folder / str(seed)
-            if (folder / RESULTS).exists():
-                runs[seed] = last = json.loads((folder / RESULTS).read_text())
-                majority[seed] = last["baselines"]["majority"]["accuracy"]
+            recipe = table.recipe(row, seed, output_dir)
+            if (run := finished_results(recipe, row.control)) is not None:
+                runs[seed] = run
+                majority[seed] = run["baselines"]["majority"]["accuracy"]
                 columns = ["question_id", "image_id", "score"]
-                answered = parquet.read_table(folder / QUESTIONS, columns=columns).to_pydict()
+                answered = parquet.read_table(recipe.output_dir / QUESTIONS, columns=columns).to_pydict()
                 scores.setdefault(row.name, {})[seed] = answered
-                if (folder / FAITHFULNESS).exists():
-                    runs[seed]["faithfulness"] = json.loads((folder / FAITHFULNESS).read_text())
+                if (curves := recipe.output_dir / FAITHFULNESS[0]).exists():
+                    run["faithfulness"] = json.loads(curves.read_text())
+        finished += runs.values()
         if runs:
             rows.append({"name": row.name, "seeds": list(runs), **_summary(list(runs.values()))})
     for summary in rows:
@@ -213,8 +213,14 @@ def summarise(table: ResultsTable, output_dir: Path) -> dict[str, Any]:
         if seeds and summary["name"] != blind:
             ours, theirs = ([scores[name][seed] for seed in seeds] for name in (summary["name"], blind))
             summary["gain"] = paired_gain(ours, theirs)
-    shared: dict[str, Any] = {key: last[key] for key in ("data", "versions", "device") if key in last}
-    if table.split_by_seed and rows:
+    last = finished[-1]
+    versions = {name: _each(run["versions"].get(name) for run in finished) for name in last["versions"]}
+    shared: dict[str, Any] = {"data": last["data"], "versions": versions}
+    if all("device" in run for run in finished):
+        shared["device"] = _each(run["device"] for run in finished)
+    if table.split_by_seed:
+        for of_one_seed in ("split", "fingerprint", "vocabulary"):
+            shared["data"].pop(of_one_seed, None)
         shown = next((row["name"] for row in rows if row["name"] != blind), blind)
         for count, column in (("rows", "question_id"), ("images", "image_id")):
             shared["data"][count] = len({value for run in scores[shown].values() for value in run[column]})
@@ -275,9 +281,7 @@ def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
         areas = [run["faithfulness"]["auc"] for run in runs]
         summary["faithfulness"] = {
             source: {
-                curve: _spread(values) | {"values": values}
-                for curve in CURVES
-                if (values := [area[source][curve]["positive"]["probability"] for area in areas])
+                curve: _spread([area[source][curve]["positive"]["probability"] for area in areas]) for curve in CURVES
             }
             for source in areas[0]
         }
@@ -285,11 +289,16 @@ def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return summary
 
 
-def _spreads(measured: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+def _spreads(measured: list[dict[str, float]]) -> dict[str, dict[str, Any]]:
     """Of each name over the seeds that have it: a question type may be missing from a seed's split."""
     names = dict.fromkeys(name for values in measured for name in values)
     return {name: _spread([values[name] for values in measured if name in values]) for name in names}
 
 
-def _spread(values: list[float]) -> dict[str, float]:
-    return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else 0.0}
+def _spread(values: list[float]) -> dict[str, Any]:
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return {"mean": statistics.fmean(values), "std": deviation, "values": values}
+
+
+def _each(values: Iterable[Any]) -> str:
+    return ", ".join(dict.fromkeys(map(str, values)))

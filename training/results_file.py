@@ -1,4 +1,4 @@
-"""results.json: written whole or not at all."""
+"""results.json: written whole or not at all, and how its values read."""
 
 import json
 from pathlib import Path
@@ -9,6 +9,20 @@ from .whole_file import whole_file
 RESULTS = "results.json"
 QUESTIONS = "questions.parquet"  # beside it: every question with its answer and score
 OVERLAY = "overlay.png"  # and an answered question, with where the model looked
+FAITHFULNESS = ("faithfulness.json", "faithfulness.png")  # whether the answers hang on it
+
+ATTENTION_SOURCES = ("model", "centre", "uniform", "shuffled_question")
+
+
+def format_value(value: Any) -> str:
+    """A value as text: `0.728`, `0.728 ± 0.012`, `12,345`, the text itself, or a dash for None."""
+    if value is None:
+        return "–"
+    if isinstance(value, dict):
+        return f"{value['mean']:.3f} ± {value['std']:.3f}"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return f"{value:,}" if type(value) is int else str(value)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -28,7 +28,7 @@ from .images import image_key
 from .parameter_groups import freeze
 from .question_cache import remembered_questions
 from .recipe import Recipe
-from .results_file import OVERLAY, QUESTIONS, RESULTS, write_json
+from .results_file import FAITHFULNESS, OVERLAY, QUESTIONS, RESULTS, write_json
 from .streaming import endless, read_answers
 from .trainer import QCATrainer, whole_weights
 from .vocabulary import vocabulary_reach
@@ -63,15 +63,9 @@ def train(recipe: Recipe, control: Control | None = None) -> dict[str, Any]:
         FloatingPointError: where the loss is not a number; the message has the step and the questions.
         TrainingStoppedError: after Ctrl-C, with the step it saved.
     """
-    finished = recipe.output_dir / RESULTS
-    described = _described(recipe)
-    if finished.exists():
-        results = json.loads(finished.read_text())
-        if "recipe" not in results:
-            raise ValueError(f"{finished} is of no training; give this recipe another `output_dir`")
-        if _completed(results["recipe"]) == described and results.get("control", control) == control:
-            logger.warning("%s is finished already; remove it to train anew", recipe.output_dir)
-            return results
+    if (finished := finished_results(recipe, control)) is not None:
+        logger.warning("%s is finished already; remove it to train anew", recipe.output_dir)
+        return finished
     check_metrics(recipe.metrics)
     train_rows, validation_rows = load_splits(recipe)
     data, options = recipe.data, {"format": recipe.format, **recipe.data_options}
@@ -93,10 +87,26 @@ def train(recipe: Recipe, control: Control | None = None) -> dict[str, Any]:
     vocabulary = results.pop("vocabulary")
     results |= measured_on
     results["data"]["vocabulary"] = vocabulary
-    results |= {"seeds": [arguments.seed], "recipe": described, "control": control}
+    results |= {"seeds": [arguments.seed], "recipe": _described(recipe), "control": control}
     if arguments.should_save:
-        write_json(finished, results)
+        write_json(recipe.output_dir / RESULTS, results)
     return results
+
+
+def finished_results(recipe: Recipe, control: Control | None = None) -> dict[str, Any] | None:
+    """What [`train`] left in the recipe's `output_dir`; None where that is unfinished, or of another recipe.
+
+    Raises:
+        ValueError: where the results there are of no training.
+    """
+    file = recipe.output_dir / RESULTS
+    if not file.exists():
+        return None
+    results = json.loads(file.read_text())
+    if "recipe" not in results:
+        raise ValueError(f"{file} is of no training; give this recipe another `output_dir`")
+    same = _completed(results["recipe"]) == _described(recipe) and results.get("control", control) == control
+    return results if same else None
 
 
 def load_splits(recipe: Recipe) -> tuple[Rows, datasets.Dataset]:
@@ -286,7 +296,7 @@ def _claim_folder(recipe: Recipe, should_save: bool, control: Control | None) ->
         )
     if should_save:
         recipe.output_dir.mkdir(parents=True, exist_ok=True)
-        for name in (RESULTS, QUESTIONS, OVERLAY):
+        for name in (RESULTS, QUESTIONS, OVERLAY, *FAITHFULNESS):
             (recipe.output_dir / name).unlink(missing_ok=True)
         if (recipe.output_dir / "adapter").exists():
             shutil.rmtree(recipe.output_dir / "adapter")
