@@ -79,6 +79,11 @@ def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.Mon
     assert json.loads((tmp_path / "benchmark.json").read_text())["cases"].keys() == {"one_pair"}
     run_benchmark(tmp_path, quick=True, cases=["one_pair", "batch_8"])
     assert measured == ["one_pair", "stopped", "batch_8"]
+    monkeypatch.setattr(benchmark, "answer_agreement", lambda checkpoint, *_: {"pairs": 500, "agreement": checkpoint})
+    for share in (0.5, 0.75):  # of another checkpoint each
+        trained = share, datasets.Dataset.from_dict({"question": ["red"] * 500})
+        results = run_benchmark(tmp_path, quick=True, cases=["one_pair"], trained=trained)
+        assert results["agreement"]["agreement"] == share
     with pytest.raises(ValueError, match="another quick, rounds"):
         run_benchmark(tmp_path, quick=False, cases=["one_pair"])
 
