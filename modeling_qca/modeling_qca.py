@@ -29,6 +29,8 @@ from .relevance_qca import QCAExplanation, explain
 from .vision_qca import QCAImageFeatures, QCAVisionOutput, QuestionAwareVisionEncoder
 
 AutoModel.register(SiglipTextConfig, SiglipTextModel, exist_ok=True)  # the one text tower that AutoModel leaves out
+# encoders whose layers do not say so
+CAUSAL_ENCODERS = ("bloom", "clip_text_model", "codegen", "gpt_neox_japanese", "mpt", "openai-gpt", "xglm")
 
 
 @dataclass
@@ -445,10 +447,12 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
         return parts
 
 
-def _is_causal(encoder: nn.Module) -> bool:
-    """CLIP's layers do not say so themselves."""
+def _is_causal(encoder: Any) -> bool:
+    """Whether its tokens read only those before them; decoders can be told not to by `is_causal=False`."""
+    if getattr(encoder.config, "is_causal", None) is False:
+        return False
     says_so = any(getattr(module, "is_causal", False) for module in encoder.modules())
-    return says_so or encoder.config.model_type == "clip_text_model"
+    return says_so or getattr(encoder.config, "is_decoder", False) or encoder.config.model_type in CAUSAL_ENCODERS
 
 
 def _tower_config(name_or_path: str, tower: str) -> PreTrainedConfig:

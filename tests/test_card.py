@@ -128,6 +128,14 @@ def test_attention_stands_beside_its_controls() -> None:
     ]
 
 
+def test_the_card_speaks_of_shuffled_questions_and_of_how_many_maps_where_it_knows() -> None:
+    without = render(example_results(attention={"pointing": {"model": 0.8, "centre": 0.3, "uniform": 0.2}}))
+    assert "another question about the image" not in without and "`maps` is" not in without
+    counted = render(example_results(attention={"pointing": {"model": 0.8}, "maps": {"model": 1234}}))
+    assert "`maps` is how many each column is the mean of" in counted and "| maps | 1,234 |" in counted
+    assert "another question about the image" in render(example_results())
+
+
 def test_question_types_recipe_cost_and_seeds_are_shown() -> None:
     card = render(example_results())
     assert table(card, "question type") == [

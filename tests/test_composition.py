@@ -9,6 +9,7 @@ from transformers import (
     CLIPConfig,
     CLIPModel,
     CLIPTextConfig,
+    Qwen2Config,
     SiglipConfig,
     SiglipModel,
     T5Config,
@@ -52,6 +53,14 @@ def test_the_towers_of_a_two_tower_checkpoint_are_composed(config, model, tmp_pa
     assert composed(
         **{name: value for name, value in tiny_batch().items() if name != "token_type_ids"}
     ).logits.shape == (3, 3)
+
+
+def test_a_decoder_may_be_told_to_read_both_ways():
+    config = tiny_config(question_pooling="cls")
+    shape = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
+    config.text_config = Qwen2Config(vocab_size=50, num_key_value_heads=2, is_causal=False, **shape)
+    first = QCAModel(config).eval().text_encoder(torch.tensor([[5, 6, 7], [5, 8, 9]])).last_hidden_state[:, 0]
+    assert not first[0].allclose(first[1], atol=1e-3)
 
 
 @pytest.mark.parametrize("causal", ["clip", "decoder"])

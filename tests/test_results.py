@@ -113,7 +113,7 @@ def test_rows_are_trained_summed_up_and_not_trained_twice(table_file, tmp_path, 
     assert "budget_50_learned/1 is older than" in caplog.text
 
 
-def test_runs_of_another_recipe_are_left_out_and_what_they_left_behind_is_removed(table_file, tmp_path):
+def test_runs_of_another_recipe_are_left_out_and_what_they_left_behind_is_removed(table_file, tmp_path, caplog):
     table_file.write_text(TABLE.replace("seeds: [0, 1]", "seeds: [0, 1, 2]").replace("  as documented", "  #"))
     out = tmp_path / "out"
     run_table(load_table(table_file), out, seeds=[0, 1])
@@ -130,6 +130,7 @@ def test_runs_of_another_recipe_are_left_out_and_what_they_left_behind_is_remove
     table.rows[0] = dataclasses.replace(table.rows[0], faithfulness_questions=0)
     summary = run_table(table, out, seeds=[0])
     assert [row["seeds"] for row in summary["rows"]] == [[0]] * 3
+    assert "plain/1 is of another recipe: not in the table" in caplog.text
     assert "faithfulness" not in summary["rows"][0] and summary["device"] == here["device"]
     assert not list((out / "plain" / "0").glob("faithfulness*"))
 
@@ -185,6 +186,7 @@ def test_each_seed_may_have_a_split_of_its_own(table_file, tmp_path):
     assert results["data"]["rows"] == len(asked[0] | asked[1]) and results["data"]["images"] == len(seen)
     assert results["splits"] == 2 and results["majority"] == pytest.approx(statistics.mean(majority))
     assert "images, in 2 development splits, one a seed; the majority" in rows_table(results)
+    assert "questions in each split with a map; shuffled" in rows_table(results)
     assert results["data"].keys() == {"name", "rows", "images"}  # what else is known is of one seed alone
     with pytest.raises(ValueError, match="table has no seed 7, only 0, 1"):
         run_table(load_table(table_file), tmp_path / "out", seeds=[7])

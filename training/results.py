@@ -145,6 +145,11 @@ def run_table(table: ResultsTable, output_dir: Path, seeds: Sequence[int] | None
     if unknown := set(chosen) - set(table.seeds):
         raise ValueError(f"{table.name} has no seed {min(unknown)}, only {', '.join(map(str, table.seeds))}")
     recipes = {(row.name, seed): table.recipe(row, seed, output_dir) for row in table.rows for seed in table.seeds}
+    for row in table.rows:
+        for seed in table.seeds:
+            recipe = recipes[row.name, seed]
+            if (recipe.output_dir / RESULTS).exists() and finished_results(recipe, row.control) is None:
+                logger.warning("%s is of another recipe: not in the table until it is trained anew", recipe.output_dir)
     for seed in chosen:
         for row in table.rows:
             logger.warning("%s: %s, seed %d", table.name, row.name, seed)
@@ -169,7 +174,11 @@ def _measure_faithfulness(recipe: Recipe, questions: int) -> None:
     """Of the checkpoint of a finished run, once for that many questions."""
     folder, arguments = recipe.output_dir, recipe.training_arguments()
     measured, rows = folder / FAITHFULNESS[0], load_splits(recipe)[1]
-    if measured.exists() and json.loads(measured.read_text())["questions"] == min(questions, len(rows)):
+    if (
+        measured.exists()
+        and measured.stat().st_mtime > (folder / RESULTS).stat().st_mtime
+        and json.loads(measured.read_text())["questions"] == min(questions, len(rows))
+    ):
         return
     model: Any = load_checkpoint(str(folder))
     model.to(arguments.device)
@@ -214,7 +223,8 @@ def summarise(table: ResultsTable, output_dir: Path) -> dict[str, Any]:
             ours, theirs = ([scores[name][seed] for seed in seeds] for name in (summary["name"], blind))
             summary["gain"] = paired_gain(ours, theirs)
     last = finished[-1]
-    versions = {name: _each(run["versions"].get(name) for run in finished) for name in last["versions"]}
+    packages = dict.fromkeys(name for run in finished for name in run["versions"])
+    versions = {name: _each(run["versions"].get(name, "none") for run in finished) for name in packages}
     shared: dict[str, Any] = {"data": last["data"], "versions": versions}
     if all("device" in run for run in finished):
         shared["device"] = _each(run["device"] for run in finished)
