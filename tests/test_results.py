@@ -114,9 +114,9 @@ def test_rows_are_trained_summed_up_and_not_trained_twice(table_file, tmp_path, 
 
 
 def test_runs_of_another_recipe_are_left_out_and_what_they_left_behind_is_removed(table_file, tmp_path, caplog):
-    table_file.write_text(TABLE.replace("seeds: [0, 1]", "seeds: [0, 1, 2]").replace("  as documented", "  #"))
+    table_file.write_text(TABLE.split("rows:")[0] + "rows: {plain: {faithfulness_questions: 2}}\n")
     out = tmp_path / "out"
-    run_table(load_table(table_file), out, seeds=[0, 1])
+    run_table(load_table(table_file), out)
     results = out / "plain" / "1" / "results.json"  # as if another machine had trained it
     run = json.loads(results.read_text())
     run["versions"]["torch"], run["device"] = "3.0", "another"
@@ -129,7 +129,7 @@ def test_runs_of_another_recipe_are_left_out_and_what_they_left_behind_is_remove
     assert "faithfulness" in summary["rows"][0] and (out / "plain" / "0" / "faithfulness.png").exists()
     table.rows[0] = dataclasses.replace(table.rows[0], faithfulness_questions=0)
     summary = run_table(table, out, seeds=[0])
-    assert [row["seeds"] for row in summary["rows"]] == [[0]] * 3
+    assert [row["seeds"] for row in summary["rows"]] == [[0]]
     assert "plain/1 is of another recipe: not in the table" in caplog.text
     assert "faithfulness" not in summary["rows"][0] and summary["device"] == here["device"]
     assert not list((out / "plain" / "0").glob("faithfulness*"))
