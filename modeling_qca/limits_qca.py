@@ -13,7 +13,6 @@ MAXIMUM_LAYERS = 256
 MAXIMUM_LABELS = 2**16  # that are numbered, not named
 MAXIMUM_NUMBER = 2**24  # of tokens, positions, channels, ...
 MAXIMUM_PARAMETERS = 10**10
-POSITION_TABLES = ("position_embeddings", "position_embedding", "wpe")
 ANSWERS = ("id2label", "label2id")
 FLAGS = ("is_encoder_decoder", "output_attentions", "output_hidden_states", "return_dict")
 CODE_FIELDS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
@@ -75,15 +74,6 @@ def build_encoder(config: Any, field: str, reads: str) -> Any:
     if encoder.main_input_name != reads:
         raise ValueError(f"A `{config.model_type}` model reads `{encoder.main_input_name}`, `{field}` `{reads}`.")
     return encoder
-
-
-def longest_question(encoder: nn.Module) -> int | None:
-    """The most tokens a text encoder has learned positions for; None where it knows positions in another way."""
-    for name, module in encoder.named_modules():
-        if isinstance(module, nn.Embedding) and name.split(".")[-1] in POSITION_TABLES:
-            unused = 0 if module.padding_idx is None else module.padding_idx + 1  # RoBERTa counts from behind it
-            return module.num_embeddings - unused
-    return None
 
 
 def _expected(path: str, name: str, value: Any) -> str | None:

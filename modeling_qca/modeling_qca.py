@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, SiglipTextConfig, SiglipTextModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import ModelOutput, can_return_tuple
@@ -22,15 +22,12 @@ from .attention_qca import AdditiveScorer, AttentionHops, ImageIndex
 from .conditioning_qca import GatedConditioning
 from .configuration_qca import QCAConfig
 from .embedding_qca import PatchEmbedder, QueryEmbedder, grid_coordinates
-from .limits_qca import build_encoder, check_parameters, longest_question
+from .limits_qca import check_parameters
 from .loss_qca import answer_loss, relevance_loss
 from .pipeline_qca import QCAVisualQuestionAnsweringPipeline  # noqa: F401  imported so that saving copies it
 from .relevance_qca import QCAExplanation, explain
+from .text_qca import build_text_encoder, longest_question, read_questions
 from .vision_qca import QCAImageFeatures, QCAVisionOutput, QuestionAwareVisionEncoder
-
-AutoModel.register(SiglipTextConfig, SiglipTextModel, exist_ok=True)  # the one text tower that AutoModel leaves out
-# encoders whose layers do not say so
-CAUSAL_ENCODERS = ("bloom", "clip_text_model", "codegen", "gpt_neox_japanese", "mpt", "openai-gpt", "xglm")
 
 
 @dataclass
@@ -180,16 +177,7 @@ class QCAModel(QCAPreTrainedModel):
     def __init__(self, config: QCAConfig):
         super().__init__(config)
         self.vision_encoder = QuestionAwareVisionEncoder(config)
-        self.text_encoder = build_encoder(config.text_config, "text_config", "input_ids")
-        if self.text_encoder.config.is_encoder_decoder:
-            raise ValueError(
-                f"The text encoder ({config.text_config.model_type}) is an encoder-decoder; pass an encoder's config."
-            )
-        if config.question_pooling == "cls" and _is_causal(self.text_encoder):
-            raise ValueError(
-                f"The first token of a causal text encoder ({config.text_config.model_type}) has read none of the "
-                'others; pass `question_pooling="last"` or "mean".'
-            )
+        self.text_encoder = build_text_encoder(config)
         self.longest_question = longest_question(self.text_encoder)
         self.query_embedder = QueryEmbedder(config)
         self.patch_embedder = PatchEmbedder(config)
@@ -268,7 +256,8 @@ class QCAModel(QCAPreTrainedModel):
         # Padding goes behind the tokens, because encoders count absolute positions from the first column.
         order = attention_mask.sort(dim=1, descending=True, stable=True).indices
         words = {name: values.gather(1, order) for name, values in words.items()}
-        text = self._read_questions(words, requested)
+        explained = torch.is_grad_enabled() and not self.training
+        text = read_questions(self.text_encoder, words, requested, explained)
         question_mask = words["attention_mask"].bool()
         question, question_tokens = self.query_embedder(text.last_hidden_state, question_mask)
         vision = self.vision_encoder(features, index, question, question_tokens, question_mask, **requested)
@@ -302,18 +291,6 @@ class QCAModel(QCAPreTrainedModel):
             text_hidden_states=text.hidden_states,
             text_attentions=text.attentions,
         )
-
-    def _read_questions(self, words: dict[str, torch.Tensor], requested: dict[str, bool]) -> Any:
-        """The text encoder's output; where no dropout and no explanation sets them apart, equal questions (about
-        different images) are read once."""
-        encoder = self.text_encoder
-        apart = encoder.training or any(requested.values()) or (torch.is_grad_enabled() and not self.training)
-        if apart or torch.compiler.is_compiling() or len(words["input_ids"]) == 1:
-            return encoder(**words, return_dict=True, **requested)
-        stacked = torch.stack(list(words.values()), dim=-1)  # [B, L, kinds]
-        distinct, which = stacked.unique(dim=0, return_inverse=True)
-        text = encoder(**dict(zip(words, distinct.unbind(-1), strict=True)), return_dict=True)
-        return type(text)(last_hidden_state=text.last_hidden_state[which])
 
     def _features(self, image_features: torch.Tensor, image_grid: tuple[int, int] | None) -> QCAImageFeatures:
         rows, columns = self.config.image_grid if image_grid is None else image_grid
@@ -445,14 +422,6 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
             parts["relevance_loss"] = looked
             parts["loss"] = parts.get("loss", 0.0) + self.config.relevance_loss_weight * looked
         return parts
-
-
-def _is_causal(encoder: Any) -> bool:
-    """Whether its tokens read only those before them; decoders can be told not to by `is_causal=False`."""
-    if getattr(encoder.config, "is_causal", None) is False:
-        return False
-    says_so = any(getattr(module, "is_causal", False) for module in encoder.modules())
-    return says_so or getattr(encoder.config, "is_decoder", False) or encoder.config.model_type in CAUSAL_ENCODERS
 
 
 def _tower_config(name_or_path: str, tower: str) -> PreTrainedConfig:
