@@ -114,7 +114,7 @@ def image_matmul(left: torch.Tensor, right: torch.Tensor, image_index: ImageInde
 
 def own_rows(states: torch.Tensor, image_index: ImageIndex | None) -> torch.Tensor:
     """`[I, ...] -> [B, ...]`: those of each question's image."""
-    return states if image_index is None else states.index_select(0, image_index.rows)
+    return states if image_index is None else states.index_select(0, image_index.rows.to(states.device))
 
 
 def split_heads(states: torch.Tensor, num_heads: int) -> torch.Tensor:
@@ -381,7 +381,7 @@ class AttentionHops(nn.Module):
         """
         mean = []
         if self.reads_mean:
-            mean.append(self.mean_dropout(masked_mean(own_rows(patches, image_index), patch_mask, dim=1)))
+            mean.append(self.mean_dropout(own_rows(masked_mean(patches, patch_mask, dim=1), image_index)))
         found, maps = [], []
         for layer in self.layers:
             query, patches, evidence, relevance = layer(

@@ -191,6 +191,7 @@ class QCAConfig(PreTrainedConfig):
         encoders = [vision_config.to_dict(), text_config.to_dict()]
         for encoder in encoders:
             encoder.pop("_name_or_path", None)  # a folder of this machine would travel with every checkpoint
+            encoder.pop("dtype", None)  # one for the whole model, whatever the encoders were stored in
         return cls(vision_config=encoders[0], text_config=encoders[1], **kwargs)
 
     @classmethod

@@ -97,7 +97,7 @@ class QCAPreTrainedModel(PreTrainedModel):
     input_modalities = ["image", "text"]  # noqa: RUF012
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
-    _no_split_modules = ["AttentionHop", "GatedConditioning", "PatchEmbedder", "QueryEmbedder", "TokenBudget"]  # noqa: RUF012
+    _no_split_modules = ["AttentionHops", "GatedConditioning", "PatchEmbedder", "QueryEmbedder", "TokenBudget"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -107,7 +107,8 @@ class QCAPreTrainedModel(PreTrainedModel):
         super().__init__(config)
         if torch.get_default_device().type != "meta" and not is_deepspeed_zero3_enabled():
             with torch.device("meta"):
-                type(self)(config)  # raises where the config asks for too much, before any memory is taken
+                ours = next(kind for kind in type(self).__mro__ if kind.__module__ == __name__)
+                ours(config)  # raises where the config asks for too much, before any memory is taken
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -153,20 +154,29 @@ class QCAPreTrainedModel(PreTrainedModel):
                 `attn_implementation` and `dtype` apply to the whole model.
 
         Raises:
-            ValueError: where the encoders and fields do not fit together.
+            ValueError: where the encoders and fields do not fit together, or an encoder's weights are missing.
         """
         loading = {name: kwargs.pop(name) for name in ("attn_implementation", "dtype") if name in kwargs}
         vision_config = _tower_config(vision_model, "vision_config")
         text_config = _tower_config(text_model, "text_config")
         config = QCAConfig.from_vision_text_configs(vision_config, text_config, **kwargs)
-        for sub_config in (config.vision_config, config.text_config):
-            sub_config.dtype = None  # one dtype for the whole model, whatever the encoders were stored in
         model = cls._from_config(config, **loading)
-        vision = AutoModel.from_pretrained(vision_model, config=vision_config, dtype=model.dtype)
-        text = AutoModel.from_pretrained(text_model, config=text_config, dtype=model.dtype)
-        model.base_model.vision_encoder.backbone.load_state_dict(vision.state_dict())
-        model.base_model.text_encoder.load_state_dict(text.state_dict())
+        model._load_encoder("vision_encoder.backbone", vision_model, vision_config)
+        model._load_encoder("text_encoder", text_model, text_config)
         return model
+
+    def _load_encoder(self, part: str, name_or_path: str, config: PreTrainedConfig):
+        loaded: Any = AutoModel.from_pretrained(
+            name_or_path, config=config, dtype=self.dtype, output_loading_info=True
+        )
+        encoder, info = loaded
+        unread = {name.removeprefix("qca.") for name in self._ddp_params_and_buffers_to_ignore}
+        if absent := sorted(name for name in info["missing_keys"] if f"{part}.{name}" not in unread):
+            raise ValueError(
+                f"{name_or_path} has no weights of a `{config.model_type}` encoder by the names of its checkpoints: "
+                f"{len(absent)} are missing, such as {absent[0]}. Save that encoder alone and pass its folder."
+            )
+        self.base_model.get_submodule(part).load_state_dict(encoder.state_dict())
 
 
 class QCAModel(QCAPreTrainedModel):
@@ -263,7 +273,7 @@ class QCAModel(QCAPreTrainedModel):
         vision = self.vision_encoder(features, index, question, question_tokens, question_mask, **requested)
         coordinates = grid_coordinates(features.grid, vision.patches.device)
         if vision.positions is not None:
-            coordinates = coordinates[vision.positions]  # [B, K, 2]
+            coordinates = coordinates[vision.positions.to(coordinates.device)]  # [B, K, 2]
         patches = self.patch_embedder(vision.patches, coordinates)
         each_token = self.config.query_tokens == "all"
         query, evidence, relevance = self.hops(
@@ -277,7 +287,7 @@ class QCAModel(QCAPreTrainedModel):
             question_mask,
         )
         if self.config.answer_query == "asked":
-            query = question
+            query = question.to(evidence.device)  # of a model that several devices share
         relevance, patch_mask = self._on_full_grid(relevance, vision, features.grid)
         return QCAModelOutput(
             query=query,
@@ -294,7 +304,8 @@ class QCAModel(QCAPreTrainedModel):
 
     def _features(self, image_features: torch.Tensor, image_grid: tuple[int, int] | None) -> QCAImageFeatures:
         rows, columns = self.config.image_grid if image_grid is None else image_grid
-        if image_features.dim() != 3 or image_features.shape[1] < rows * columns:
+        others = image_features.shape[1] - rows * columns if image_features.dim() == 3 else -1
+        if others < 0 or self.vision_encoder.num_prefix_tokens not in (None, others):
             raise ValueError(
                 f"`image_features` {tuple(image_features.shape)} hold no {rows} x {columns} grid of patches; pass the "
                 "`last_hidden_state` of `get_image_features` and its `grid` as `image_grid`."
@@ -413,6 +424,10 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
     ) -> dict[str, torch.Tensor]:
         parts = {}
         if labels is not None:
+            if self.config.problem_type is None and labels.is_floating_point():
+                self.config.problem_type = (
+                    "multi_label_classification"  # so that its scores are read as it learned them
+                )
             parts["answer_loss"] = parts["loss"] = answer_loss(logits, labels, self.config.problem_type)
         if relevance_labels is not None:
             looked = relevance_loss(outputs.relevance.mean(dim=2), relevance_labels, outputs.patch_mask)

@@ -69,6 +69,7 @@ def explain(
         raise ValueError(f"Unknown `method` {method!r}; it is one of {', '.join(methods)}.")
     if model.config.num_attention_layers == 0:
         raise ValueError("A model with `num_attention_layers=0` averages all patches; there is no relevance to show.")
+    inputs = {name: value for name, value in inputs.items() if value is not None}
     if method != "relevance" and "pixel_values" not in inputs:
         raise ValueError(f"`method={method!r}` goes back to the image: pass `pixel_values`, not `image_features`.")
     words, places = _padding_behind(inputs)
@@ -116,7 +117,9 @@ def _by_rollout(model: Any, inputs: dict, answers: torch.Tensor | None) -> QCAEx
 
 
 def _by_gradient(model: Any, inputs: dict, answers: torch.Tensor | None) -> QCAExplanation:
-    pixel_values, mask = inputs["pixel_values"][_image_index(inputs)], _question_mask(inputs)
+    pixel_values, mask = inputs["pixel_values"], _question_mask(inputs)
+    model.base_model._image_index(inputs.get("image_index"), len(pixel_values), len(mask))  # as the model would refuse
+    pixel_values = pixel_values[_image_index(inputs)]
     with torch.enable_grad(), eager_attention(model), AttentionRecorder.of(model) as recorder:
         inputs["pixel_values"] = pixel_values.detach().requires_grad_()  # also where all weights are frozen
         inputs["image_index"] = torch.arange(len(mask), device=mask.device)

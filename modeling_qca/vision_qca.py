@@ -8,7 +8,7 @@ it. Layers before the first that depends on the question run once per image; the
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -28,13 +28,15 @@ from .limits_qca import build_encoder
 
 @dataclass(frozen=True)
 class EncoderLayout:
-    """Where an architecture keeps the parts the loop needs, and those that change no patch. Nothing else knows it."""
+    """Where an architecture keeps the parts the loop needs, and those that change no patch, and how many tokens beside
+    registers come before its patches. Nothing else knows it."""
 
     layers: str
     attention: str
     norm: str
     before_layers: str | None = None
     after_layers: str | None = None
+    prefix: int = 1
     unused: str = "pooler"
     interpolates_itself: bool = False
 
@@ -50,14 +52,14 @@ _DINO = EncoderLayout(
 )
 LAYOUTS = {
     "vit": _VIT,
-    "deit": _VIT,
+    "deit": replace(_VIT, prefix=2),
     "dinov2": _DINO,
     "dinov2_with_registers": _DINO,
     "clip_vision_model": EncoderLayout(
         "encoder.layers", "self_attn", "layer_norm1", before_layers="pre_layrnorm", unused="post_layernorm"
     ),
     "siglip_vision_model": EncoderLayout(
-        "encoder.layers", "self_attn", "layer_norm1", after_layers="post_layernorm", unused="head"
+        "encoder.layers", "self_attn", "layer_norm1", after_layers="post_layernorm", prefix=0, unused="head"
     ),
 }
 
@@ -138,6 +140,13 @@ class QuestionAwareVisionEncoder(nn.Module):
         self.layout = LAYOUTS.get(config.vision_config.model_type)
         self.conditioning = nn.ModuleDict({str(i): GatedConditioning(config) for i in config.conditioned_layers})
         self.budget = None if config.token_budget is None else TokenBudget(config)
+
+    @property
+    def num_prefix_tokens(self) -> int | None:
+        """Tokens before the patches (CLS, registers); `None` where the architecture is not among [`LAYOUTS`]."""
+        if self.layout is None:
+            return None
+        return self.layout.prefix + getattr(self.config.vision_config, "num_register_tokens", 0)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """(rows, columns) of the patches of an image of `height` x `width` pixels."""

@@ -51,7 +51,7 @@ def leave_one_out(answers: list[str], predicted: str) -> float:
     scores = []
     for left_out in range(len(answers)):
         others = answers[:left_out] + answers[left_out + 1 :]
-        scores.append(min(1, others.count(predicted) / 3))
+        scores.append(min(1, others.count(predicted) / min(3, len(others))))
     return sum(scores) / len(scores)
 
 
@@ -63,6 +63,12 @@ def test_agreement_is_the_mean_over_subsets_that_leave_one_annotator_out(answers
 
 def test_one_to_four_of_ten_matches_score_as_published():
     assert [round(agreement(matches, 10), 6) for matches in range(6)] == [0, 0.3, 0.6, 0.9, 1, 1]
+
+
+def test_fewer_than_four_annotators_who_agree_are_right():
+    for annotators in range(1, 12):
+        assert agreement(annotators, annotators) == 1
+    assert (agreement(1, 2), agreement(2, 3)) == (0.5, pytest.approx((1 + 2 * 0.5) / 3))
 
 
 def rows_of(*answers: str) -> list[dict]:

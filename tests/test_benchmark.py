@@ -142,8 +142,9 @@ def test_tasks_take_turns_and_medians_leave_the_warm_up_out(monkeypatch: pytest.
 def test_operations_are_those_of_the_work() -> None:
     one, many = Workload(), Workload(images=1, questions=16)
     names = ("qca", "qca-98", "qca-49", "document", "vilt")
+    models = quick_models()
     counted = {
-        work: [r["flops"] for r in measure_times(quick_models(), [Task(Contender(n), work) for n in names], 2, "")]
+        work: [r["flops"] for r in measure_times(models, [Task(Contender(n), work) for n in names], 2, "")]
         for work in (one, many)
     }
     dense, half, quarter, document, vilt = counted[one]

@@ -33,7 +33,7 @@ def test_two_ways_are_measured_side_by_side(recipe, tmp_path, monkeypatch):
 
     def slower_with_pixels(trainer, model, inputs):
         read_pixels.append("pixel_values" in inputs)
-        time.sleep(0.1 * read_pixels[-1])
+        time.sleep(0.05 * read_pixels[-1])
         return step(trainer, model, inputs)
 
     monkeypatch.setattr(benchmark_training.QCATrainer, "compute_loss", slower_with_pixels)

@@ -87,6 +87,21 @@ def test_labels_are_the_majority_answer_or_soft_scores(processor, pictures):
     torch.testing.assert_close(soft, torch.tensor([[1.0, 0.6], [0.0, 0.0]]))  # 2 of 10 matches score 0.6
 
 
+def test_pictures_that_are_decoded_already_give_the_same_batch(processor, pictures):
+    stored = [row(pictures[0], "a"), row(pictures[1], "b")]
+    decoded = [one | {"image": Image.open(one["image"]["path"])} for one in stored]
+    batches = [QuestionCollator(processor, config())(rows) for rows in (stored, decoded)]
+    assert all(torch.equal(batches[0][name], batches[1][name]) for name in batches[0])
+    with pytest.raises(ValueError, match="Image a of question a-is it red cannot be read"):
+        QuestionCollator(processor, config())([stored[0] | {"image": Image.new("RGB", (0, 4))}])
+
+
+def test_a_question_that_is_too_long_is_named(processor, pictures):
+    rows = [row(pictures[0], "a"), row(pictures[0], "a", "red " * 600)]
+    with pytest.raises(ValueError, match=r"Question a-red .*, 'red red .*has 602 tokens, the text encoder reads at"):
+        QuestionCollator(processor, config())(rows)
+
+
 def test_an_image_that_cannot_be_read_is_named_with_its_question(processor, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"\xff\xd8\xff\xe0 no picture")

@@ -2,7 +2,16 @@
 
 import pytest
 import torch
-from tiny import ANSWERS, VISION_CONFIGS, same_weights, tiny_batch, tiny_config, tiny_text_config, tiny_vision_config
+from tiny import (
+    ANSWERS,
+    VISION_CONFIGS,
+    same_weights,
+    tiny_batch,
+    tiny_config,
+    tiny_model,
+    tiny_text_config,
+    tiny_vision_config,
+)
 from transformers import (
     AutoModel,
     BertModel,
@@ -16,7 +25,7 @@ from transformers import (
     ViTModel,
 )
 
-from modeling_qca import QCAForVisualQuestionAnswering, QCAModel
+from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAModel
 
 
 @pytest.mark.parametrize("vision", VISION_CONFIGS)
@@ -33,7 +42,9 @@ def test_composed_encoders_keep_their_weights_and_outputs(vision, tmp_path):
     assert same_weights(model.qca.vision_encoder.backbone, encoder.float())
     assert same_weights(model.qca.text_encoder, reader)
     pixels = torch.randn(2, 3, 32, 32)
-    assert torch.equal(model.get_image_features(pixels).last_hidden_state, encoder.eval()(pixels).last_hidden_state)
+    features = model.get_image_features(pixels).last_hidden_state
+    assert torch.equal(features, encoder.eval()(pixels).last_hidden_state)
+    assert model.qca.vision_encoder.num_prefix_tokens == features.shape[1] - 16
     model.save_pretrained(tmp_path / "model")
     assert same_weights(model, QCAForVisualQuestionAnswering.from_pretrained(tmp_path / "model"))
 
@@ -79,6 +90,38 @@ def test_the_first_token_of_a_causal_text_encoder_is_no_question(causal):
     model = QCAModel(config).eval()
     first, last = (model.text_encoder(words).last_hidden_state[:, place] for place in (0, -1))
     assert first[0].allclose(first[1], atol=1e-6) and not last[0].allclose(last[1], atol=1e-3)
+
+
+def test_encoders_whose_weights_are_not_found_are_no_pretrained_ones(tmp_path):
+    """Under names of another model transformers would start them anew, and only report it."""
+    vision, text, both, part = (str(tmp_path / name) for name in ("vision", "text", "both", "part"))
+    encoder = ViTModel(tiny_vision_config())
+    encoder.save_pretrained(vision)
+    BertModel(tiny_text_config()).save_pretrained(text)
+    tiny_model().save_pretrained(both)
+    whole = encoder.state_dict()
+    encoder.save_pretrained(part, state_dict={name: whole[name] for name in whole if "layers.1" not in name})
+    for folders, lacks in (((both, text), "vit"), ((vision, both), "bert"), ((part, text), "vit")):
+        folder = both if both in folders else part
+        with pytest.raises(
+            ValueError, match=rf"{folder} has no weights of a `{lacks}` encoder .* missing, such as \w+"
+        ):
+            QCAModel.from_vision_text_pretrained(*folders, num_attention_heads=4)
+
+
+def test_configs_of_encoders_stored_in_half_precision_compose_to_one_dtype():
+    half = tiny_vision_config(dtype="float16"), tiny_text_config(dtype="bfloat16")
+    model = QCAModel(QCAConfig.from_vision_text_configs(*half, num_attention_heads=4))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_a_subclass_may_take_more_than_a_config():
+    class Named(QCAModel):
+        def __init__(self, config, name):
+            super().__init__(config)
+            self.name = name
+
+    assert Named(tiny_config(), "mine").name == "mine"
 
 
 def test_composing_takes_a_dtype_for_the_whole_model(tmp_path):

@@ -69,7 +69,10 @@ def test_all_table_formats_give_the_same_rows(tmp_path, suffix):
     expected = load_rows(tmp_path).remove_columns("image").to_list()
     (tmp_path / "train.csv").unlink()
     if suffix == "csv":
-        write_csv(tmp_path / "train.csv", ",".join(records[0]), *(",".join(record.values()) for record in records))
+        with open(tmp_path / "train.csv", "w", newline="") as file:  # quoted, its columns the other way round
+            writer = csv.DictWriter(file, list(records[0])[::-1], quoting=csv.QUOTE_ALL, lineterminator="\r\n")
+            writer.writeheader()
+            writer.writerows(records)
     elif suffix == "jsonl":
         (tmp_path / "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     else:
@@ -151,6 +154,15 @@ def test_answers_of_another_form_are_named(tmp_path, answers):
     draw(tmp_path / "a.png")
     (tmp_path / "train.jsonl").write_text(json.dumps({"image": "a", "question": "q", "answers": answers}))
     with pytest.raises(ValueError, match=r"train\.jsonl row 0: an answer is a text"):
+        load_rows(tmp_path)
+
+
+def test_a_list_written_as_text_is_no_answer(tmp_path):
+    draw(tmp_path / "a.png")
+    write_csv(tmp_path / "train.csv", "image,question,answer", """a,what,"['cup', 'mug']\"""")
+    with pytest.raises(
+        ValueError, match=r"train\.csv row 0: the answer \"\['cup', 'mug'\]\" is a list written as text"
+    ):
         load_rows(tmp_path)
 
 
@@ -410,6 +422,11 @@ def test_a_hub_data_set_is_mapped_to_the_schema(tmp_path):
     assert rows[0]["answers"] == [{"answer": "yes", "count": 2}]
     assert rows[1]["image"].getpixel((0, 0)) == (20, 20, 20)
     assert rows[0]["image_id"] == rows[2]["image_id"] != rows[1]["image_id"]  # the same bytes are the same image
+    named = table.add_column("label", [1, 0, 1]).cast_column("label", datasets.ClassLabel(names=["no", "yes"]))
+    named.to_parquet(str(tmp_path / "hub" / "train.parquet"))
+    classes = load_rows(str(tmp_path / "hub"), format="hub", columns={**options["columns"], "answers": "label"})
+    assert [row[0]["answer"] for row in classes["answers"]] == ["yes", "no", "yes"]
+    table.to_parquet(str(tmp_path / "hub" / "train.parquet"))
     stream = load_rows(str(tmp_path / "hub"), streaming=True, **options)
     assert [row["question_id"] for row in stream] == rows["question_id"][:]
 

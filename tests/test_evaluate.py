@@ -60,6 +60,32 @@ def test_maps_of_shuffled_questions_are_compared_with_the_targets_they_do_not_be
     assert set(attention_table(maps, rows, {})["pointing"]) == {"model", "centre", "uniform"}
 
 
+def test_answers_are_scored_by_the_rules_of_the_training_unless_told(tmp_path):
+    save_tiny_model(tmp_path / "checkpoint")
+    write_rows(tmp_path / "data", [["red", "green", "blue", "yes", "no"]])  # a set of which all are right
+    told = str(tmp_path / "checkpoint"), str(tmp_path / "data"), "validation"
+    accuracies = [evaluate_checkpoint(*told, {}, tmp_path / "out", 0)["metrics"]["accuracy"]]
+    recipe = {"answer_rule": "set", "normalize_answers": True}
+    write_json(tmp_path / "checkpoint" / "results.json", {"recipe": recipe})
+    for options in ({}, {"answer_rule": "consensus"}):
+        accuracies.append(evaluate_checkpoint(*told, options, tmp_path / "out", 0)["metrics"]["accuracy"])
+    assert accuracies == pytest.approx([4 / 15, 1, 4 / 15])
+    (tmp_path / "checkpoint" / "results.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"results\.json holds no results"):
+        evaluate_checkpoint(*told, {}, tmp_path / "out", 0)
+
+
+def test_no_more_questions_are_answered_at_once_than_told(tmp_path, monkeypatch):
+    save_tiny_model(tmp_path / "checkpoint")
+    write_rows(tmp_path / "data", [["red"], ["blue"], ["green"]])
+    sizes, plain = [], QuestionCollator.__call__
+    monkeypatch.setattr(QuestionCollator, "__call__", lambda self, rows: sizes.append(len(rows)) or plain(self, rows))
+    command = ["evaluate", str(tmp_path / "checkpoint"), str(tmp_path / "data"), "--batch-size", "2"]
+    finished = CliRunner().invoke(app, [*command, "--output-dir", str(tmp_path / "out")])
+    assert finished.exit_code == 0, finished.output
+    assert sizes[:2] == [2, 1]
+
+
 @pytest.mark.parametrize("hops", [0, 2])
 def test_the_command_writes_results_rows_and_a_page(tmp_path, hops):
     model = save_tiny_model(tmp_path / "checkpoint", num_attention_layers=hops)
@@ -71,7 +97,15 @@ def test_the_command_writes_results_rows_and_a_page(tmp_path, hops):
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     details = datasets.Dataset.from_parquet(str(tmp_path / "out" / "questions.parquet"))
     assert set(details["answer"]) <= set(model.config.id2label.values())
-    assert results["metrics"]["accuracy"] == pytest.approx(sum(details["score"]) / 3)
+    given = {
+        "what is 0": {"red": 1},
+        "what is 1": {"blue": 1},
+        "what is 2": dict.fromkeys(("red", "blue", "green"), 1 / 3),
+    }
+    scores = [given[row["question"]].get(row["answer"], 0.0) for row in details]
+    assert details["score"][:] == pytest.approx(scores)
+    assert results["metrics"]["accuracy"] == pytest.approx(sum(scores) / 3)
+    assert results["baselines"]["majority"]["accuracy"] == pytest.approx((1 + 1 / 3) / 3)
     assert "vqa_accuracy_other" in results["metrics"]
     assert f"vqa accuracy: {results['metrics']['vqa_accuracy']:.3f}" in finished.output
     assert "what is 2" in (tmp_path / "page.html").read_text()

@@ -66,7 +66,12 @@ def test_a_look_is_drawn_with_every_map_and_the_answers(size, maps, tmp_path):
 def test_questions_stand_side_by_side():
     looks = [look_at(), look_at(maps=1)]
     figure = questions_figure(looks)
-    assert len(figure.axes) == 2
+    pictures = [np.asarray(axis.images[0].get_array()) for axis in figure.axes]
+    assert [
+        (picture == np.asarray(look.overlay(caption=False))).all()
+        for picture, look in zip(pictures, looks, strict=True)
+    ] == [True, True]
+    assert (pictures[0] != pictures[1]).any()
     assert all("red (75%)" in axis.get_title() and QUESTIONS[0] in axis.get_title() for axis in figure.axes)
 
 

@@ -143,6 +143,15 @@ def test_without_labels_there_is_no_loss():
     assert answered.relevance_loss is None
 
 
+def test_a_model_remembers_that_it_learned_scores_of_several_answers():
+    """Or a saved one would read its scores as those of one answer."""
+    model, batch = tiny_model(problem_type=None), tiny_batch()
+    model(**batch, labels=torch.tensor([0, 1, 2]))
+    assert model.config.problem_type is None
+    model(**batch, labels=torch.rand(3, 5))
+    assert model.config.problem_type == "multi_label_classification"
+
+
 def test_labels_may_wait_on_another_device():
     """As where several devices share a model, whose inputs go to the first and whose logits come from the last."""
     logits, maps = torch.empty(2, 4, device="meta"), torch.empty(2, 3, 16, device="meta")

@@ -395,7 +395,8 @@ def test_a_question_about_several_images_is_read_once():
 @pytest.mark.parametrize("fields", [pytest.param({}, marks=pytest.mark.slow), EVERYTHING], ids=["plain", "everything"])
 def test_an_exported_model_answers_batches_of_other_sizes(fields):
     if "token_budget" in fields:
-        fields = fields | {"token_budget": 8}  # how many patches an adaptive budget keeps depends on the data
+        # How many patches an adaptive budget keeps depends on the data.
+        fields = fields | {"token_budget": 8, "token_budget_selection": "spread"}
     model = tiny_model(**fields)
     questions, images, tokens = (torch.export.Dim(name, min=2, max=16) for name in ("B", "I", "L"))
     words = {name: {0: questions, 1: tokens} for name in ("input_ids", "attention_mask", "token_type_ids")}
@@ -419,6 +420,7 @@ def test_an_exported_model_answers_batches_of_other_sizes(fields):
         ({"image_index": torch.tensor([0, 2, 1])}, "of question 1 is 2, but there are 2 images"),
         ({"image_index": torch.tensor([0, 1, -1])}, "of question 2 is -1"),
         ({"pixel_values": None, "image_features": torch.zeros(2, 9, 32)}, r"\(2, 9, 32\) hold no 4 x 4 grid"),
+        ({"pixel_values": None, "image_features": torch.zeros(2, 37, 32)}, r"\(2, 37, 32\) hold no 4 x 4 grid"),
         ({"labels": torch.tensor([0, 5, 1])}, "label of question 1 is 5, but there are 5 answers"),
         ({"relevance_labels": torch.ones(3, 9)}, "relevance_labels"),
     ],

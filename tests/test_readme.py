@@ -35,7 +35,9 @@ def test_commands_exist_with_their_options():
     commands = get_command(app).commands
     mentioned = set(re.findall(r"^qca ([a-z-]+)", README, re.MULTILINE))
     assert mentioned and mentioned <= commands.keys()
-    for line in re.findall(r"^qca (?!train)([a-z-]+ .*)$", README, re.MULTILINE):
+    lines = re.findall(r"^qca (?!train)([a-z-]+ .*)$", README, re.MULTILINE)
+    assert lines
+    for line in lines:
         known = {option for parameter in commands[line.split()[0]].params for option in parameter.opts}
         assert set(re.findall(r"--[a-z_-]+", line)) <= known, line
 
@@ -55,7 +57,7 @@ def desk(tmp_path_factory):
     """A folder with what the README names: a demo just begun, photos of one's own, encoders as if downloaded."""
     desk = tmp_path_factory.mktemp("desk")
     scenes = desk / "runs" / "demo" / "scenes"
-    write_scenes(scenes, {"train": 60, "validation": 12}, seed=0)
+    write_scenes(scenes, {"train": 30, "validation": 4}, seed=0)
     few = {"data": str(scenes), "model": "qca-tiny", "max_steps": 1, "output_dir": str(desk / "runs/demo/checkpoint")}
     train(make_recipe(few | {"per_device_train_batch_size": 16, "disable_tqdm": True}, "demo"))
     shutil.copytree(Path(configuration.__file__).parent, desk / "configuration")
@@ -79,7 +81,7 @@ def test_its_commands_and_its_python_run(desk, monkeypatch):
     pytest.importorskip("transformers.exporters", reason="qca export needs transformers 5.23")
     monkeypatch.chdir(desk)
     small = "--vision_feature_layers '[1, 2]' --hidden_size 64 --num_train_epochs 1 --bf16 false --disable_tqdm true"
-    ran, names = set(), {}
+    ran, names, measured = set(), {}, None
     for language, block in re.findall(r"```(bash|python)\n(.*?)```", README, re.DOTALL):
         if language == "python" and "BitsAndBytes" not in block:
             exec(block, names)
@@ -97,6 +99,7 @@ def test_its_commands_and_its_python_run(desk, monkeypatch):
                 )
                 assert measured["data"]["fingerprint"] == trained["data"]["fingerprint"]
                 assert measured["metrics"] == pytest.approx(trained["metrics"])
+    assert measured, "the README no longer measures what it trains"
     assert ran == {"ask", "train", "push", "explain", "faithfulness", "evaluate", "export"}
     with Image.open("look.png") as last, Image.open("look-1.png") as first, Image.open("photo.jpg") as photo:
         assert last.size[0] == photo.size[0] and first.size[0] == photo.size[0]

@@ -10,15 +10,18 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import TrainerCallback, TrainingArguments
+from transformers import EvalPrediction, TrainerCallback, TrainingArguments
 
 from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, configuration
 from modeling_qca.training import train as training
+from modeling_qca.training.building import training_answers
+from modeling_qca.training.dataset import load_rows
 from modeling_qca.training.moving_average import MovingAverage
 from modeling_qca.training.recipe import Recipe, load_recipe, make_recipe
 from modeling_qca.training.scenes import write_scenes
@@ -93,11 +96,17 @@ def at_step(monkeypatch):
     return install
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+TWINS = {"final_map", "rooms_views", "stage2", "unsupervised"}  # made tiny, what others do too
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in TWINS)) for path in RECIPES]
+)
 def test_every_shipped_recipe_runs(path, scenes, tmp_path):
     shipped = load_recipe(path)
     config = {name: value if value is None else TINY.get(name, value) for name, value in shipped.config.items()}
     arguments = {**shipped.arguments, "output_dir": str(tmp_path), "max_steps": 1, "disable_tqdm": True}
+    arguments["bf16"] = path.stem == "rooms"  # once is enough on a processor that computes it number by number
     tiny = dataclasses.replace(
         shipped,
         data=str(scenes),
@@ -114,7 +123,6 @@ def test_every_shipped_recipe_runs(path, scenes, tmp_path):
         arguments=arguments,
     )
     results = train(tiny)
-    assert 0 <= results["metrics"]["accuracy"] <= 1
     loaded = QCAForVisualQuestionAnswering.from_pretrained(tmp_path)
     assert loaded.config.num_labels == results["data"]["vocabulary"]["answers"]
 
@@ -129,7 +137,7 @@ def test_results_say_what_was_measured_beside_what_knows_less(scenes, tmp_path):
     assert results["data"]["images"] == 6 and results["data"]["name"] == scenes.name
     assert results["cost"]["trained_parameters"] > 1e5
     with Image.open(tmp_path / "overlay.png") as overlay:
-        assert overlay.width <= 384 and not list((tmp_path / "baselines").glob("*/overlay.png"))
+        assert overlay.width == 384 and not list((tmp_path / "baselines").glob("*/overlay.png"))
     assert train(run) == results  # finished already: read, not trained again
     older = json.loads((tmp_path / "results.json").read_text())
     del older["recipe"]["metrics"]
@@ -204,7 +212,7 @@ def test_a_run_without_sight_is_not_taken_for_the_run_itself(scenes, tmp_path):
     assert train(run, control="blank_images") == blind
     seeing = train(run)
     assert (blind["control"], seeing["control"]) == ("blank_images", None)
-    with pytest.raises(ValueError, match="recipe with another control"):
+    with pytest.raises(ValueError, match="of a run that differs in control"):
         saving = recipe(scenes, tmp_path / "saving", max_steps=2)
         train(saving)
         (tmp_path / "saving" / "results.json").unlink()
@@ -307,9 +315,29 @@ def test_stored_answers_are_those_that_train(scenes, tmp_path):
 def test_an_edited_recipe_does_not_go_on_from_the_checkpoints_of_what_it_was(scenes, tmp_path):
     train(recipe(scenes, tmp_path))
     before = (tmp_path / "results.json").read_bytes()
-    with pytest.raises(ValueError, match=r"checkpoint-\d+ is of a recipe with another learning_rate, relevance: give"):
+    with pytest.raises(ValueError, match=r"checkpoint-\d+ is of a run that differs in learning_rate, relevance: give"):
         train(recipe(scenes, tmp_path, relevance="final", learning_rate=1e-4))
     assert (tmp_path / "results.json").read_bytes() == before
+
+
+def test_a_run_does_not_go_on_with_other_answers_than_its_weights_are_of(scenes, tmp_path, monkeypatch):
+    run = recipe(scenes, tmp_path, max_steps=1, eval_strategy="no")
+    train(run)
+    (tmp_path / "results.json").unlink()
+    monkeypatch.setattr(training, "training_answers", lambda *of: training_answers(*of)[::-1])
+    with pytest.raises(ValueError, match=r"checkpoint-1 is of a run that differs in answers: give"):
+        train(run)
+
+
+def test_questions_too_long_for_the_encoder_are_named_before_training(scenes, tmp_path):
+    folder = shutil.copytree(scenes, tmp_path / "scenes")
+    rows = (folder / "train.csv").read_text().splitlines()
+    image, kind, _, answer = rows[-1].split(",")
+    rows[-1] = ",".join([image, kind, "red " * 600, answer])
+    (folder / "train.csv").write_text("\n".join(rows) + "\n")
+    with pytest.raises(ValueError, match=r"Question train-\d+, 'red red .* has 602 tokens, the text encoder reads at"):
+        train(recipe(folder, tmp_path / "run"))
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
 
 
 def test_a_run_that_an_earlier_release_began_is_gone_on_with(scenes, tmp_path):
@@ -404,9 +432,10 @@ def test_two_stages_add_the_hops_to_what_the_first_learned(scenes, tmp_path):
         stage: load_recipe(RECIPES[0].parent / f"{stage}.yaml").config["num_attention_layers"]
         for stage in ("stage1", "stage2")
     }
-    train(recipe(scenes, tmp_path / "one", num_attention_layers=hops["stage1"]))
+    short = {"max_steps": 1, "save_strategy": "no", "eval_strategy": "no"}
+    train(recipe(scenes, tmp_path / "one", num_attention_layers=hops["stage1"], **short))
     second = {"model": str(tmp_path / "one"), "num_attention_layers": hops["stage2"], "freeze": ["vision"]}
-    train(recipe(scenes, tmp_path / "two", relevance="final", **second))
+    train(recipe(scenes, tmp_path / "two", relevance="final", **second, **short))
     first, second = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert not any(".hops." in name for name in first) and any(".hops." in name for name in second)
     vision = [name for name in first if ".backbone." in name]
@@ -424,13 +453,20 @@ def test_frozen_and_slow_groups(scenes, tmp_path):
 
 def test_cached_features_train_the_same_model(scenes, tmp_path, monkeypatch):
     monkeypatch.setattr(training.datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    options = {"freeze": ["vision"], "relevance": "final", "max_steps": 2}
+    options = {"freeze": ["vision"], "relevance": "final", "max_steps": 2, "eval_strategy": "no"}
     fresh = train(recipe(scenes, tmp_path / "fresh", **options))
     cached = train(recipe(scenes, tmp_path / "cached", cache_image_features=True, **options))
     one, other = weights(tmp_path / "fresh"), weights(tmp_path / "cached")
     for name in one:
         torch.testing.assert_close(one[name], other[name], rtol=1e-3, atol=1e-4)
     assert cached["metrics"]["accuracy"] == pytest.approx(fresh["metrics"]["accuracy"], abs=0.05)
+
+
+def test_the_accuracy_of_an_evaluation_is_the_score_of_the_chosen_answers():
+    chosen = np.array([2, 0, 1])
+    assert training._accuracy(EvalPrediction(chosen, np.array([2, 1, 1]))) == {"accuracy": pytest.approx(2 / 3)}
+    scores = np.array([[0.1, 0.2, 0.6], [0.3, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    assert training._accuracy(EvalPrediction(chosen, scores)) == {"accuracy": pytest.approx((0.6 + 0.3) / 3)}
 
 
 def test_a_moving_average_is_the_formula():
@@ -448,13 +484,15 @@ def test_a_moving_average_is_the_formula():
     assert module.weight.tolist() == [[3.0, 3.0]]
 
 
-def test_training_rows_of_held_out_groups_are_left_out(scenes, tmp_path):
+def test_training_rows_of_held_out_groups_are_left_out(scenes, tmp_path, caplog):
     run = recipe(scenes, tmp_path, validation_data=str(scenes), group_by="image_id // 4")
     train_rows, validation_rows = training.load_splits(run)
     # `train7` and `validation7` end in the same number: of one neighbourhood, by name
     held_out = {int(name.removeprefix("validation")) // 4 for name in validation_rows["image_id"]}
     assert held_out == {0, 1}
     assert {int(name.removeprefix("train")) // 4 for name in train_rows["image_id"]} == {2}
+    whole = len(load_rows(scenes))
+    assert f"{whole - len(train_rows)} of {whole} training rows are left out: validation has rows" in caplog.text
 
 
 def test_results_name_the_data_they_were_measured_on(scenes, tmp_path):

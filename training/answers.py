@@ -60,12 +60,13 @@ def count_answers(answers: Iterable[str]) -> list[dict[str, Any]]:
 def agreement(matches: int, annotators: int) -> float:
     """Accuracy of an answer given by `matches` of `annotators` people, in [0, 1].
 
-    The mean of min(1, matches / 3) over the subsets that leave one annotator out (VQA evaluation code). Where there is
-    only one annotator, matching them is 1.
+    The mean of min(1, matches / 3) over the subsets that leave one annotator out (VQA evaluation code). Where fewer
+    than three are left, matching all of them is 1.
     """
     if annotators == 1:
         return float(matches)
-    included, left_out = min(1.0, matches / 3), min(1.0, max(matches - 1, 0) / 3)
+    enough = min(3, annotators - 1)
+    included, left_out = min(1.0, matches / enough), min(1.0, max(matches - 1, 0) / enough)
     return ((annotators - matches) * included + matches * left_out) / annotators
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoImageProcessor, AutoTokenizer
 
 from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor
@@ -24,16 +26,12 @@ def build_model(recipe: Recipe, answers: list[str]) -> tuple[QCAForVisualQuestio
 
     Args:
         recipe: its `model`, or its `vision_encoder` and `text_encoder`, and its `config`.
-        answers: classes of the answer head. A checkpoint keeps its head where the answers are the same.
+        answers: classes of the answer head. A checkpoint keeps the weights of those that it knows.
 
     Raises:
         ValueError: where the checkpoint is of another kind of model, or the fields do not fit together.
     """
-    fields: dict[str, Any] = {
-        **recipe.config,
-        "id2label": dict(enumerate(answers)),
-        "label2id": {answer: index for index, answer in enumerate(answers)},
-    }
+    fields: dict[str, Any] = {**recipe.config, **_classes(answers)}
     if recipe.model is None:
         model: Any = QCAForVisualQuestionAnswering.from_vision_text_pretrained(
             recipe.vision_encoder, recipe.text_encoder, **fields
@@ -46,12 +44,45 @@ def build_model(recipe: Recipe, answers: list[str]) -> tuple[QCAForVisualQuestio
         source = _source(recipe.model)
         processor = QCAProcessor.from_pretrained(source)
         if source == recipe.model and not _is_config_alone(Path(source)):
-            model = load_checkpoint(source, **fields)
+            model = load_checkpoint(source, **recipe.config)
+            _set_answers(model, answers)
         else:
             model = QCAForVisualQuestionAnswering(QCAConfig.from_pretrained(source, **fields))
+    last, depth = max(model.config.vision_feature_layers or [0]), model.config.vision_config.num_hidden_layers
+    if 0 < last < depth:
+        logger.warning(
+            "the vision encoder has %d layers, and those after layer %d are not used: `vision_feature_layers` is %s",
+            *(depth, last, model.config.vision_feature_layers),
+        )
     _whole_picture(processor, recipe.image_size)
     processor.limit_questions(model)
     return model, processor
+
+
+def _classes(answers: list[str]) -> dict[str, dict]:
+    return {
+        "id2label": dict(enumerate(answers)),
+        "label2id": {answer: index for index, answer in enumerate(answers)},
+    }
+
+
+def _set_answers(model: QCAForVisualQuestionAnswering, answers: list[str]) -> None:
+    """Give `model` one class for each of `answers`. Says how many of them it does not know, which start anew."""
+    known = model.config.label2id
+    if [known.get(answer) for answer in answers] == list(range(model.config.num_labels)):
+        return
+    before = model.classifier[-1]
+    after = nn.Linear(before.in_features, len(answers)).to(before.weight)
+    model._init_weights(after)
+    kept = [index for index, answer in enumerate(answers) if answer in known]
+    origin = [known[answers[index]] for index in kept]
+    with torch.no_grad():
+        after.weight[kept], after.bias[kept] = before.weight[origin], before.bias[origin]
+    model.classifier[-1] = after
+    model.config.update(_classes(answers))
+    new = len(answers) - len(kept)
+    if new:
+        logger.warning("%d of %d answers start anew: the checkpoint does not know them", new, len(answers))
 
 
 def training_answers(recipe: Recipe, rows: datasets.Dataset) -> list[str]:

@@ -141,12 +141,13 @@ def evaluate(
     metrics: Annotated[
         list[str] | None, typer.Option(help="vqa_accuracy or wups, beside accuracy; repeatable.")
     ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions answered at once.")] = 128,
 ):
     """Measure a checkpoint on a data set."""
     from .evaluate import evaluate_checkpoint
 
     chosen = _mapping(options, "--options")
-    results = evaluate_checkpoint(checkpoint, data, split, chosen, output_dir, seed, report, metrics or ())
+    results = evaluate_checkpoint(checkpoint, data, split, chosen, output_dir, seed, report, metrics or (), batch_size)
     print_results(results)
     console.print(f"results.json and questions.parquet: {output_dir}", highlight=False)
 

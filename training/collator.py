@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from transformers import BatchFeature
 
 from modeling_qca import QCAConfig, QCAProcessor
 
@@ -54,7 +55,8 @@ class QuestionCollator:
         for row in rows:
             images.setdefault(row["image_id"], row)
         position = {image_id: index for index, image_id in enumerate(images)}
-        text = self.processor(text=[row["question"] for row in rows])
+        names = [row.get("question_id", position) for position, row in enumerate(rows)]
+        text = read_questions(self.processor, [row["question"] for row in rows], names)
         batch = {name: text[name] for name in text}  # input_ids, attention_mask, ...: [B, L]
         if self.features is None:
             pictures = [read_image(row) for row in images.values()]
@@ -104,3 +106,20 @@ class QuestionCollator:
                 )
             target = maps / maps.sum(-1, keepdim=True).clamp(min=1e-12)
         return target if self.relevance == "every_hop" else target[0]  # [T, N] or [N]
+
+
+def read_questions(processor: QCAProcessor, questions: list[str], question_ids: list[Any]) -> BatchFeature:
+    """Tokens of `questions`.
+
+    Raises:
+        ValueError: where one is too long for the text encoder; the message names it.
+    """
+    try:
+        return processor(text=questions)
+    except ValueError:
+        for question, question_id in zip(questions, question_ids, strict=True):
+            try:
+                processor(text=question)
+            except ValueError as error:
+                raise ValueError(f"Question {question_id}, {question!r:.80}: {error}") from error
+        raise

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import logging
 import platform
 import re
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 from rich.progress import track
 from torch.utils.data import DataLoader
+from transformers.utils import cached_file
 
 from modeling_qca import QCAForVisualQuestionAnswering
 
@@ -36,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 ATTENTION_MEASURES = ("pointing", "energy", "iou", "spearman", "nss", "auc_judd", "cc", "kl", "sim")
 METRICS = ("vqa_accuracy", "wups")
+BATCH_SIZE = 128  # questions
 PACKAGES = ("modeling-qca", "torch", "transformers", "datasets", "peft", "accelerate")
 
 
@@ -44,7 +47,7 @@ def predict(
     model: QCAForVisualQuestionAnswering,
     rows: datasets.Dataset,
     collator: QuestionCollator,
-    batch_size: int = 128,
+    batch_size: int = BATCH_SIZE,
     description: str = "Answering",
 ) -> dict[str, list[Any]]:
     """
@@ -229,6 +232,7 @@ def evaluate_model(
     collator: QuestionCollator,
     seed: int = 0,
     metrics: Sequence[str] = (),
+    batch_size: int = BATCH_SIZE,
 ) -> tuple[dict[str, Any], datasets.Dataset]:
     """
     Accuracy, attention quality and [`further_metrics`] of `model` on `rows`.
@@ -238,7 +242,7 @@ def evaluate_model(
         the image processor crops), and the rows' ids, answers, confidences and scores as a data set.
     """
     rule, normalize = collator.answer_rule, collator.normalize_answers
-    predicted = predict(model, rows, collator)
+    predicted = predict(model, rows, collator, batch_size)
     scores = answer_accuracy(predicted["answer"], rows, rule, normalize)
     results: dict[str, Any] = {
         "metrics": {"accuracy": float(scores.mean()), **further_metrics(metrics, predicted["answer"], rows)},
@@ -252,7 +256,7 @@ def evaluate_model(
         shuffled_maps: dict[int, np.ndarray] = {}
         shuffled, indices = shuffle_questions(rows, seed)
         if indices:
-            answered = predict(model, shuffled, collator, description="Shuffled questions")
+            answered = predict(model, shuffled, collator, batch_size, description="Shuffled questions")
             wrong_question = answer_accuracy(answered["answer"], shuffled, rule, normalize)
             results["baselines"]["shuffled_questions"] = {"accuracy": float(wrong_question.mean())}
             shuffled_maps = dict(zip(indices, answered["relevance"], strict=True))
@@ -278,16 +282,18 @@ def evaluate_checkpoint(
     seed: int,
     report: Path | None = None,
     metrics: Sequence[str] = (),
+    batch_size: int = BATCH_SIZE,
 ) -> dict[str, Any]:
     """
     Args:
         checkpoint: folder or Hub id.
         data, split, options: of `dataset.load_rows`; `answer_rule` and `normalize_answers` among the options are of
-            `answers.answer_scores`.
+            `answers.answer_scores`, and those that the checkpoint was trained by where they are not given.
         output_dir: gets `results.json` and `questions.parquet`.
         seed: of the shuffled-question control.
         report: page to write, see `report.write_report`.
         metrics: see [`further_metrics`].
+        batch_size: questions answered at once; it changes no answer.
 
     Returns:
         The results. The majority baseline is the best single answer of this very split, a bound no constant passes.
@@ -298,17 +304,17 @@ def evaluate_checkpoint(
     """
     check_metrics(metrics)
     options = dict(checked_options(options))
-    rule, normalize = options.pop("answer_rule", "consensus"), options.pop("normalize_answers", True)
+    pipeline = load_pipeline(checkpoint)
+    rule, normalize = (options.pop(name, value) for name, value in _answer_options(checkpoint).items())
     if rule not in get_args(AnswerRule):
         raise ValueError(f"`answer_rule` is {rule!r}, not one of {', '.join(get_args(AnswerRule))}")
-    pipeline = load_pipeline(checkpoint)
     rows = load_rows(data, split=split, **options).cast_column("image", datasets.Image(decode=False)).sort("image_id")
     if not any(rows["answers"]):
         raise ValueError(f"{data}: no question of its {split} split has an answer to compare with")
     collator = QuestionCollator(
         pipeline.processor, pipeline.model.config, answer_rule=rule, normalize_answers=normalize
     )
-    results, details = evaluate_model(pipeline.model, rows, collator, seed, metrics)
+    results, details = evaluate_model(pipeline.model, rows, collator, seed, metrics, batch_size)
     results["baselines"]["majority"] = {"accuracy": majority_accuracy(rows, rows, rule, normalize)}
     results["cost"] = {
         "milliseconds_per_question": round(milliseconds_per_question(pipeline.model, rows, collator), 1)
@@ -323,6 +329,23 @@ def evaluate_checkpoint(
 
         write_report(report, results, details, rows, pipeline)
     return results
+
+
+def _answer_options(checkpoint: str) -> dict[str, Any]:
+    """`answer_rule` and `normalize_answers` of the training, as in the results beside the checkpoint; or the defaults.
+
+    Raises:
+        ValueError: where there are results that cannot be read.
+    """
+    options: dict[str, Any] = {"answer_rule": "consensus", "normalize_answers": True}
+    file = cached_file(checkpoint, RESULTS, _raise_exceptions_for_missing_entries=False)
+    if file is None:
+        return options
+    try:
+        recipe = json.loads(Path(file).read_text(encoding="utf-8")).get("recipe", {})
+        return {name: recipe.get(name, value) for name, value in options.items()}
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{file} holds no results: {error}") from error
 
 
 def provenance(rows: datasets.Dataset, name: str, split: str, device: torch.device) -> dict[str, Any]:

@@ -132,6 +132,8 @@ class Recipe:
             raise ValueError(f"`vocabulary` has no `{min(unknown)}`; it may have {' or '.join(LIMITS)}")
         if self.cache_image_features and ("vision" not in self.freeze or self.streaming):
             raise ValueError("`cache_image_features` needs `vision` in `freeze`, and no `streaming`")
+        if self.lora_rank is not None and {"vision", "text"} <= set(self.freeze):
+            raise ValueError("`lora_rank` is of adapters in the encoders, and `freeze` has `vision` and `text`")
         if self.streaming:
             if self.arguments.get("max_steps", -1) <= 0:
                 raise ValueError("`streaming` needs `max_steps`: a stream does not say how long an epoch is")

@@ -156,13 +156,19 @@ class HubTable:
         """(place, row) of one shard."""
         table = self._table()
         columns = find_columns(table.features or next(iter(table), {}), self.columns, self.data)
+        classes = {
+            column: feature.int2str
+            for column, feature in (table.features or {}).items()
+            if isinstance(feature, datasets.ClassLabel)
+        }
         if isinstance((table.features or {}).get(columns["image"]), datasets.Image):
             table = table.cast_column(columns["image"], datasets.Image(decode=False))
         shards = len(self.shards())
         folder = ImageFolder(self.images) if self.images else None
         for index, record in enumerate(table.shard(shards, int(shard)) if shards > 1 else table):
             place = f"{self.data} {self.split} row {index}" + (f" of shard {shard}" if shards > 1 else "")
-            yield place, to_row(record, columns, f"{shard}-{index}", place, folder, self.answer_separator)
+            named = {column: name(record[column]) for column, name in classes.items() if record[column] is not None}
+            yield place, to_row({**record, **named}, columns, f"{shard}-{index}", place, folder, self.answer_separator)
 
     def _table(self) -> Any:
         """
@@ -255,6 +261,11 @@ def _stored_image(value: Any, place: str, folder: ImageFolder | None) -> StoredI
 
 def _answers(value: Any, separator: str | None, place: str) -> list[dict[str, Any]]:
     """An answer, several, or the schema's own (or VQA's) list of {"answer", ...} as the schema's list."""
+    if isinstance(value, str) and value.strip().startswith("[") and value.strip().endswith("]"):
+        raise ValueError(
+            f"{place}: the answer {value!r:.80} is a list written as text: keep it as a list in JSON lines or "
+            "Parquet, or write its members side by side and name what is between them (`answer_separator`)"
+        )
     if isinstance(value, (str, int, float)) and not isinstance(value, bool):
         given = str(value).split(separator) if separator else [str(value)]
     elif isinstance(value, list) and all(isinstance(answer, str) for answer in value):

@@ -19,7 +19,7 @@ from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor, QCAVisualQ
 from .answers import answer_scores
 from .building import build_model, training_answers
 from .callbacks import EarlyStopping, LinearRelevanceWeight, SaveOnInterrupt, TrainingClock, last_complete_checkpoint
-from .collator import QuestionCollator
+from .collator import QuestionCollator, read_questions
 from .dataset import checked_options, data_name, group_key, load_rows, parse_group_by, split_name
 from .evaluate import check_metrics, evaluate_model, majority_accuracy, milliseconds_per_question, provenance
 from .feature_cache import ImageFeatureCache, image_fingerprint
@@ -148,6 +148,11 @@ def _outside_groups(train_rows: Rows, held_out: datasets.Dataset, group_by: str)
     kept = [index for index, value in enumerate(train_rows[column]) if group_key(value, divisor) not in groups]
     if not kept:
         raise ValueError("every training row is of a group that validation holds out; nothing is left to train on")
+    if left_out := len(train_rows) - len(kept):
+        logger.warning(
+            "%d of %d training rows are left out: validation has rows of the same `%s` (`group_by: null` keeps them)",
+            *(left_out, len(train_rows), group_by),
+        )
     return train_rows.select(kept)
 
 
@@ -162,13 +167,17 @@ def _train_one(
     arguments, as_documented = recipe.training_arguments(), control == "document"
     _warn_of_slow_bfloat16(arguments)
     _warn_of_no_maps(recipe, train_rows)
-    _claim_folder(recipe, arguments.should_save, control)
-    set_seed(arguments.seed)
     answers = training_answers(recipe, answered)
+    _claim_folder(recipe, arguments.should_save, {"control": control, "answers": answers})
+    set_seed(arguments.seed)
     for split, rows in (("train", answered), ("validation", validation_rows)):
         _warn_of_answers_outside(answers, rows, split, recipe)
     model: Any
     model, processor = build_model(recipe, answers)
+    if not recipe.streaming:
+        for rows in (train_rows, validation_rows):  # better said now than at the step that meets it
+            for batch in rows.select_columns(["question", "question_id"]).iter(1000):
+                read_questions(processor, batch["question"], batch["question_id"])
     freeze(model, recipe.freeze)
     features = None
     if recipe.cache_image_features:
@@ -234,7 +243,9 @@ def _train_one(
         save_checkpoint(model, processor, recipe.output_dir)
     trainer.accelerator.wait_for_everyone()  # the next stage reads what was saved
     with torch.autocast(model.device.type, torch.bfloat16, enabled=arguments.bf16):
-        results, details = evaluate_model(model, validation_rows, collator, arguments.seed, recipe.metrics)
+        results, details = evaluate_model(
+            model, validation_rows, collator, arguments.seed, recipe.metrics, arguments.per_device_eval_batch_size
+        )
     if arguments.should_save:
         details.to_parquet(recipe.output_dir / QUESTIONS)
         if results["attention"] and not as_documented:
@@ -272,17 +283,17 @@ def _warn_of_no_maps(recipe: Recipe, rows: Rows) -> None:
         )
 
 
-def _claim_folder(recipe: Recipe, should_save: bool, control: Control | None) -> None:
-    """Note in the run's folder which recipe it is of, so that no other one goes on from its checkpoints, and remove
-    what was measured of the model that the run replaces.
+def _claim_folder(recipe: Recipe, should_save: bool, further: dict[str, Any]) -> None:
+    """Note in the run's folder which recipe it is of, and what `further` tells runs apart, so that no other goes on
+    from its checkpoints, and remove what was measured of the model that the run replaces.
 
     Checkpoints without such a note, of an earlier release or moved here by hand, are taken to be this recipe's.
 
     Raises:
         ValueError: where there are checkpoints of another recipe.
     """
-    note, described = recipe.output_dir / RECIPE, {**_described(recipe), "control": control}
-    begun = {"control": control, **_completed(json.loads(note.read_text()))} if note.exists() else None
+    note, described = recipe.output_dir / RECIPE, {**_described(recipe), **further}
+    begun = {**further, **_completed(json.loads(note.read_text()))} if note.exists() else None
     checkpoint = last_complete_checkpoint(recipe.output_dir)
     if begun is None and checkpoint is not None:
         logger.warning("%s: nothing says which recipe it is of; going on from it", checkpoint)
@@ -291,7 +302,7 @@ def _claim_folder(recipe: Recipe, should_save: bool, control: Control | None) ->
         names = (both[0].keys() | both[1].keys()) - {"config", "arguments"}
         different = sorted(name for name in names if both[0].get(name) != both[1].get(name))
         raise ValueError(
-            f"{checkpoint} is of a recipe with another {', '.join(different)}: give this one another `output_dir`, or "
+            f"{checkpoint} is of a run that differs in {', '.join(different)}: give this one another `output_dir`, or "
             "remove that folder to train anew"
         )
     if should_save:
@@ -332,7 +343,8 @@ def _warn_of_answers_outside(answers: list[str], rows: datasets.Dataset, split: 
     ]
     if outside:
         logger.warning(
-            "%s: %d of %d questions have no answer in the vocabulary of %d, the first is %s (%s); see `vocabulary`",
+            "%s: %d of %d questions have no answer in the vocabulary of %d, the first is %s (%s); see `vocabulary` "
+            "and `normalize_answers`",
             *(split, len(outside), len(rows), len(answers), outside[0][0], ", ".join(outside[0][1])),
         )
 
