@@ -78,6 +78,7 @@ def test_a_recipe_extends_another_beside_it(tmp_path):
         ("data: d\nmodel: m\nquestions_per_image: many\n", "`questions_per_image` is 'many', not of type int"),
         ("data: d\nmodel: m\nfreeze: [visions]\n", "no parameter group 'visions'"),
         ("data: d\nmodel: m\ncache_image_features: true\n", "needs `vision` in `freeze`"),
+        ("data: d\nmodel: m\nlora_rank: 4\nfreeze: [vision, text]\n", "`lora_rank` is of adapters in the encoders"),
         ("data: d\nmodel: m\nmoving_average: 1.5\n", "between 0 and 1"),
         ("data: d\nmodel: m\nearly_stopping_patience: 0\n", "`early_stopping_patience` is 1 or more, got 0"),
         ("data: d\nmodel: m\nearly_stopping_patience: 1\neval_strategy: no\n", "`eval_strategy` is `no`"),
