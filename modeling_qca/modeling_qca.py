@@ -135,8 +135,8 @@ class QCAPreTrainedModel(PreTrainedModel):
         unused = ["text_encoder.pooler", "text_encoder.head"]
         if self.config.answer_query == "asked":
             unused.append(f"hops.layers.{self.config.num_attention_layers - 1}.update")
+        unused.append(f"vision_encoder.backbone.{'pooler' if layout is None else layout.unused}")
         if layout is not None:
-            unused.append(f"vision_encoder.backbone.{layout.unused}")
             depth = self.config.vision_config.num_hidden_layers
             deepest = max(self.config.vision_feature_layers or [depth])
             unused += [f"vision_encoder.backbone.{layout.layers}.{layer}." for layer in range(deepest, depth)]
@@ -425,9 +425,8 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
         parts = {}
         if labels is not None:
             if self.config.problem_type is None and labels.is_floating_point():
-                self.config.problem_type = (
-                    "multi_label_classification"  # so that its scores are read as it learned them
-                )
+                # Or a saved model would read its scores as those of one answer.
+                self.config.problem_type = "multi_label_classification"
             parts["answer_loss"] = parts["loss"] = answer_loss(logits, labels, self.config.problem_type)
         if relevance_labels is not None:
             looked = relevance_loss(outputs.relevance.mean(dim=2), relevance_labels, outputs.patch_mask)

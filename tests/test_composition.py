@@ -14,6 +14,8 @@ from tiny import (
 )
 from transformers import (
     AutoModel,
+    BeitConfig,
+    BeitForMaskedImageModeling,
     BertModel,
     CLIPConfig,
     CLIPModel,
@@ -107,6 +109,18 @@ def test_encoders_whose_weights_are_not_found_are_no_pretrained_ones(tmp_path):
             ValueError, match=rf"{folder} has no weights of a `{lacks}` encoder .* missing, such as \w+"
         ):
             QCAModel.from_vision_text_pretrained(*folders, num_attention_heads=4)
+
+
+def test_a_pooler_that_a_checkpoint_lacks_is_not_missed(tmp_path):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
+    encoder = BeitForMaskedImageModeling(BeitConfig(image_size=32, patch_size=8, vocab_size=8, **sizes))
+    encoder.save_pretrained(tmp_path / "vision")
+    BertModel(tiny_text_config()).save_pretrained(tmp_path / "text")
+    model = QCAModel.from_vision_text_pretrained(
+        str(tmp_path / "vision"), str(tmp_path / "text"), num_attention_heads=4
+    )
+    loaded, saved = model.vision_encoder.backbone.state_dict(), encoder.beit.state_dict()
+    assert len(saved) > 10 and all(torch.equal(weight, loaded[name]) for name, weight in saved.items())
 
 
 def test_configs_of_encoders_stored_in_half_precision_compose_to_one_dtype():

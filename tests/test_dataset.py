@@ -164,6 +164,8 @@ def test_a_list_written_as_text_is_no_answer(tmp_path):
         ValueError, match=r"train\.csv row 0: the answer \"\['cup', 'mug'\]\" is a list written as text"
     ):
         load_rows(tmp_path)
+    write_csv(tmp_path / "train.csv", "image,question,answer", "a,what,[illegible]")
+    assert load_rows(tmp_path)[0]["answers"] == [{"answer": "[illegible]", "count": 1}]
 
 
 def test_a_blank_cell_is_a_row_without_a_map(tmp_path):
@@ -422,10 +424,15 @@ def test_a_hub_data_set_is_mapped_to_the_schema(tmp_path):
     assert rows[0]["answers"] == [{"answer": "yes", "count": 2}]
     assert rows[1]["image"].getpixel((0, 0)) == (20, 20, 20)
     assert rows[0]["image_id"] == rows[2]["image_id"] != rows[1]["image_id"]  # the same bytes are the same image
-    named = table.add_column("label", [1, 0, 1]).cast_column("label", datasets.ClassLabel(names=["no", "yes"]))
+    answer, other = datasets.ClassLabel(names=["no", "yes"]), datasets.ClassLabel(names=["train", "test"])
+    named = table.add_column("label", [1, 0, 1], feature=answer).add_column("cut", [0, -1, 1], feature=other)
     named.to_parquet(str(tmp_path / "hub" / "train.parquet"))
     classes = load_rows(str(tmp_path / "hub"), format="hub", columns={**options["columns"], "answers": "label"})
     assert [row[0]["answer"] for row in classes["answers"]] == ["yes", "no", "yes"]
+    unlabelled = table.add_column("label", [1, -1, 1], feature=answer)
+    unlabelled.to_parquet(str(tmp_path / "hub" / "train.parquet"))
+    with pytest.raises(ValueError, match=r"hub train row 1: an answer is a text, .* not None"):
+        load_rows(str(tmp_path / "hub"), format="hub", columns={**options["columns"], "answers": "label"})
     table.to_parquet(str(tmp_path / "hub" / "train.parquet"))
     stream = load_rows(str(tmp_path / "hub"), streaming=True, **options)
     assert [row["question_id"] for row in stream] == rows["question_id"][:]

@@ -70,9 +70,17 @@ def test_answers_are_scored_by_the_rules_of_the_training_unless_told(tmp_path):
     for options in ({}, {"answer_rule": "consensus"}):
         accuracies.append(evaluate_checkpoint(*told, options, tmp_path / "out", 0)["metrics"]["accuracy"])
     assert accuracies == pytest.approx([4 / 15, 1, 4 / 15])
-    (tmp_path / "checkpoint" / "results.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"results\.json holds no results"):
-        evaluate_checkpoint(*told, {}, tmp_path / "out", 0)
+    (tmp_path / "checkpoint" / "results.json").rename(tmp_path / "checkpoint" / "_recipe.json")
+    write_json(tmp_path / "checkpoint" / "_recipe.json", recipe)  # as in the folder of a baseline
+    results = evaluate_checkpoint(*told, {}, tmp_path / "out", 0)
+    assert results["metrics"]["accuracy"] == 1 and results["data"]["answer_rule"] == "set"
+    for content, message in (
+        ("[]", r"_recipe\.json is of no training"),
+        ('{"normalize_answers": 1}', "is 1, neither"),
+    ):
+        (tmp_path / "checkpoint" / "_recipe.json").write_text(content)
+        with pytest.raises(ValueError, match=message):
+            evaluate_checkpoint(*told, {}, tmp_path / "out", 0)
 
 
 def test_no_more_questions_are_answered_at_once_than_told(tmp_path, monkeypatch):

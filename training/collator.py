@@ -55,8 +55,8 @@ class QuestionCollator:
         for row in rows:
             images.setdefault(row["image_id"], row)
         position = {image_id: index for index, image_id in enumerate(images)}
-        names = [row.get("question_id", position) for position, row in enumerate(rows)]
-        text = read_questions(self.processor, [row["question"] for row in rows], names)
+        question_ids = [row.get("question_id", index) for index, row in enumerate(rows)]
+        text = tokenize_questions(self.processor, [row["question"] for row in rows], question_ids)
         batch = {name: text[name] for name in text}  # input_ids, attention_mask, ...: [B, L]
         if self.features is None:
             pictures = [read_image(row) for row in images.values()]
@@ -108,7 +108,7 @@ class QuestionCollator:
         return target if self.relevance == "every_hop" else target[0]  # [T, N] or [N]
 
 
-def read_questions(processor: QCAProcessor, questions: list[str], question_ids: list[Any]) -> BatchFeature:
+def tokenize_questions(processor: QCAProcessor, questions: list[str], question_ids: list[Any]) -> BatchFeature:
     """Tokens of `questions`.
 
     Raises:

@@ -32,7 +32,7 @@ from .collator import QuestionCollator
 from .dataset import checked_options, data_name, load_rows, split_name
 from .device import device_name
 from .metrics.attention_quality.attention_quality import attention_quality, centre_maps, shuffled_rows, uniform_maps
-from .results_file import QUESTIONS, RESULTS, write_json
+from .results_file import QUESTIONS, RECIPE, RESULTS, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -308,6 +308,8 @@ def evaluate_checkpoint(
     rule, normalize = (options.pop(name, value) for name, value in _answer_options(checkpoint).items())
     if rule not in get_args(AnswerRule):
         raise ValueError(f"`answer_rule` is {rule!r}, not one of {', '.join(get_args(AnswerRule))}")
+    if not isinstance(normalize, bool):
+        raise ValueError(f"`normalize_answers` is {normalize!r}, neither true nor false")
     rows = load_rows(data, split=split, **options).cast_column("image", datasets.Image(decode=False)).sort("image_id")
     if not any(rows["answers"]):
         raise ValueError(f"{data}: no question of its {split} split has an answer to compare with")
@@ -321,6 +323,7 @@ def evaluate_checkpoint(
     }
     measured_on = provenance(rows, data_name(data, options), split_name(split, options), pipeline.device)
     results |= measured_on | {"seeds": [seed]}
+    results["data"] |= {"answer_rule": rule, "normalize_answers": normalize}
     output_dir.mkdir(parents=True, exist_ok=True)
     details.to_parquet(output_dir / QUESTIONS)
     write_json(output_dir / RESULTS, results)
@@ -332,20 +335,22 @@ def evaluate_checkpoint(
 
 
 def _answer_options(checkpoint: str) -> dict[str, Any]:
-    """`answer_rule` and `normalize_answers` of the training, as in the results beside the checkpoint; or the defaults.
+    """`answer_rule` and `normalize_answers` of the training, as its files beside the checkpoint say; or the defaults.
 
     Raises:
-        ValueError: where there are results that cannot be read.
+        ValueError: where such a file cannot be read.
     """
     options: dict[str, Any] = {"answer_rule": "consensus", "normalize_answers": True}
-    file = cached_file(checkpoint, RESULTS, _raise_exceptions_for_missing_entries=False)
-    if file is None:
-        return options
-    try:
-        recipe = json.loads(Path(file).read_text(encoding="utf-8")).get("recipe", {})
-        return {name: recipe.get(name, value) for name, value in options.items()}
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{file} holds no results: {error}") from error
+    for source in (RESULTS, RECIPE):  # of a run; of a baseline
+        file = cached_file(checkpoint, source, _raise_exceptions_for_missing_entries=False)
+        if file is not None:
+            try:
+                content = json.loads(Path(file).read_text(encoding="utf-8"))
+                recipe = content if source == RECIPE else content.get("recipe", {})
+                return {name: recipe.get(name, value) for name, value in options.items()}
+            except (ValueError, AttributeError, RecursionError) as error:
+                raise ValueError(f"{file} is of no training: {error}") from error
+    return options
 
 
 def provenance(rows: datasets.Dataset, name: str, split: str, device: torch.device) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 Columns are found by their usual names or by a mapping from the row schema's names.
 """
 
+import ast
 import csv
 import itertools
 import json
@@ -156,10 +157,11 @@ class HubTable:
         """(place, row) of one shard."""
         table = self._table()
         columns = find_columns(table.features or next(iter(table), {}), self.columns, self.data)
+        features = table.features or {}
         classes = {
-            column: feature.int2str
-            for column, feature in (table.features or {}).items()
-            if isinstance(feature, datasets.ClassLabel)
+            column: feature
+            for column in columns.values()
+            if isinstance(feature := features.get(column), datasets.ClassLabel)
         }
         if isinstance((table.features or {}).get(columns["image"]), datasets.Image):
             table = table.cast_column(columns["image"], datasets.Image(decode=False))
@@ -167,7 +169,7 @@ class HubTable:
         folder = ImageFolder(self.images) if self.images else None
         for index, record in enumerate(table.shard(shards, int(shard)) if shards > 1 else table):
             place = f"{self.data} {self.split} row {index}" + (f" of shard {shard}" if shards > 1 else "")
-            named = {column: name(record[column]) for column, name in classes.items() if record[column] is not None}
+            named = {column: _class_name(feature, record[column]) for column, feature in classes.items()}
             yield place, to_row({**record, **named}, columns, f"{shard}-{index}", place, folder, self.answer_separator)
 
     def _table(self) -> Any:
@@ -261,7 +263,7 @@ def _stored_image(value: Any, place: str, folder: ImageFolder | None) -> StoredI
 
 def _answers(value: Any, separator: str | None, place: str) -> list[dict[str, Any]]:
     """An answer, several, or the schema's own (or VQA's) list of {"answer", ...} as the schema's list."""
-    if isinstance(value, str) and value.strip().startswith("[") and value.strip().endswith("]"):
+    if isinstance(value, str) and _is_list(value):
         raise ValueError(
             f"{place}: the answer {value!r:.80} is a list written as text: keep it as a list in JSON lines or "
             "Parquet, or write its members side by side and name what is between them (`answer_separator`)"
@@ -280,6 +282,18 @@ def _answers(value: Any, separator: str | None, place: str) -> list[dict[str, An
     if not given or not all(given):
         raise ValueError(f"{place}: the answer is empty")
     return count_answers(given)
+
+
+def _class_name(feature: datasets.ClassLabel, value: int | None) -> str | None:
+    return None if value is None or value < 0 else feature.int2str(value)  # below 0 there is no label
+
+
+def _is_list(text: str) -> bool:
+    """Whether `text` is a list as Python, JSON or numpy write one."""
+    try:
+        return text.strip().startswith("[") and isinstance(ast.literal_eval(text.strip()), list)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return False
 
 
 def _is_counted(answer: Any) -> bool:

@@ -19,7 +19,7 @@ from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor, QCAVisualQ
 from .answers import answer_scores
 from .building import build_model, training_answers
 from .callbacks import EarlyStopping, LinearRelevanceWeight, SaveOnInterrupt, TrainingClock, last_complete_checkpoint
-from .collator import QuestionCollator, read_questions
+from .collator import QuestionCollator, tokenize_questions
 from .dataset import checked_options, data_name, group_key, load_rows, parse_group_by, split_name
 from .evaluate import check_metrics, evaluate_model, majority_accuracy, milliseconds_per_question, provenance
 from .feature_cache import ImageFeatureCache, image_fingerprint
@@ -28,7 +28,7 @@ from .images import image_key
 from .parameter_groups import freeze
 from .question_cache import remembered_questions
 from .recipe import Recipe
-from .results_file import FAITHFULNESS, OVERLAY, QUESTIONS, RESULTS, write_json
+from .results_file import FAITHFULNESS, OVERLAY, QUESTIONS, RECIPE, RESULTS, write_json
 from .streaming import endless, read_answers
 from .trainer import QCATrainer, whole_weights
 from .vocabulary import vocabulary_reach
@@ -37,7 +37,6 @@ logger = logging.getLogger(__name__)
 
 EXAMPLE_SIDE = 384  # pixels of the longer side
 WITHOUT_HOPS = {"vision_conditioning_layers": None, "token_budget": None, "num_attention_layers": 0}
-RECIPE = "_recipe.json"  # a trainer does not push what begins so
 Rows: TypeAlias = datasets.Dataset | datasets.IterableDataset
 Control: TypeAlias = Literal["blank_images", "document"]
 
@@ -174,10 +173,10 @@ def _train_one(
         _warn_of_answers_outside(answers, rows, split, recipe)
     model: Any
     model, processor = build_model(recipe, answers)
-    if not recipe.streaming:
-        for rows in (train_rows, validation_rows):  # better said now than at the step that meets it
+    for rows in (train_rows, validation_rows):
+        if isinstance(rows, datasets.Dataset):  # what is too long is better said now than at the step that meets it
             for batch in rows.select_columns(["question", "question_id"]).iter(1000):
-                read_questions(processor, batch["question"], batch["question_id"])
+                tokenize_questions(processor, batch["question"], batch["question_id"])
     freeze(model, recipe.freeze)
     features = None
     if recipe.cache_image_features:

@@ -11,7 +11,8 @@ from modeling_qca.training.answers import agreement, answer_type, clean_answer, 
 
 _DESCRIPTION = """\
 VQA accuracy (Antol et al., ICCV 2015): the mean of min(1, matches / 3) over the subsets of the human answers that
-leave one annotator out, with the answer normalisation of the official evaluation code.
+leave one annotator out, with the answer normalisation of the official evaluation code. Where fewer
+than three are left, matching all of them is 1.
 """
 _CITATION = """\
 @inproceedings{antol2015vqa,
