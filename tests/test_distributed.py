@@ -82,15 +82,16 @@ def launch(config: Path, values: dict, error: bool = False) -> str:
     return done.stderr if error else done.stdout
 
 
-def losses(folder: Path) -> list[float]:
+def losses(folder: Path, part: str = "loss") -> list[float]:
     states = [json.loads(file.read_text()) for file in folder.glob("checkpoint-*/trainer_state.json")]
     history = max(states, key=lambda state: state["global_step"])["log_history"]
-    return [entry["loss"] for entry in history if "loss" in entry]
+    return [entry[part] for entry in history if part in entry]
 
 
 def assert_same_run(one: Path, two: Path) -> None:
     assert len(losses(one)) == 6
     assert losses(two) == pytest.approx(losses(one), rel=1e-3)
+    assert losses(two, "answer_loss") == pytest.approx(losses(one, "answer_loss"), rel=1e-3)
     first, second = (load_file(folder / "model.safetensors") for folder in (one, two))
     assert first.keys() == second.keys()
     for name in first:

@@ -131,7 +131,8 @@ class QCATrainer(Trainer):
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         if "loss" in logs:
-            logs |= {part: torch.stack(values).mean().item() for part, values in self.loss_parts.items()}
+            for part, values in self.loss_parts.items():
+                logs[part] = self.accelerator.reduce(torch.stack(values).mean(), reduction="mean").item()
             self.loss_parts.clear()
         super().log(logs, *args, **kwargs)
 
