@@ -71,7 +71,7 @@ def _set_answers(model: QCAForVisualQuestionAnswering, answers: list[str]) -> No
     known = model.config.label2id
     if [known.get(answer) for answer in answers] == list(range(model.config.num_labels)):
         return
-    before = model.classifier[-1]
+    before: Any = model.classifier[-1]
     after = nn.Linear(before.in_features, len(answers)).to(before.weight)
     model._init_weights(after)
     kept = [index for index, answer in enumerate(answers) if answer in known]
