@@ -381,7 +381,7 @@ class AttentionHops(nn.Module):
         """
         mean = []
         if self.reads_mean:
-            mean.append(self.mean_dropout(own_rows(masked_mean(patches, patch_mask, dim=1), image_index)))
+            mean.append(self.mean_dropout(masked_mean(own_rows(patches, image_index), patch_mask, dim=1)))
         found, maps = [], []
         for layer in self.layers:
             query, patches, evidence, relevance = layer(
