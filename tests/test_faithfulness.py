@@ -133,6 +133,9 @@ def test_curves_mirror_one_another(rows):
                 assert deletion[measure][:4] == pytest.approx(
                     [insertion[measure][FRACTIONS.index(1 - f)] for f in FRACTIONS[:4]], abs=1e-6
                 )
+        starts = {tuple(by_order["deletion"][order]["probability"][:1]) for order in ("positive", "negative")}
+        assert len(starts) == 1
+    assert len({curve["deletion"]["positive"]["probability"][0] for curve in curves.values()}) == 1
     assert all(curve["deletion"]["positive"]["agreement"][0] == 1 for curve in curves.values())
 
 

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from accelerate import infer_auto_device_map
 from safetensors.torch import load_file, save_file
 from tiny import (
     VISION_CONFIGS,
@@ -162,6 +163,18 @@ def test_device_map_auto_places_a_model(tmp_path):
     loaded = QCAForVisualQuestionAnswering.from_pretrained(tmp_path, device_map="auto")
     assert {parameter.device.type for parameter in loaded.parameters()} == {"cpu"}
     assert loaded(**batch).logits.allclose(model(**batch).logits, atol=1e-5)
+
+
+def test_hops_stay_on_one_device_wherever_a_model_is_cut():
+    """What they found is stacked, so it has to lie on one device."""
+    model = tiny_model(num_attention_layers=4)
+    size = sum(parameter.nbytes for parameter in model.parameters())
+    cut = set()
+    for share in range(1, 20):
+        memory = {0: size * share // 20, 1: 2 * size, "cpu": 2 * size}
+        places = infer_auto_device_map(model, memory, no_split_module_classes=model._no_split_modules)
+        cut.update(name for name in places if name.startswith("qca.hops."))
+    assert not cut
 
 
 def test_parts_of_a_model_can_wait_on_disk(tmp_path):
@@ -395,8 +408,7 @@ def test_a_question_about_several_images_is_read_once():
 @pytest.mark.parametrize("fields", [pytest.param({}, marks=pytest.mark.slow), EVERYTHING], ids=["plain", "everything"])
 def test_an_exported_model_answers_batches_of_other_sizes(fields):
     if "token_budget" in fields:
-        # How many patches an adaptive budget keeps depends on the data.
-        fields = fields | {"token_budget": 8, "token_budget_selection": "spread"}
+        fields = fields | {"token_budget": 8}  # how many patches an adaptive budget keeps depends on the data
     model = tiny_model(**fields)
     questions, images, tokens = (torch.export.Dim(name, min=2, max=16) for name in ("B", "I", "L"))
     words = {name: {0: questions, 1: tokens} for name in ("input_ids", "attention_mask", "token_type_ids")}

@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny import save_tiny_model, tiny_batch, tiny_image, tiny_processor
 from transformers import AutoConfig, AutoModel, AutoModelForVisualQuestionAnswering, AutoProcessor
+from transformers.dynamic_module_utils import get_relative_import_files
 
 import modeling_qca
 
@@ -135,6 +136,8 @@ def test_what_transformers_reads_as_imports_is_what_python_imports(path):
     """transformers finds imports by a regular expression, which also sees the text of docstrings."""
     found = re.findall(r"^\s*(?:import\s+\.(\S+)\s*$|from\s+\.(\S+)\s+import)", path.read_text(), flags=re.MULTILINE)
     assert {name for pair in found for name in pair if name} == imported_siblings(path)
+    for sibling in get_relative_import_files(str(path)):
+        assert Path(sibling).exists(), sibling
 
 
 @pytest.mark.parametrize("path", REMOTE_FILES, ids=lambda path: path.name)

@@ -324,7 +324,6 @@ def test_bfloat16_keeps_exactly_k() -> None:
     assert (output.patch_mask.sum(-1) == 5).all() and output.logits.isfinite().all()
 
 
-@pytest.mark.slow
 def test_fixed_budget_exports_with_any_number_of_questions() -> None:
     model = budget_model(token_budget_selection="spread")
     batch, other = tiny_batch(questions=3, images=2), tiny_batch(questions=4, images=3, seed=1)

@@ -123,6 +123,7 @@ def test_every_shipped_recipe_runs(path, scenes, tmp_path):
         arguments=arguments,
     )
     results = train(tiny)
+    assert 0 <= results["metrics"]["accuracy"] <= 1
     loaded = QCAForVisualQuestionAnswering.from_pretrained(tmp_path)
     assert loaded.config.num_labels == results["data"]["vocabulary"]["answers"]
 
