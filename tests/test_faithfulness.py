@@ -168,7 +168,7 @@ def test_patches_that_decide_the_answer_have_the_lowest_deletion_curve(rows, mon
 
 def test_cls_attention_is_the_vision_encoders_own():
     model, pixels = tiny_model("dinov2_with_registers", vision_conditioning_layers="late"), torch.randn(2, 3, 32, 32)
-    attention = cls_attention(model, pixels)
+    attention = cls_attention(model.qca, pixels)
     backbone = model.qca.vision_encoder.backbone
     backbone.set_attn_implementation("eager")
     with torch.no_grad():
@@ -176,7 +176,7 @@ def test_cls_attention_is_the_vision_encoders_own():
     prefix = last.shape[-1] - 16
     assert prefix > 1
     torch.testing.assert_close(attention, last[:, :, 0, prefix:].mean(1))
-    assert cls_attention(tiny_model("siglip_vision_model"), pixels) is None
+    assert cls_attention(tiny_model("siglip_vision_model").qca, pixels) is None
 
 
 def test_an_encoder_without_cls_token_is_compared_with_chance_alone(rows):

@@ -7,15 +7,17 @@ import statistics
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as parquet
 import pytest
 from safetensors.torch import load_file
 
 from modeling_qca import configuration
-from modeling_qca.hub_card.readme import rows_table, short_rows_table
 from modeling_qca.training import results as module
 from modeling_qca.training.results import load_table, paired_gain, run_table, summarise
+from modeling_qca.training.results_report import rows_table, short_rows_table
 from modeling_qca.training.scenes import write_scenes
+from modeling_qca.training.train import load_splits
 
 SHIPPED = sorted(Path(configuration.__file__).parent.glob("recipes/results/*.yaml"))
 RECIPE = """
@@ -32,7 +34,7 @@ recipe: recipe.yaml
 seeds: [0, 1]
 common: {relevance: final, metrics: [vqa_accuracy]}
 rows:
-  as documented: {control: document, relevance: none}
+  as documented: {control: document, relevance: none, faithfulness_questions: 2}
   plain: {faithfulness_questions: 2}
   "budget 50 %, learned": {after: plain, token_budget: 32, token_budget_layer: 1, freeze: [vision, text]}
   blind: {control: blank_images, num_attention_layers: 0, relevance: none}
@@ -71,6 +73,13 @@ def test_rows_are_trained_summed_up_and_not_trained_twice(table_file, tmp_path, 
     assert row["faithfulness"]["random"]["deletion"] == spread
     assert [look["seed"] for look in looked] == [0, 1] and row["faithfulness_questions"] == 2
     assert "faithfulness" not in results["rows"][2]
+    documented = tmp_path / "out" / "as_documented" / "1"  # of the weights that were trained: as sure of its answers
+    answered = pd.read_parquet(documented / "questions.parquet").set_index("question_id")
+    asked = load_splits(table.recipe(table.rows[0], 1, tmp_path / "out"))[1].shuffle(seed=1)["question_id"][:2]
+    curves = json.loads((documented / "faithfulness.json").read_text())["curves"]
+    sure = answered.loc[asked, "confidence"].mean()
+    assert curves["relevance"]["deletion"]["positive"]["probability"][0] == pytest.approx(sure, abs=1e-5)
+    assert curves.keys() == {"relevance", "random", "cls_attention"}
     assert row["cost"]["milliseconds_per_question"] > 0
     assert "shuffled_questions" not in results["rows"][3] and results["rows"][3]["attention"] == {}
     assert "gain" not in results["rows"][3]
@@ -90,6 +99,7 @@ def test_rows_are_trained_summed_up_and_not_trained_twice(table_file, tmp_path, 
     assert [file.stat().st_mtime_ns for file in finished] == before
     assert summarise(table, tmp_path / "out") | {"command": results["command"]} == results
     rendered = rows_table(results)
+    assert (tmp_path / "out" / "results.md").read_text() == rendered + "\n"
     assert runs[1]["device"] and rendered.endswith(f"over 2 seeds; trained and measured on {runs[1]['device']}.")
     shuffled = row["attention"]["pointing"]["shuffled_question"]
     counts = {source: count["mean"] for source, count in row["attention"]["maps"].items()}
@@ -198,9 +208,9 @@ def test_each_seed_may_have_a_split_of_its_own(table_file, tmp_path):
         ("after: plain", "after: later", "budget 50 %, learned: `after` names 'later', which is no row above it"),
         ("control: document", "control: random", "as documented: `control` is 'random', not one of blank_images, doc"),
         (
-            "control: document",
-            "control: document, faithfulness_questions: 2",
-            "as documented: `faithfulness_questions` are",
+            "control: blank_images",
+            "control: blank_images, faithfulness_questions: 2",
+            "blind: `faithfulness_questions` are of maps; a row without sight",
         ),
         (
             "plain: {",

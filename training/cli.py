@@ -86,7 +86,8 @@ def results(
     context: typer.Context,
     table: Annotated[Path, typer.Argument(help="A file of rows, such as configuration/recipes/results/rooms.yaml.")],
     output_dir: Annotated[
-        Path, typer.Option("--output_dir", "--output-dir", help="Gets a folder for each run and results.json.")
+        Path,
+        typer.Option("--output_dir", "--output-dir", help="Gets a folder for each run, results.json, results.md."),
     ] = Path("runs/results"),
     seeds: Annotated[str | None, typer.Option(help="Only these of the table's seeds, as in `0,2`.")] = None,
 ):

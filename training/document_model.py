@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering
+from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAModel
 from modeling_qca.loss_qca import answer_loss
 from modeling_qca.modeling_qca import QCAForVisualQuestionAnsweringOutput
 
@@ -171,6 +171,7 @@ class DocumentForVisualQuestionAnswering(QueryConditionedVQAModel):
     """
 
     config: QCAConfig
+    qca: QCAModel  # whose encoders these are; no part of it, since its hops are not the document's
 
     @property
     def device(self) -> torch.device:
@@ -213,6 +214,12 @@ class DocumentForVisualQuestionAnswering(QueryConditionedVQAModel):
             grid=image_grid,
         )
 
+    @torch.no_grad()
+    def explain(self, inputs: Mapping[str, torch.Tensor], method: str) -> QCAForVisualQuestionAnsweringOutput:
+        """What `faithfulness` asks of a model. Its maps are its `relevance`; it has no other `method`."""
+        assert method == "relevance" and not self.training
+        return self(**inputs)
+
 
 def document_model(model: QCAForVisualQuestionAnswering) -> DocumentForVisualQuestionAnswering:
     """The document's model with the encoders, the answers, and as many hops and heads of `model`."""
@@ -227,4 +234,5 @@ def document_model(model: QCAForVisualQuestionAnswering) -> DocumentForVisualQue
         dropout=config.classifier_dropout,
     )
     document.config = config
+    document.__dict__["qca"] = body  # not registered as a module
     return document

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor
+from modeling_qca import QCAForVisualQuestionAnswering, QCAModel, QCAProcessor
 from modeling_qca.relevance_qca import eager_attention
 
 from .image_reading import read_image
@@ -124,11 +124,11 @@ def ranks(scores: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 @torch.no_grad()
-def cls_attention(model: QCAForVisualQuestionAnswering, pixel_values: torch.Tensor) -> torch.Tensor | None:
+def cls_attention(body: QCAModel, pixel_values: torch.Tensor) -> torch.Tensor | None:
     """What the CLS token of the vision encoder's last layer attends to, without any question: `[I, N]`, the mean over
     heads; `None` for an encoder without a CLS token."""
-    encoder = model.qca.vision_encoder
-    with eager_attention(model):
+    encoder = body.vision_encoder
+    with eager_attention(body):
         outputs = encoder.backbone(
             pixel_values=pixel_values, output_attentions=True, **encoder._interpolation(*pixel_values.shape[-2:])
         )
@@ -152,7 +152,7 @@ def _measure(
     explanation = model.explain(inputs, method)
     scores = {method: explanation.relevance.mean(dim=(1, 2))}
     scores["random"] = torch.rand(scores[method].shape, generator=generator).to(model.device)
-    attention = cls_attention(model, inputs["pixel_values"])
+    attention = cls_attention(model.qca, inputs["pixel_values"])
     if attention is not None:
         scores["cls_attention"] = attention[inputs["image_index"]]
     pixel_values = inputs["pixel_values"][inputs["image_index"]]

@@ -13,18 +13,23 @@ from typing import Any, get_args
 import numpy as np
 import pyarrow.parquet as parquet
 import torch
+from safetensors.torch import load_model
 
 from modeling_qca import QCAProcessor
 
-from .building import load_checkpoint
+from .building import build_model, load_checkpoint
+from .document_model import document_model
 from .evaluate import command_line
 from .faithfulness import CURVES, measure_faithfulness
 from .recipe import Recipe, make_recipe, read_recipe
-from .results_file import FAITHFULNESS, QUESTIONS, RESULTS, write_json
+from .results_file import DOCUMENT, FAITHFULNESS, QUESTIONS, RECIPE, RESULTS, write_json
+from .results_report import rows_table
 from .safe_yaml import parse_yaml
 from .train import Control, finished_results, load_splits, train
+from .whole_file import whole_file
 
 logger = logging.getLogger(__name__)
+REPORT = "results.md"
 COST = ("trained_parameters", "training_seconds", "milliseconds_per_question")
 
 
@@ -119,9 +124,9 @@ def load_table(path: str | os.PathLike, overrides: Mapping[str, str] | None = No
                 f"{path}: {name}: `control` is {row.control!r}, not one of {', '.join(get_args(Control))}"
             )
         without_hops = {**values, **keys}.get("num_attention_layers") == 0
-        if row.faithfulness_questions and (row.control is not None or without_hops):
+        if row.faithfulness_questions and (row.control == "blank_images" or without_hops):
             raise ValueError(
-                f"{path}: {name}: `faithfulness_questions` are of maps; a `control`, or a row without hops, shows none"
+                f"{path}: {name}: `faithfulness_questions` are of maps; a row without sight or without hops has none"
             )
         rows.append(row)
     return ResultsTable(path.stem, seeds, values, rows, split_by_seed)
@@ -132,7 +137,8 @@ def run_table(table: ResultsTable, output_dir: Path, seeds: Sequence[int] | None
     Train and evaluate every row that is not finished yet, seed after seed, and summarise what is.
 
     Args:
-        output_dir: gets a folder for each run, and `results.json`, written anew after each run.
+        output_dir: gets a folder for each run, and `results.json` and its tables in `results.md`, written anew after
+            each run.
         seeds: only these; several calls with other seeds may run side by side.
 
     Returns:
@@ -157,9 +163,11 @@ def run_table(table: ResultsTable, output_dir: Path, seeds: Sequence[int] | None
             if row.after is not None:
                 _warn_of_older(recipes[row.name, seed].output_dir, recipes[row.after, seed].output_dir)
             if row.faithfulness_questions:
-                _measure_faithfulness(recipes[row.name, seed], row.faithfulness_questions)
+                _measure_faithfulness(recipes[row.name, seed], row.control, row.faithfulness_questions)
             summary = summarise(table, output_dir) | {"command": command_line()}
             write_json(output_dir / RESULTS, summary)
+            with whole_file(output_dir / REPORT) as unfinished:
+                unfinished.write_text(rows_table(summary) + "\n")
     return summary
 
 
@@ -170,7 +178,7 @@ def _warn_of_older(folder: Path, before: Path) -> None:
         logger.warning("%s is older than %s, which it starts from; remove it to train it again", folder, before)
 
 
-def _measure_faithfulness(recipe: Recipe, questions: int) -> None:
+def _measure_faithfulness(recipe: Recipe, control: Control | None, questions: int) -> None:
     """Of the checkpoint of a finished run, once for that many questions."""
     folder, arguments = recipe.output_dir, recipe.training_arguments()
     measured, rows = folder / FAITHFULNESS[0], load_splits(recipe)[1]
@@ -180,10 +188,20 @@ def _measure_faithfulness(recipe: Recipe, questions: int) -> None:
         and json.loads(measured.read_text())["questions"] == min(questions, len(rows))
     ):
         return
-    model: Any = load_checkpoint(str(folder))
+    model, processor = _load_trained(recipe, control)
     model.to(arguments.device)
     with torch.autocast(model.device.type, torch.bfloat16, enabled=arguments.bf16):
-        measure_faithfulness(model, QCAProcessor.from_pretrained(folder), rows, folder, questions, seed=arguments.seed)
+        measure_faithfulness(model, processor, rows, folder, questions, seed=arguments.seed)
+
+
+def _load_trained(recipe: Recipe, control: Control | None) -> tuple[Any, QCAProcessor]:
+    folder = recipe.output_dir
+    if control != "document":
+        return load_checkpoint(str(folder)), QCAProcessor.from_pretrained(folder)
+    model, processor = build_model(recipe, json.loads((folder / RECIPE).read_text())["answers"])
+    document = document_model(model)
+    load_model(document, str(folder / DOCUMENT))
+    return document, processor
 
 
 def summarise(table: ResultsTable, output_dir: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import datasets
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import save_model
 from transformers import EvalPrediction, TrainerCallback, TrainingArguments, set_seed
 
 from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor, QCAVisualQuestionAnsweringPipeline
@@ -21,6 +22,7 @@ from .building import build_model, training_answers
 from .callbacks import EarlyStopping, LinearRelevanceWeight, SaveOnInterrupt, TrainingClock, last_complete_checkpoint
 from .collator import QuestionCollator, tokenize_questions
 from .dataset import checked_options, data_name, group_key, load_rows, parse_group_by, split_name
+from .document_model import document_model
 from .evaluate import check_metrics, evaluate_model, majority_accuracy, milliseconds_per_question, provenance
 from .feature_cache import ImageFeatureCache, image_fingerprint
 from .image_reading import read_image
@@ -28,7 +30,7 @@ from .images import image_key
 from .parameter_groups import freeze
 from .question_cache import remembered_questions
 from .recipe import Recipe
-from .results_file import FAITHFULNESS, OVERLAY, QUESTIONS, RECIPE, RESULTS, write_json
+from .results_file import DOCUMENT, FAITHFULNESS, OVERLAY, QUESTIONS, RECIPE, RESULTS, write_json
 from .streaming import endless, read_answers
 from .trainer import QCATrainer, whole_weights
 from .vocabulary import vocabulary_reach
@@ -197,8 +199,6 @@ def _train_one(
     trained = _adapted(model, recipe.lora_rank)
     freeze(trained, recipe.freeze)  # adapters too, and what PEFT has set free
     if as_documented:
-        from .document_model import document_model
-
         trained = document_model(model)
     interrupt, clock = SaveOnInterrupt(), TrainingClock()
     callbacks: list[TrainerCallback] = [interrupt, clock]
@@ -238,8 +238,11 @@ def _train_one(
         model = trained.merge_and_unload()
     if as_documented:
         model = trained
-    elif arguments.should_save:
-        save_checkpoint(model, processor, recipe.output_dir)
+    if arguments.should_save:
+        if as_documented:
+            save_model(trained, str(recipe.output_dir / DOCUMENT))
+        else:
+            save_checkpoint(model, processor, recipe.output_dir)
     trainer.accelerator.wait_for_everyone()  # the next stage reads what was saved
     with torch.autocast(model.device.type, torch.bfloat16, enabled=arguments.bf16):
         results, details = evaluate_model(
