@@ -1,8 +1,10 @@
 """Tables of rows: each is trained from each seed, starts from the row it names, and is summed up over the seeds."""
 
+import copy
 import dataclasses
 import json
 import os
+import shutil
 import statistics
 from pathlib import Path
 
@@ -80,6 +82,11 @@ def test_rows_are_trained_summed_up_and_not_trained_twice(table_file, tmp_path, 
     sure = answered.loc[asked, "confidence"].mean()
     assert curves["relevance"]["deletion"]["positive"]["probability"][0] == pytest.approx(sure, abs=1e-5)
     assert curves.keys() == {"relevance", "random", "cls_attention"}
+    for file in ("faithfulness.json", "document.safetensors"):
+        shutil.move(documented / file, tmp_path)
+    with pytest.raises(ValueError, match=r"as_documented/1 has no document.safetensors.*remove it to train it anew"):
+        run_table(table, tmp_path / "out", seeds=[1])
+    shutil.move(tmp_path / "faithfulness.json", documented)
     assert row["cost"]["milliseconds_per_question"] > 0
     assert "shuffled_questions" not in results["rows"][3] and results["rows"][3]["attention"] == {}
     assert "gain" not in results["rows"][3]
@@ -109,6 +116,10 @@ def test_rows_are_trained_summed_up_and_not_trained_twice(table_file, tmp_path, 
     deleted = row["faithfulness"]["relevance"]["deletion"]
     assert f"| plain | {deleted['mean']:.3f} ± {deleted['std']:.3f} |" in rendered
     gain = f"{row['gain']['mean']:+.3f} (SE {row['gain']['standard_error']:.3f})"
+    lacking = copy.deepcopy(results)  # a kind that one split did not ask, an encoder without CLS token
+    del lacking["rows"][0]["accuracy"]["exists"], lacking["rows"][0]["faithfulness"]["cls_attention"]
+    empty = [line.count("|  |") for line in rows_table(lacking).splitlines() if line.startswith("| as documented |")]
+    assert empty == [1, 0, 2]
     agreed = row["metrics"]["vqa_accuracy"]
     assert f" | {agreed['mean']:.3f} ± {agreed['std']:.3f} | " in rendered and f" | {gain} | " in rendered
     assert f"| plain | 2 | {row['accuracy']['all']['mean']:.3f} ± {row['accuracy']['all']['std']:.3f} |" in rendered

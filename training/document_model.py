@@ -9,6 +9,7 @@ B questions, N patches (CLS included), C = visual_dim, H heads.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -215,9 +216,9 @@ class DocumentForVisualQuestionAnswering(QueryConditionedVQAModel):
         )
 
     @torch.no_grad()
-    def explain(self, inputs: Mapping[str, torch.Tensor], method: str) -> QCAForVisualQuestionAnsweringOutput:
+    def explain(self, inputs: Mapping[str, Any], method: str = "relevance") -> QCAForVisualQuestionAnsweringOutput:
         """What `faithfulness` asks of a model. Its maps are its `relevance`; it has no other `method`."""
-        assert method == "relevance" and not self.training
+        assert method == "relevance"
         return self(**inputs)
 
 
@@ -234,5 +235,5 @@ def document_model(model: QCAForVisualQuestionAnswering) -> DocumentForVisualQue
         dropout=config.classifier_dropout,
     )
     document.config = config
-    document.__dict__["qca"] = body  # not registered as a module
+    object.__setattr__(document, "qca", body)  # not registered as a module
     return document

@@ -22,14 +22,13 @@ from .document_model import document_model
 from .evaluate import command_line
 from .faithfulness import CURVES, measure_faithfulness
 from .recipe import Recipe, make_recipe, read_recipe
-from .results_file import DOCUMENT, FAITHFULNESS, QUESTIONS, RECIPE, RESULTS, write_json
+from .results_file import DOCUMENT, FAITHFULNESS, QUESTIONS, RECIPE, REPORT, RESULTS, write_json
 from .results_report import rows_table
 from .safe_yaml import parse_yaml
 from .train import Control, finished_results, load_splits, train
 from .whole_file import whole_file
 
 logger = logging.getLogger(__name__)
-REPORT = "results.md"
 COST = ("trained_parameters", "training_seconds", "milliseconds_per_question")
 
 
@@ -195,9 +194,12 @@ def _measure_faithfulness(recipe: Recipe, control: Control | None, questions: in
 
 
 def _load_trained(recipe: Recipe, control: Control | None) -> tuple[Any, QCAProcessor]:
+    """The model that a finished run left, and its processor."""
     folder = recipe.output_dir
     if control != "document":
         return load_checkpoint(str(folder)), QCAProcessor.from_pretrained(folder)
+    if not (folder / DOCUMENT).exists():
+        raise ValueError(f"{folder} has no {DOCUMENT}, as runs of an earlier release: remove it to train it anew")
     model, processor = build_model(recipe, json.loads((folder / RECIPE).read_text())["answers"])
     document = document_model(model)
     load_model(document, str(folder / DOCUMENT))

@@ -9,7 +9,10 @@ from .whole_file import whole_file
 RESULTS = "results.json"
 RECIPE = "_recipe.json"  # in a training's folder, what it is of; a trainer does not push what begins so
 QUESTIONS = "questions.parquet"  # beside it: every question with its answer and score
-DOCUMENT = "document.safetensors"  # weights of the source document's model; by this name nobody takes them for ours
+REPORT = "results.md"  # a table's results, to read
+DOCUMENT = (
+    "document.safetensors"  # weights of the source document's model: no config, so no loader takes them for ours
+)
 OVERLAY = "overlay.png"  # and an answered question, with where the model looked
 FAITHFULNESS = ("faithfulness.json", "faithfulness.png")  # whether the answers hang on it
 

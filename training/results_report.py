@@ -18,7 +18,7 @@ def rows_table(results: dict[str, Any]) -> str:
     for row, cells in zip(rows, accuracies, strict=True):
         seeds, cost = len(row["seeds"]), row["cost"]
         cells += [
-            _spread(row.get("shuffled_questions"), seeds),
+            _cell(row.get("shuffled_questions"), seeds),
             f"{cost['trained_parameters'] / 1e6:.2f} M",
             f"{cost['training_seconds']:.0f}",
             f"{cost['milliseconds_per_question']:.0f}",
@@ -31,7 +31,7 @@ def rows_table(results: dict[str, Any]) -> str:
             measured = [
                 row["attention"][name].get(of) for name in ROW_MEASURES for of in ("model", "shuffled_question")
             ]
-            looked.append([row["name"], *(_spread(value, seeds) for value in measured)])
+            looked.append([row["name"], *(_cell(value, seeds) for value in measured)])
     measures = [title for name in ROW_MEASURES for title in (name, f"{name}, shuffled")]
     lines = [*markdown_table(header, answers), "", *markdown_table(["where it looked", *measures], looked)]
     if looked:
@@ -59,7 +59,7 @@ def short_rows_table(results: dict[str, Any]) -> str:
     cells = []
     for row, measured in zip(rows, accuracies, strict=True):
         pointing = row["attention"].get("pointing", {})
-        looked = [_spread(pointing.get(source), len(row["seeds"])) for source in ("model", "shuffled_question")]
+        looked = [_cell(pointing.get(source), len(row["seeds"])) for source in ("model", "shuffled_question")]
         cells.append([row["name"], *measured, *looked])
     header = ["row", *titles, "pointing", "pointing, shuffled question"]
     return "\n".join([*markdown_table(header, cells), "", _rows_note(results)])
@@ -67,12 +67,14 @@ def short_rows_table(results: dict[str, Any]) -> str:
 
 def _accuracies(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """The columns that say how right the answers are, and each row's cells of them."""
-    kinds, further = list(rows[0]["accuracy"]), list(rows[0].get("metrics", {}))
+    kinds = list(dict.fromkeys(kind for row in rows for kind in row["accuracy"]))
+    further = list(dict.fromkeys(name for row in rows for name in row.get("metrics", {})))
     gains = ["gain over question only"] if any("gain" in row for row in rows) else []
     cells = []
     for row in rows:
-        measured = [row["accuracy"][kind] for kind in kinds] + [row["metrics"][name] for name in further]
-        cells.append([*(_spread(value, len(row["seeds"])) for value in measured), *(_gain(row) for _ in gains)])
+        measured = [row["accuracy"].get(kind) for kind in kinds]
+        measured += [row.get("metrics", {}).get(name) for name in further]
+        cells.append([*(_cell(value, len(row["seeds"])) for value in measured), *(_gain(row) for _ in gains)])
     return [title.replace("_", " ") for title in (*kinds, *further, *gains)], cells
 
 
@@ -81,13 +83,13 @@ def _faithfulness_table(rows: list[dict[str, Any]]) -> list[str]:
     measured = [row for row in rows if "faithfulness" in row]
     if not measured:
         return []
-    sources = list(measured[0]["faithfulness"])
+    sources = list(dict.fromkeys(source for row in measured for source in row["faithfulness"]))
     header = [f"{curve} AUC, {source.replace('_', ' ')}" for curve in CURVES for source in sources]
     cells = [
         [
             row["name"],
             *(
-                _spread(row["faithfulness"][source][curve], len(row["seeds"]))
+                _cell(row["faithfulness"].get(source, {}).get(curve), len(row["seeds"]))
                 for curve in CURVES
                 for source in sources
             ),
@@ -119,7 +121,7 @@ def _gain(row: dict[str, Any]) -> str:
     return "" if gain is None else f"{gain['mean']:+.3f} (SE {gain['standard_error']:.3f})"
 
 
-def _spread(value: dict[str, float] | None, seeds: int) -> str:
+def _cell(value: dict[str, float] | None, seeds: int) -> str:
     if value is None:
         return ""
     return format_value(value if seeds > 1 else value["mean"])

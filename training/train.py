@@ -54,7 +54,8 @@ def train(recipe: Recipe, control: Control | None = None) -> dict[str, Any]:
 
     Args:
         control: train something that knows less instead, to compare with: `blank_images` shows every question the
-            same grey picture, `document` puts the source document's model in the place of ours.
+            same grey picture, `document` puts the source document's model in the place of ours (no checkpoint, only
+            `document.safetensors`).
 
     Returns:
         The results, which also stand in `results.json` in the recipe's `output_dir` beside the checkpoint.
@@ -238,11 +239,10 @@ def _train_one(
         model = trained.merge_and_unload()
     if as_documented:
         model = trained
-    if arguments.should_save:
-        if as_documented:
+        if arguments.should_save:
             save_model(trained, str(recipe.output_dir / DOCUMENT))
-        else:
-            save_checkpoint(model, processor, recipe.output_dir)
+    elif arguments.should_save:
+        save_checkpoint(model, processor, recipe.output_dir)
     trainer.accelerator.wait_for_everyone()  # the next stage reads what was saved
     with torch.autocast(model.device.type, torch.bfloat16, enabled=arguments.bf16):
         results, details = evaluate_model(
@@ -309,7 +309,7 @@ def _claim_folder(recipe: Recipe, should_save: bool, further: dict[str, Any]) ->
         )
     if should_save:
         recipe.output_dir.mkdir(parents=True, exist_ok=True)
-        for name in (RESULTS, QUESTIONS, OVERLAY, *FAITHFULNESS):
+        for name in (RESULTS, QUESTIONS, OVERLAY, DOCUMENT, *FAITHFULNESS):
             (recipe.output_dir / name).unlink(missing_ok=True)
         if (recipe.output_dir / "adapter").exists():
             shutil.rmtree(recipe.output_dir / "adapter")
