@@ -4,7 +4,7 @@ asked, and how far off the wrong numbers are.
     python examples/daquar_errors.py DAQUAR RESULTS ROW [ROW ...] --output docs/results/daquar_random_errors.json
 
 RESULTS is the folder that `qca results` filled, a ROW a row of its table by name; every finished seed of it is read.
-Questions are counted a seed.
+Counts of questions are those of one run, in the mean.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from modeling_qca.training.results import ResultsRow
 from modeling_qca.training.results_file import QUESTIONS, RESULTS, write_json
 
 INFINITY = float("inf")
-TRAINED_ON = (-1, 0, 9, 29, 99, INFINITY)  # edges of the groups, as of the next
+TRAINED_ON = (-1, 0, 9, 29, 99, INFINITY)  # edges of groups
 OFF_BY = (-1, 0, 1, 2, INFINITY)
 
 

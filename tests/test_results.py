@@ -149,11 +149,13 @@ def test_runs_of_another_recipe_are_left_out_and_what_they_left_behind_is_remove
     table = load_table(table_file, {"learning_rate": "0.5"})
     assert "faithfulness" in summary["rows"][0] and (out / "plain" / "0" / "faithfulness.png").exists()
     table.rows[0] = dataclasses.replace(table.rows[0], faithfulness_questions=0)
+    (out / "plain" / "0" / "document.safetensors").touch()  # as if it had been a control
     summary = run_table(table, out, seeds=[0])
     assert [row["seeds"] for row in summary["rows"]] == [[0]]
     assert "plain/1 is of another recipe: not in the table" in caplog.text
     assert "faithfulness" not in summary["rows"][0] and summary["device"] == here["device"]
     assert not list((out / "plain" / "0").glob("faithfulness*"))
+    assert not (out / "plain" / "0" / "document.safetensors").exists()
 
 
 def test_a_question_type_that_a_split_lacks_is_that_of_the_others():
@@ -219,7 +221,7 @@ def test_each_seed_may_have_a_split_of_its_own(table_file, tmp_path):
         ("after: plain", "after: later", "budget 50 %, learned: `after` names 'later', which is no row above it"),
         ("control: document", "control: random", "as documented: `control` is 'random', not one of blank_images, doc"),
         (
-            "control: blank_images",
+            "control: blank_images, num_attention_layers: 0, relevance: none",
             "control: blank_images, faithfulness_questions: 2",
             "blind: `faithfulness_questions` are of maps; a row without sight",
         ),
