@@ -39,14 +39,16 @@ def remembered_questions(model: QCAForVisualQuestionAnswering, remember: bool) -
         new = [index for index, question in enumerate(questions) if question not in states]
         if len(states) + len(new) > MAXIMUM:
             return read(input_ids=input_ids, attention_mask=attention_mask, **inputs)
-        for index in new:  # by itself, so that its states do not depend on the questions it came with
-            alone = {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}
-            alone = {
-                name: value[index : index + 1, : lengths[index]] if isinstance(value, torch.Tensor) else value
-                for name, value in alone.items()
+        for length in {lengths[index] for index in new}:  # together, those that need no padding
+            alike = [index for index in new if lengths[index] == length]
+            given = {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}
+            given = {
+                name: value[alike, :length] if isinstance(value, torch.Tensor) else value
+                for name, value in given.items()
             }
             with torch.no_grad():
-                states[questions[index]] = read(**alone).last_hidden_state[0]
+                read_states = read(**given).last_hidden_state
+            states.update((questions[index], state) for index, state in zip(alike, read_states, strict=True))
         padded = torch.nn.utils.rnn.pad_sequence([states[question] for question in questions], batch_first=True)
         missing = input_ids.shape[1] - padded.shape[1]  # where every question of the batch is padded
         return BaseModelOutput(last_hidden_state=torch.nn.functional.pad(padded, (0, 0, 0, missing)))
