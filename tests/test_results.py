@@ -209,7 +209,7 @@ def test_each_seed_may_have_a_split_of_its_own(table_file, tmp_path):
     assert results["data"]["rows"] == len(asked[0] | asked[1]) and results["data"]["images"] == len(seen)
     assert results["splits"] == 2 and results["majority"] == pytest.approx(statistics.mean(majority))
     assert "images, in 2 development splits, one a seed; the majority" in rows_table(results)
-    assert "questions in each split with a map; shuffled" in rows_table(results)
+    assert "questions with a map (mean of the splits); shuffled" in rows_table(results)
     assert results["data"].keys() == {"name", "rows", "images"}  # what else is known is of one seed alone
     with pytest.raises(ValueError, match="table has no seed 7, only 0, 1"):
         run_table(load_table(table_file), tmp_path / "out", seeds=[7])

@@ -45,9 +45,9 @@ def rows_table(results: dict[str, Any]) -> str:
         if (maps := next((row["attention"]["maps"] for row in rows if "maps" in row["attention"]), None)) is not None:
             counts = {source: f"{count['mean']:,.0f}" for source, count in maps.items()}
             shuffled = counts.get("shuffled_question", "none")
-            each = " in each split" if "splits" in results else ""
+            mean = " (mean of the splits)" if "splits" in results else ""
             lines[-1] += (
-                f" All of these are of the {counts['model']} questions{each} with a map; shuffled, of {shuffled}."
+                f" All of these are of the {counts['model']} questions with a map{mean}; shuffled, of {shuffled}."
             )
     return "\n".join([*lines, *_faithfulness_table(rows), "", _rows_note(results)])
 
