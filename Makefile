@@ -4,7 +4,7 @@ TRANSFORMERS ?= 5.20.0
 BIN = $(VENV)/bin
 PATHS = modeling_qca training hub_card tests examples
 DOCUMENTS = README.md docs/evidence.md docs/speed.md
-CARD = docs/card docs/results/demo.json
+CARD = docs/card docs/results/views.json "end to end, from the bilinear scorer"
 PARALLEL = -n auto --maxprocesses 4 --dist worksteal  # each test runs on one thread
 
 .PHONY: demo test test-slow test-cuda test-transformers quality style
@@ -34,11 +34,11 @@ quality: $(VENV)/ready
 	$(BIN)/ruff format --check $(PATHS)
 	$(BIN)/mypy
 	$(BIN)/python -m modeling_qca.hub_card.readme $(DOCUMENTS) --check
-	$(BIN)/python -m modeling_qca.hub_card.card $(CARD) --check
+	$(BIN)/python -m modeling_qca.hub_card.row_card $(CARD) --check
 
 style: $(VENV)/ready
 	$(BIN)/python -m modeling_qca.hub_card.readme $(DOCUMENTS)
-	$(BIN)/python -m modeling_qca.hub_card.card $(CARD)
+	$(BIN)/python -m modeling_qca.hub_card.row_card $(CARD)
 	$(BIN)/ruff check --fix $(PATHS)
 	$(BIN)/ruff format $(PATHS)
 

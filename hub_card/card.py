@@ -16,16 +16,11 @@
     control            what was trained instead to compare with, or null; may be left out
 
 Names are lower case with underscores; no value is NaN or infinite.
-
-`python -m modeling_qca.hub_card.card FOLDER RESULTS.json` renders the card of the config.json in a folder beside it;
-with `--check` nothing is written, and a card that differs is an error.
 """
 
-import argparse
 import json
 import math
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -238,22 +233,3 @@ def _cell(text: str) -> str:
 def _examples(config: QCAConfig, shown: int = 5) -> str:
     answers: dict[int, str] = config.id2label  # type: ignore[assignment]
     return ", ".join(f"`{answers[i]}`" for i in range(min(shown, len(answers)))) + ", ..." * (len(answers) > shown)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("results", type=Path)
-    parser.add_argument("--repo_id", default="you/qca-demo")
-    parser.add_argument("--check", action="store_true", help="fail where the card is not up to date")
-    arguments = parser.parse_args()
-    config, card = QCAConfig.from_pretrained(arguments.folder), arguments.folder / "README.md"
-    rendered = str(model_card(config, read_results(arguments.results), Release(arguments.repo_id)))
-    if not arguments.check:
-        card.write_text(rendered, encoding="utf-8")
-    elif card.read_text(encoding="utf-8") != rendered:
-        sys.exit(f"{card}: differs from what {arguments.results} and the template give; run this without --check")
-
-
-if __name__ == "__main__":
-    main()

@@ -6,11 +6,38 @@ from typing import Annotated, Literal
 import typer
 from rich.filesize import decimal
 
-from modeling_qca.training.cli import app, console, main
+from modeling_qca.training.cli import PASS_ON, app, console, main, split_overrides, stopped_on_request
 
 from .command import push
 
 app.command()(push)
+
+
+@app.command(context_settings=PASS_ON)
+def results(
+    context: typer.Context,
+    table: Annotated[Path, typer.Argument(help="A file of rows, such as configuration/recipes/results/rooms.yaml.")],
+    output_dir: Annotated[
+        Path,
+        typer.Option("--output_dir", "--output-dir", help="Gets a folder a row, and results.json, .md and .png."),
+    ] = Path("runs/results"),
+    seeds: Annotated[str | None, typer.Option(help="Only these of the table's seeds, as in `0,2`.")] = None,
+):
+    """Train every row of TABLE.yaml from every seed; `--key value` replaces a key of all rows. Resumes."""
+    from modeling_qca.training import figures  # noqa: F401  what is missing for them is better said now
+    from modeling_qca.training.results import load_table, run_table
+
+    from .row_card import write_row_cards
+
+    paths, overrides = split_overrides(context.args)
+    if paths:
+        raise ValueError(f"{paths[0]}: one table at a time")
+    described = load_table(table, overrides)
+    folder = output_dir / described.name
+    with stopped_on_request():
+        summary = run_table(described, folder, described.seeds if seeds is None else _seeds(seeds))
+    write_row_cards(described, summary, folder)
+    console.print(f"Results: {folder}", highlight=False)
 
 
 @app.command("app")
@@ -40,6 +67,13 @@ def export(
     for name, difference in exported.differences.items():
         console.print(f"{name}: within {difference:.1e} of the checkpoint's", highlight=False)
     console.print(f"Exported: {output_dir}", highlight=False)
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"--seeds: numbers with commas between them, as in `0,2`, not {text!r}") from error
 
 
 __all__ = ["main"]

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny_config
 
-from modeling_qca.hub_card import card
+from modeling_qca.hub_card import row_card
 from modeling_qca.hub_card.card import Release, model_card, read_results
 from modeling_qca.training.results_file import format_value
 
@@ -256,15 +256,21 @@ def test_an_incomplete_or_broken_results_file_is_refused(tmp_path: Path) -> None
 def test_the_committed_card_is_the_one_its_results_file_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     documents = Path(__file__).parents[1] / "docs"
     shutil.copytree(documents / "card", tmp_path / "card")
-    results = json.loads((documents / "results" / "demo.json").read_text())
+    results = json.loads((documents / "results" / "views.json").read_text())
     (tmp_path / "results.json").write_text(json.dumps(results))
-    arguments = ["card", str(tmp_path / "card"), str(tmp_path / "results.json")]
+    name = "end to end, from the bilinear scorer"
+    arguments = ["row_card", str(tmp_path / "card"), str(tmp_path / "results.json"), name]
     monkeypatch.setattr("sys.argv", [*arguments, "--check"])
-    card.main()
-    results["metrics"]["accuracy"] = 0.123
+    row_card.main()
+    row = next(row for row in results["rows"] if row["name"] == name)
+    row["accuracy"]["all"]["mean"] = 0.123
     (tmp_path / "results.json").write_text(json.dumps(results))
     with pytest.raises(SystemExit, match=r"README\.md: differs"):
-        card.main()
+        row_card.main()
     monkeypatch.setattr("sys.argv", arguments)
-    card.main()
-    assert "| accuracy | 0.123 |" in (tmp_path / "card" / "README.md").read_text()
+    row_card.main()
+    spread = f"{row['accuracy']['all']['std']:.3f}"
+    assert f"| accuracy | 0.123 ± {spread} | 0.305 |" in (tmp_path / "card" / "README.md").read_text()
+    monkeypatch.setattr("sys.argv", [*arguments[:-1], "two hops"])
+    with pytest.raises(ValueError, match="views has no row 'two hops', only step by step, generated views, "):
+        row_card.main()

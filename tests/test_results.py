@@ -15,8 +15,10 @@ import pytest
 from safetensors.torch import load_file
 
 from modeling_qca import configuration
+from modeling_qca.hub_card.row_card import write_row_cards
 from modeling_qca.training import results as module
 from modeling_qca.training.results import load_table, paired_gain, run_table, summarise
+from modeling_qca.training.results_file import format_value
 from modeling_qca.training.results_report import rows_table, short_rows_table
 from modeling_qca.training.scenes import write_scenes
 from modeling_qca.training.train import load_splits
@@ -107,6 +109,15 @@ def test_rows_are_trained_summed_up_and_not_trained_twice(table_file, tmp_path, 
     assert summarise(table, tmp_path / "out") | {"command": results["command"]} == results
     rendered = rows_table(results)
     assert (tmp_path / "out" / "results.md").read_text() == rendered + "\n"
+    assert (tmp_path / "out" / "results.png").stat().st_size > 10_000
+    write_row_cards(table, results, tmp_path / "out")
+    cards = {file.parent.name: file.read_text() for file in (tmp_path / "out").glob("*/README.md")}
+    assert cards.keys() == {"plain", "budget_50_learned", "blind"}  # the source document's model has no checkpoint
+    assert "![Where the model looked](0/overlay.png)" in cards["plain"]
+    spread, blind = (results["rows"][index]["accuracy"]["all"] for index in (1, 3))
+    assert f"| accuracy | {format_value(spread)} | {results['majority']:.3f} | " in cards["plain"]
+    assert f" | {format_value(blind)} |\n" in cards["plain"] and "question_only" not in cards["blind"]
+    assert "to compare with and not to use: `blank_images`" in cards["blind"]
     assert runs[1]["device"] and rendered.endswith(f"over 2 seeds; trained and measured on {runs[1]['device']}.")
     shuffled = row["attention"]["pointing"]["shuffled_question"]
     counts = {source: count["mean"] for source, count in row["attention"]["maps"].items()}
@@ -210,6 +221,9 @@ def test_each_seed_may_have_a_split_of_its_own(table_file, tmp_path):
     assert results["splits"] == 2 and results["majority"] == pytest.approx(statistics.mean(majority))
     assert "images, in 2 development splits, one a seed; the majority" in rows_table(results)
     assert "questions with a map (mean of the splits); shuffled" in rows_table(results)
+    write_row_cards(load_table(table_file), results, tmp_path / "out")
+    card = (tmp_path / "out" / "plain" / "README.md").read_text()
+    assert "images: split\n`2 splits, one a seed` of scenes.\n" in card
     assert results["data"].keys() == {"name", "rows", "images"}  # what else is known is of one seed alone
     with pytest.raises(ValueError, match="table has no seed 7, only 0, 1"):
         run_table(load_table(table_file), tmp_path / "out", seeds=[7])

@@ -50,7 +50,7 @@ def demo(
     """Generate scenes, train qca-tiny on them from scratch, and show where it looks. About two minutes."""
     from .demo import run_demo
 
-    with _stopped_on_request():
+    with stopped_on_request():
         results = run_demo(output_dir, seed)
     print_results(results)
     console.print(f"Checkpoint, pictures and report.md: {output_dir}", highlight=False)
@@ -65,7 +65,7 @@ def train(
     from .recipe import Recipe, load_recipe
     from .train import train as run
 
-    paths, overrides = _overrides([*recipes, *context.args])
+    paths, overrides = split_overrides([*recipes, *context.args])
     if "output_dir" in overrides and len(paths) > 1:
         raise ValueError("--output_dir: several stages need a folder each; set `output_dir` in their recipes")
     stages: list[Recipe] = []
@@ -75,34 +75,10 @@ def train(
             values |= {"model": str(stages[-1].output_dir), "vision_encoder": "null", "text_encoder": "null"}
         stages.append(load_recipe(path, values))
     for recipe in stages:
-        with _stopped_on_request():
+        with stopped_on_request():
             results = run(recipe)
     print_results(results)
     console.print(f"Checkpoint and results.json: {recipe.output_dir}", highlight=False)
-
-
-@app.command(context_settings=PASS_ON)
-def results(
-    context: typer.Context,
-    table: Annotated[Path, typer.Argument(help="A file of rows, such as configuration/recipes/results/rooms.yaml.")],
-    output_dir: Annotated[
-        Path,
-        typer.Option("--output_dir", "--output-dir", help="Gets a folder for each run, results.json, results.md."),
-    ] = Path("runs/results"),
-    seeds: Annotated[str | None, typer.Option(help="Only these of the table's seeds, as in `0,2`.")] = None,
-):
-    """Train every row of TABLE.yaml from every seed; `--key value` replaces a key of all rows. Resumes."""
-    from .results import load_table, run_table
-
-    paths, overrides = _overrides(context.args)
-    if paths:
-        raise ValueError(f"{paths[0]}: one table at a time")
-    described = load_table(table, overrides)
-    if any(row.faithfulness_questions for row in described.rows):
-        from . import figures  # noqa: F401  what is missing for them is better said now than after the training
-    with _stopped_on_request():
-        run_table(described, output_dir / described.name, described.seeds if seeds is None else _seeds(seeds))
-    console.print(f"Results: {output_dir / described.name}", highlight=False)
 
 
 @app.command()
@@ -291,7 +267,7 @@ def bench_training(
     from .benchmark_training import measure_training
     from .recipe import load_recipe
 
-    paths, overrides = _overrides(context.args)
+    paths, overrides = split_overrides(context.args)
     if paths:
         raise ValueError(f"{paths[0]}: one recipe at a time")
     results = measure_training(load_recipe(recipe, overrides), output)
@@ -328,7 +304,7 @@ def print_results(results: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _stopped_on_request() -> Iterator[None]:
+def stopped_on_request() -> Iterator[None]:
     """Training that stops on request ends the command as Ctrl-C does, with the step it saved."""
     from .train import TrainingStoppedError
 
@@ -339,7 +315,7 @@ def _stopped_on_request() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _overrides(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
+def split_overrides(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
     """Split `a.yaml b.yaml --key value --other=value` into paths and overrides."""
     paths, overrides = [], {}
     rest = iter(arguments)
@@ -353,13 +329,6 @@ def _overrides(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
             raise ValueError(f"{argument}: a value is missing")
         overrides[key] = value
     return paths, overrides
-
-
-def _seeds(text: str) -> list[int]:
-    try:
-        return [int(seed) for seed in text.split(",")]
-    except ValueError as error:
-        raise ValueError(f"--seeds: numbers with commas between them, as in `0,2`, not {text!r}") from error
 
 
 def _mapping(text: str, name: str) -> dict[str, Any]:

@@ -91,6 +91,32 @@ def faithfulness_figure(results: dict[str, Any]) -> Figure:
     return figure
 
 
+def rows_figure(summary: dict[str, Any]) -> Figure:
+    """Of each row of `results.summarise` the accuracy beside that of the majority answer, and how often its maps point
+    at what was asked about beside maps for another question and for the centre; bars are standard deviations."""
+    rows = summary["rows"][::-1]
+    figure = Figure(figsize=(10, 1.2 + 0.28 * len(rows)), layout="constrained")
+    answered, looked = figure.subplots(1, 2, sharey=True)
+    names = [row["name"] for row in rows]
+    _spreads(answered, names, [row["accuracy"]["all"] for row in rows], BEST)
+    answered.axvline(summary["majority"], color=BAR, linestyle=":", label="majority answer")
+    pointing = [row["attention"].get("pointing", {}) for row in rows]
+    if any(pointing):
+        shuffled = [sources.get("shuffled_question") for sources in pointing]
+        _spreads(looked, names, shuffled, BAR, "its map for another question")
+        _spreads(looked, names, [sources.get("model") for sources in pointing], BEST, "this row")
+        centre = next(sources["centre"]["mean"] for sources in pointing if sources)
+        looked.axvline(centre, color=BAR, linestyle="--", label="map of the centre")
+    answered.set_ylim(-0.6, len(rows) - 0.4)
+    looked.set_visible(any(pointing))
+    for axis, title in ((answered, "accuracy"), (looked, "pointing")):
+        axis.set_title(title, fontsize=10)
+        axis.set_xlim(0, 1)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+    return figure
+
+
 def explain_to_files(
     checkpoint: str, image: str, questions: list[str], output_dir: Path, method: str = "relevance", top_k: int = 5
 ) -> list[Path]:
@@ -156,6 +182,22 @@ def _write(content: bytes, path: Path) -> Path:
     with whole_file(path) as unfinished:
         unfinished.write_bytes(content)
     return path
+
+
+def _spreads(
+    axis: Any, names: list[str], spreads: list[dict[str, Any] | None], color: str, label: str | None = None
+) -> None:
+    there = [(name, spread) for name, spread in zip(names, spreads, strict=True) if spread is not None]
+    axis.plot([0] * len(names), names, linestyle="none")  # every name in its place, also of a row without
+    axis.errorbar(
+        [spread["mean"] for _, spread in there],
+        [name for name, _ in there],
+        xerr=[spread["std"] for _, spread in there],
+        fmt="o",
+        markersize=4,
+        color=color,
+        label=label,
+    )
 
 
 def _answer_bars(axis: Any, look: Look) -> None:

@@ -22,7 +22,7 @@ from .document_model import document_model
 from .evaluate import command_line
 from .faithfulness import CURVES, measure_faithfulness
 from .recipe import Recipe, make_recipe, read_recipe
-from .results_file import DOCUMENT, FAITHFULNESS, QUESTIONS, RECIPE, REPORT, RESULTS, write_json
+from .results_file import DOCUMENT, FAITHFULNESS, FIGURE, QUESTIONS, RECIPE, REPORT, RESULTS, write_json
 from .results_report import rows_table
 from .safe_yaml import parse_yaml
 from .train import Control, finished_results, load_splits, train
@@ -136,8 +136,8 @@ def run_table(table: ResultsTable, output_dir: Path, seeds: Sequence[int] | None
     Train and evaluate every row that is not finished yet, seed after seed, and summarise what is.
 
     Args:
-        output_dir: gets a folder for each run, and `results.json` and its tables in `results.md`, written anew after
-            each run.
+        output_dir: gets a folder for each run, and `results.json`, its tables in `results.md` and its figure in
+            `results.png`, written anew after each run.
         seeds: only these; several calls with other seeds may run side by side.
 
     Returns:
@@ -145,7 +145,10 @@ def run_table(table: ResultsTable, output_dir: Path, seeds: Sequence[int] | None
 
     Raises:
         ValueError: for a seed that is not the table's; and see `train.train`.
+        ImportError: where matplotlib is missing.
     """
+    from .figures import rows_figure, write_figure
+
     chosen = table.seeds if seeds is None else seeds
     if unknown := set(chosen) - set(table.seeds):
         raise ValueError(f"{table.name} has no seed {min(unknown)}, only {', '.join(map(str, table.seeds))}")
@@ -167,6 +170,7 @@ def run_table(table: ResultsTable, output_dir: Path, seeds: Sequence[int] | None
             write_json(output_dir / RESULTS, summary)
             with whole_file(output_dir / REPORT) as unfinished:
                 unfinished.write_text(rows_table(summary) + "\n")
+            write_figure(rows_figure(summary), output_dir / FIGURE)
     return summary
 
 
@@ -301,6 +305,8 @@ def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
             for measure in dict.fromkeys(measure for run in runs for measure in run["attention"])
         },
         "cost": {name: statistics.median(run["cost"][name] for run in runs) for name in COST},
+        "recipe": runs[0]["recipe"],
+        "control": runs[0]["control"],
     }
     if metrics:
         summary["metrics"] = metrics

@@ -10,6 +10,7 @@ RESULTS = "results.json"
 RECIPE = "_recipe.json"  # in a training's folder, what it is of; a trainer does not push what begins so
 QUESTIONS = "questions.parquet"  # beside it: every question with its answer and score
 REPORT = "results.md"  # a table's results, to read
+FIGURE = "results.png"  # and to see
 DOCUMENT = "document.safetensors"  # of the source document's model; without a config no loader takes them for ours
 OVERLAY = "overlay.png"  # and an answered question, with where the model looked
 FAITHFULNESS = ("faithfulness.json", "faithfulness.png")  # whether the answers hang on it
