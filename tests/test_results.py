@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from modeling_qca import configuration
 from modeling_qca.hub_card.row_card import write_row_cards
 from modeling_qca.training import results as module
+from modeling_qca.training.figures import rows_figure
 from modeling_qca.training.results import load_table, paired_gain, run_table, summarise
 from modeling_qca.training.results_file import format_value
 from modeling_qca.training.results_report import rows_table, short_rows_table
@@ -109,7 +110,18 @@ def test_rows_are_trained_summed_up_and_not_trained_twice(table_file, tmp_path, 
     assert summarise(table, tmp_path / "out") | {"command": results["command"]} == results
     rendered = rows_table(results)
     assert (tmp_path / "out" / "results.md").read_text() == rendered + "\n"
-    assert (tmp_path / "out" / "results.png").stat().st_size > 10_000
+    assert (tmp_path / "out" / "results.png").exists()
+    answered, looked = rows_figure(results).axes
+    assert [label.get_text() for label in answered.get_yticklabels()] == [row["name"] for row in results["rows"]][::-1]
+    drawn = answered.containers[0][0].get_data()
+    assert dict(zip(*reversed(drawn), strict=True)) == {
+        place: row["accuracy"]["all"]["mean"] for place, row in enumerate(results["rows"][::-1])
+    }
+    other, own = (container[0].get_data() for container in looked.containers)
+    assert own[1].tolist() == other[1].tolist() == [1, 2, 3]  # the row without sight has no map
+    pointing = [row["attention"]["pointing"] for row in results["rows"][2::-1]]
+    assert own[0].tolist() == [sources["model"]["mean"] for sources in pointing]
+    assert other[0].tolist() == [sources["shuffled_question"]["mean"] for sources in pointing]
     write_row_cards(table, results, tmp_path / "out")
     cards = {file.parent.name: file.read_text() for file in (tmp_path / "out").glob("*/README.md")}
     assert cards.keys() == {"plain", "budget_50_learned", "blind"}  # the source document's model has no checkpoint

@@ -97,17 +97,17 @@ def rows_figure(summary: dict[str, Any]) -> Figure:
     rows = summary["rows"][::-1]
     figure = Figure(figsize=(10, 1.2 + 0.28 * len(rows)), layout="constrained")
     answered, looked = figure.subplots(1, 2, sharey=True)
-    names = [row["name"] for row in rows]
-    _spreads(answered, names, [row["accuracy"]["all"] for row in rows], BEST)
+    answered.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    answered.set_ylim(-0.6, len(rows) - 0.4)
+    _spreads(answered, [row["accuracy"]["all"] for row in rows], BEST)
     answered.axvline(summary["majority"], color=BAR, linestyle=":", label="majority answer")
     pointing = [row["attention"].get("pointing", {}) for row in rows]
     if any(pointing):
         shuffled = [sources.get("shuffled_question") for sources in pointing]
-        _spreads(looked, names, shuffled, BAR, "its map for another question")
-        _spreads(looked, names, [sources.get("model") for sources in pointing], BEST, "this row")
+        _spreads(looked, shuffled, BAR, "its map for another question")
+        _spreads(looked, [sources.get("model") for sources in pointing], BEST, "this row")
         centre = next(sources["centre"]["mean"] for sources in pointing if sources)
         looked.axvline(centre, color=BAR, linestyle="--", label="map of the centre")
-    answered.set_ylim(-0.6, len(rows) - 0.4)
     looked.set_visible(any(pointing))
     for axis, title in ((answered, "accuracy"), (looked, "pointing")):
         axis.set_title(title, fontsize=10)
@@ -184,20 +184,10 @@ def _write(content: bytes, path: Path) -> Path:
     return path
 
 
-def _spreads(
-    axis: Any, names: list[str], spreads: list[dict[str, Any] | None], color: str, label: str | None = None
-) -> None:
-    there = [(name, spread) for name, spread in zip(names, spreads, strict=True) if spread is not None]
-    axis.plot([0] * len(names), names, linestyle="none")  # every name in its place, also of a row without
-    axis.errorbar(
-        [spread["mean"] for _, spread in there],
-        [name for name, _ in there],
-        xerr=[spread["std"] for _, spread in there],
-        fmt="o",
-        markersize=4,
-        color=color,
-        label=label,
-    )
+def _spreads(axis: Any, spreads: list[dict[str, Any] | None], color: str, label: str | None = None) -> None:
+    places = [place for place, spread in enumerate(spreads) if spread is not None]
+    means, deviations = ([spreads[place][of] for place in places] for of in ("mean", "std"))
+    axis.errorbar(means, places, xerr=deviations, fmt="o", markersize=4, color=color, label=label)
 
 
 def _answer_bars(axis: Any, look: Look) -> None:

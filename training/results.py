@@ -306,7 +306,7 @@ def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
         },
         "cost": {name: statistics.median(run["cost"][name] for run in runs) for name in COST},
         "recipe": runs[0]["recipe"],
-        "control": runs[0]["control"],
+        "control": runs[0].get("control"),
     }
     if metrics:
         summary["metrics"] = metrics
