@@ -4,7 +4,7 @@ TRANSFORMERS ?= 5.20.0
 BIN = $(VENV)/bin
 PATHS = modeling_qca training hub_card tests examples
 DOCUMENTS = README.md docs/evidence.md docs/speed.md
-CARD = docs/card docs/results/views.json "end to end, from the bilinear scorer"
+CARD = docs/card docs/results/views.json "end to end, from the bilinear scorer" --repo_id you/qca-rooms
 PARALLEL = -n auto --maxprocesses 4 --dist worksteal  # each test runs on one thread
 
 .PHONY: demo test test-slow test-cuda test-transformers quality style

@@ -1,6 +1,6 @@
 """results.json -> the model card. Every number of the card is read from results.json, the file an evaluation writes:
 
-    metrics            {metric: value}; a value is a number, or {"mean", "std", "seeds"} over several runs
+    metrics            {metric: value}; a value is a number, or {"mean", "std"} over several runs, see `row_card`
     baselines          {baseline: {metric: value}}, such as {"majority": {"accuracy": 0.2}}; a baseline's accuracy on
                        one question type stands under the type's name
     attention          {metric: {"model": value, "centre": ..., "uniform": ..., "shuffled_question": ...}}; of how many

@@ -19,12 +19,16 @@ def results(
     table: Annotated[Path, typer.Argument(help="A file of rows, such as configuration/recipes/results/rooms.yaml.")],
     output_dir: Annotated[
         Path,
-        typer.Option("--output_dir", "--output-dir", help="Gets a folder a row, and results.json, .md and .png."),
+        typer.Option(
+            "--output_dir",
+            "--output-dir",
+            help="Gets results.json, .md and .png, and a folder with a card for each row.",
+        ),
     ] = Path("runs/results"),
     seeds: Annotated[str | None, typer.Option(help="Only these of the table's seeds, as in `0,2`.")] = None,
 ):
-    """Train every row of TABLE.yaml from every seed; `--key value` replaces a key of all rows. Resumes."""
-    from modeling_qca.training import figures  # noqa: F401  what is missing for them is better said now
+    """Train every row of TABLE.yaml from every seed; `--key value` replaces a key of all rows. Resumes. Needs the
+    `figures` extra."""
     from modeling_qca.training.results import load_table, run_table
 
     from .row_card import write_row_cards
@@ -35,8 +39,8 @@ def results(
     described = load_table(table, overrides)
     folder = output_dir / described.name
     with stopped_on_request():
-        summary = run_table(described, folder, described.seeds if seeds is None else _seeds(seeds))
-    write_row_cards(described, summary, folder)
+        chosen = None if seeds is None else _seeds(seeds)
+        run_table(described, folder, chosen, lambda summary: write_row_cards(described, summary, folder))
     console.print(f"Results: {folder}", highlight=False)
 
 

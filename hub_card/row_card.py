@@ -53,21 +53,21 @@ def row_results(summary: dict[str, Any], name: str) -> Results:
     if name not in rows:
         raise ValueError(f"{summary['table']} has no row {name!r}, only {', '.join(rows)}")
     row = rows[name]
-    kinds = _accuracies(row)
+    kinds, further = _answered(row)
     baselines = {"majority": {"accuracy": summary["majority"]}}
     if "shuffled_questions" in row:
-        baselines["shuffled_questions"] = {"accuracy": _value(row["shuffled_questions"])}
+        baselines["shuffled_questions"] = {"accuracy": _value(row["shuffled_questions"], row)}
     blind = next((other for other in rows.values() if other.get("control") == "blank_images"), row)
     if blind is not row:
-        baselines["question_only"] = _accuracies(blind)
+        known, measured = _answered(blind)
+        baselines["question_only"] = known | measured
     attention = {
-        measure: {source: _value(spread) for source, spread in sources.items()}
+        measure: {source: _value(spread, row) for source, spread in sources.items()}
         for measure, sources in row["attention"].items()
     }
     if "maps" in attention:
         attention["maps"] = {source: round(spread["mean"]) for source, spread in row["attention"]["maps"].items()}
     split = {"split": f"{summary['splits']} splits, one a seed"} if "splits" in summary else {}
-    further = {metric: _value(spread) for metric, spread in row.get("metrics", {}).items()}
     return {
         "metrics": {"accuracy": kinds.pop("accuracy"), **further},
         "per_question_type": {kind: {"accuracy": value} for kind, value in kinds.items()},
@@ -80,12 +80,15 @@ def row_results(summary: dict[str, Any], name: str) -> Results:
     }
 
 
-def _accuracies(row: dict[str, Any]) -> dict[str, Any]:
-    return {"accuracy" if kind == "all" else kind: _value(spread) for kind, spread in row["accuracy"].items()}
+def _answered(row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Accuracy, whole and by question type, and what further metrics say."""
+    kinds = {"accuracy" if kind == "all" else kind: _value(spread, row) for kind, spread in row["accuracy"].items()}
+    return kinds, {metric: _value(spread, row) for metric, spread in row.get("metrics", {}).items()}
 
 
-def _value(spread: dict[str, Any]) -> Any:
-    return spread if len(spread.get("values", (1, 2))) > 1 else spread["mean"]
+def _value(spread: dict[str, Any], row: dict[str, Any]) -> Any:
+    """One seed has no spread."""
+    return spread if len(row["seeds"]) > 1 else spread["mean"]
 
 
 def main() -> None:
@@ -93,11 +96,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("results", type=Path)
     parser.add_argument("row")
-    parser.add_argument("--repo_id", default="you/qca-rooms")
+    parser.add_argument("--repo_id", required=True)
     parser.add_argument("--check", action="store_true", help="fail where the card is not up to date")
     arguments = parser.parse_args()
     config, card = QCAConfig.from_pretrained(arguments.folder), arguments.folder / CARD
-    results = row_results(json.loads(arguments.results.read_text(encoding="utf-8")), arguments.row)
+    try:
+        results = row_results(json.loads(arguments.results.read_text(encoding="utf-8")), arguments.row)
+    except ValueError as error:
+        sys.exit(f"{arguments.results}: {error}")
     rendered = str(model_card(config, results, Release(arguments.repo_id)))
     if not arguments.check:
         card.write_text(rendered, encoding="utf-8")

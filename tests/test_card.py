@@ -259,7 +259,14 @@ def test_the_committed_card_is_the_one_its_results_file_gives(tmp_path: Path, mo
     results = json.loads((documents / "results" / "views.json").read_text())
     (tmp_path / "results.json").write_text(json.dumps(results))
     name = "end to end, from the bilinear scorer"
-    arguments = ["row_card", str(tmp_path / "card"), str(tmp_path / "results.json"), name]
+    arguments = [
+        "row_card",
+        "--repo_id",
+        "you/qca-rooms",
+        str(tmp_path / "card"),
+        str(tmp_path / "results.json"),
+        name,
+    ]
     monkeypatch.setattr("sys.argv", [*arguments, "--check"])
     row_card.main()
     row = next(row for row in results["rows"] if row["name"] == name)
@@ -272,5 +279,5 @@ def test_the_committed_card_is_the_one_its_results_file_gives(tmp_path: Path, mo
     spread = f"{row['accuracy']['all']['std']:.3f}"
     assert f"| accuracy | 0.123 ± {spread} | 0.305 |" in (tmp_path / "card" / "README.md").read_text()
     monkeypatch.setattr("sys.argv", [*arguments[:-1], "two hops"])
-    with pytest.raises(ValueError, match="views has no row 'two hops', only step by step, generated views, "):
+    with pytest.raises(SystemExit, match="views has no row 'two hops', only step by step, generated views, "):
         row_card.main()

@@ -15,8 +15,8 @@ from tiny import tiny_image, tiny_model, tiny_processor
 from typer.testing import CliRunner
 
 from modeling_qca import training
+from modeling_qca.hub_card.cli import app
 from modeling_qca.training.building import CONFIGURATION
-from modeling_qca.training.cli import app
 from modeling_qca.training.dataset import FEATURES
 from modeling_qca.training.faithfulness import (
     FRACTIONS,
@@ -214,6 +214,6 @@ def test_a_missing_matplotlib_is_said_before_anything_is_trained_or_read(command
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.delitem(sys.modules, "modeling_qca.training.figures", raising=False)
     monkeypatch.delattr(training, "figures", raising=False)
-    monkeypatch.setattr("modeling_qca.training.results.run_table", lambda *arguments: pytest.fail("trained"))
+    monkeypatch.setattr("modeling_qca.training.results.train", lambda *arguments: pytest.fail("trained"))
     with pytest.raises(ImportError, match=r"modeling-qca\[figures\]"):
         CliRunner().invoke(app, command, catch_exceptions=False)

@@ -116,6 +116,9 @@ def test_the_best_combination_is_made_by_its_commands(desk, tmp_path, monkeypatc
     assert [row["seeds"] for row in results["rows"]] == [[0]] * 4
     assert all(row["faithfulness"] for row in results["rows"])
     assert "| end to end, from the bilinear scorer | 1 |" in Path("runs/views/results.md").read_text()
+    accuracy = results["rows"][2]["accuracy"]["all"]["mean"]
+    card = Path("runs/views/end_to_end_from_the_bilinear_scorer/README.md").read_text()
+    assert f"| accuracy | {accuracy:.3f} | " in card  # one seed has no spread
 
 
 def test_its_commands_and_its_python_run(desk, monkeypatch):

@@ -15,7 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 from modeling_qca import configuration
-from modeling_qca.hub_card.row_card import write_row_cards
+from modeling_qca.hub_card.row_card import row_results, write_row_cards
 from modeling_qca.training import results as module
 from modeling_qca.training.figures import rows_figure
 from modeling_qca.training.results import load_table, paired_gain, run_table, summarise
@@ -58,7 +58,7 @@ def test_rows_are_trained_summed_up_and_not_trained_twice(table_file, tmp_path, 
     table = load_table(table_file)
     first = run_table(table, tmp_path / "out", seeds=[0])
     assert [row["seeds"] for row in first["rows"]] == [[0]] * 4
-    results = run_table(table, tmp_path / "out")
+    results = run_table(table, tmp_path / "out", after_run=lambda of: write_row_cards(table, of, tmp_path / "out"))
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == results
     assert [row["name"] for row in results["rows"]] == ["as documented", "plain", "budget 50 %, learned", "blind"]
     runs = [json.loads((tmp_path / "out" / "plain" / seed / "results.json").read_text()) for seed in "01"]
@@ -122,14 +122,22 @@ def test_rows_are_trained_summed_up_and_not_trained_twice(table_file, tmp_path, 
     pointing = [row["attention"]["pointing"] for row in results["rows"][2::-1]]
     assert own[0].tolist() == [sources["model"]["mean"] for sources in pointing]
     assert other[0].tolist() == [sources["shuffled_question"]["mean"] for sources in pointing]
-    write_row_cards(table, results, tmp_path / "out")
     cards = {file.parent.name: file.read_text() for file in (tmp_path / "out").glob("*/README.md")}
     assert cards.keys() == {"plain", "budget_50_learned", "blind"}  # the source document's model has no checkpoint
     assert "![Where the model looked](0/overlay.png)" in cards["plain"]
     spread, blind = (results["rows"][index]["accuracy"]["all"] for index in (1, 3))
     assert f"| accuracy | {format_value(spread)} | {results['majority']:.3f} | " in cards["plain"]
-    assert f" | {format_value(blind)} |\n" in cards["plain"] and "question_only" not in cards["blind"]
+    assert (
+        f" | {format_value(blind)} |\n" in cards["plain"]
+        and f"parameters: {row['cost']['trained_parameters']:,}\n" in cards["plain"]
+        and "question_only" not in cards["blind"]
+    )
     assert "to compare with and not to use: `blank_images`" in cards["blind"]
+    agreed = row_results(results, "plain")["baselines"]["question_only"]["vqa_accuracy"]
+    assert agreed == results["rows"][3]["metrics"]["vqa_accuracy"]
+    assert row_results(first, "plain")["metrics"]["accuracy"] == first["rows"][1]["accuracy"]["all"]["mean"]
+    without_maps = results | {"rows": results["rows"][3:]}
+    assert len(rows_figure(without_maps).axes) == 1
     assert runs[1]["device"] and rendered.endswith(f"over 2 seeds; trained and measured on {runs[1]['device']}.")
     shuffled = row["attention"]["pointing"]["shuffled_question"]
     counts = {source: count["mean"] for source, count in row["attention"]["maps"].items()}
@@ -236,6 +244,7 @@ def test_each_seed_may_have_a_split_of_its_own(table_file, tmp_path):
     write_row_cards(load_table(table_file), results, tmp_path / "out")
     card = (tmp_path / "out" / "plain" / "README.md").read_text()
     assert "images: split\n`2 splits, one a seed` of scenes.\n" in card
+    assert f"- trained parameters: {results['rows'][0]['cost']['trained_parameters']:,}\n" in card
     assert results["data"].keys() == {"name", "rows", "images"}  # what else is known is of one seed alone
     with pytest.raises(ValueError, match="table has no seed 7, only 0, 1"):
         run_table(load_table(table_file), tmp_path / "out", seeds=[7])

@@ -18,11 +18,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import EvalPrediction, TrainerCallback, TrainingArguments
 
-from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, configuration
+from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor, configuration
 from modeling_qca.training import train as training
 from modeling_qca.training.building import training_answers
 from modeling_qca.training.dataset import load_rows
 from modeling_qca.training.moving_average import MovingAverage
+from modeling_qca.training.question_cache import remembered_questions
 from modeling_qca.training.recipe import Recipe, load_recipe, make_recipe
 from modeling_qca.training.scenes import write_scenes
 from modeling_qca.training.train import TrainingStoppedError, train
@@ -146,9 +147,11 @@ def test_results_say_what_was_measured_beside_what_knows_less(scenes, tmp_path):
     assert train(run) == older  # by a release that did not know this key yet
 
 
-@pytest.mark.parametrize("moving_average", [pytest.param(None, marks=pytest.mark.slow), 0.9])
-def test_a_killed_run_goes_on_to_the_same_weights(scenes, tmp_path, at_step, moving_average):
-    options = {"relevance": "every_hop", "moving_average": moving_average, "classifier_dropout": 0.1}
+@pytest.mark.parametrize(
+    ("moving_average", "freeze"), [pytest.param(None, [], marks=pytest.mark.slow), (0.9, ["text"])]
+)
+def test_a_killed_run_goes_on_to_the_same_weights(scenes, tmp_path, at_step, moving_average, freeze):
+    options = {"relevance": "every_hop", "moving_average": moving_average, "classifier_dropout": 0.1, "freeze": freeze}
     train(recipe(scenes, tmp_path / "whole", **options))
 
     class PowerCut(BaseException):
@@ -274,6 +277,26 @@ def test_a_run_cut_off_behind_its_last_step_takes_no_other(scenes, tmp_path, end
     (tmp_path / "results.json").unlink()
     train(run)
     assert all(weight.equal(before[name]) for name, weight in weights(tmp_path).items())
+
+
+@pytest.mark.parametrize("lasting", [{"num_train_epochs": 1}, {"max_steps": 1}, {"num_train_epochs": 0.1}])
+def test_a_frozen_text_encoder_reads_its_questions_first_where_all_will_be_asked(
+    scenes, tmp_path, monkeypatch, lasting
+):
+    known = []
+
+    def spy(model, remember, questions):
+        for of in questions:
+            rows = zip(of["input_ids"], of["attention_mask"].bool(), strict=True)
+            known.extend(tuple(ids[mask].tolist()) for ids, mask in rows)
+        return remembered_questions(model, remember, questions)
+
+    monkeypatch.setattr(training, "remembered_questions", spy)
+    run = recipe(scenes, tmp_path, freeze=["text"], save_strategy="no", **lasting)
+    train(run)
+    processor = QCAProcessor.from_pretrained(tmp_path)
+    asked = [tuple(processor(text=question)["input_ids"][0].tolist()) for question in load_rows(scenes)["question"]]
+    assert known == (asked if lasting == {"num_train_epochs": 1} else [])
 
 
 def test_low_rank_adapters_leave_alone_what_is_frozen(scenes, tmp_path):

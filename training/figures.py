@@ -96,22 +96,21 @@ def rows_figure(summary: dict[str, Any]) -> Figure:
     at what was asked about beside maps for another question and for the centre; bars are standard deviations."""
     rows = summary["rows"][::-1]
     figure = Figure(figsize=(10, 1.2 + 0.28 * len(rows)), layout="constrained")
-    answered, looked = figure.subplots(1, 2, sharey=True)
+    pointing = [row["attention"].get("pointing", {}) for row in rows]
+    answered, *others = figure.subplots(1, 1 + any(pointing), sharey=True, squeeze=False)[0]
     answered.set_yticks(range(len(rows)), [row["name"] for row in rows])
     answered.set_ylim(-0.6, len(rows) - 0.4)
-    _spreads(answered, [row["accuracy"]["all"] for row in rows], BEST)
+    _spreads(answered, [row["accuracy"]["all"] for row in rows], BEST, "this row")
     answered.axvline(summary["majority"], color=BAR, linestyle=":", label="majority answer")
-    pointing = [row["attention"].get("pointing", {}) for row in rows]
-    if any(pointing):
+    for looked in others:
         shuffled = [sources.get("shuffled_question") for sources in pointing]
         _spreads(looked, shuffled, BAR, "its map for another question")
-        _spreads(looked, [sources.get("model") for sources in pointing], BEST, "this row")
+        _spreads(looked, [sources.get("model") for sources in pointing], BEST)
         centre = next(sources["centre"]["mean"] for sources in pointing if sources)
         looked.axvline(centre, color=BAR, linestyle="--", label="map of the centre")
-    looked.set_visible(any(pointing))
-    for axis, title in ((answered, "accuracy"), (looked, "pointing")):
+    for axis, title in zip((answered, *others), ("accuracy", "pointing"), strict=False):
         axis.set_title(title, fontsize=10)
-        axis.set_xlim(0, 1)
+        axis.set_xlim(left=0)
         axis.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=5, fontsize=8, frameon=False)
     return figure

@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -29,7 +29,7 @@ from .train import Control, finished_results, load_splits, train
 from .whole_file import whole_file
 
 logger = logging.getLogger(__name__)
-COST = ("trained_parameters", "training_seconds", "milliseconds_per_question")
+TIMES = ("training_seconds", "milliseconds_per_question")
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,12 @@ def load_table(path: str | os.PathLike, overrides: Mapping[str, str] | None = No
     return ResultsTable(path.stem, seeds, values, rows, split_by_seed)
 
 
-def run_table(table: ResultsTable, output_dir: Path, seeds: Sequence[int] | None = None) -> dict[str, Any]:
+def run_table(
+    table: ResultsTable,
+    output_dir: Path,
+    seeds: Sequence[int] | None = None,
+    after_run: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
     """
     Train and evaluate every row that is not finished yet, seed after seed, and summarise what is.
 
@@ -139,6 +144,7 @@ def run_table(table: ResultsTable, output_dir: Path, seeds: Sequence[int] | None
         output_dir: gets a folder for each run, and `results.json`, its tables in `results.md` and its figure in
             `results.png`, written anew after each run.
         seeds: only these; several calls with other seeds may run side by side.
+        after_run: what else to do with the summary after each run.
 
     Returns:
         The summary, see [`summarise`], and the `command`.
@@ -171,6 +177,8 @@ def run_table(table: ResultsTable, output_dir: Path, seeds: Sequence[int] | None
             with whole_file(output_dir / REPORT) as unfinished:
                 unfinished.write_text(rows_table(summary) + "\n")
             write_figure(rows_figure(summary), output_dir / FIGURE)
+            if after_run is not None:
+                after_run(summary)
     return summary
 
 
@@ -304,7 +312,10 @@ def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
             measure: _spreads([run["attention"].get(measure, {}) for run in runs])
             for measure in dict.fromkeys(measure for run in runs for measure in run["attention"])
         },
-        "cost": {name: statistics.median(run["cost"][name] for run in runs) for name in COST},
+        "cost": {
+            "trained_parameters": round(statistics.median(run["cost"]["trained_parameters"] for run in runs)),
+            **{name: statistics.median(run["cost"][name] for run in runs) for name in TIMES},
+        },
         "recipe": runs[0]["recipe"],
         "control": runs[0].get("control"),
     }

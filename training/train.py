@@ -176,10 +176,14 @@ def _train_one(
         _warn_of_answers_outside(answers, rows, split, recipe)
     model: Any
     model, processor = build_model(recipe, answers)
+    whole_epochs = arguments.max_steps <= 0 and arguments.num_train_epochs >= 1
+    questions = []  # that a frozen encoder will be asked in any case
     for rows in (train_rows, validation_rows):
         if isinstance(rows, datasets.Dataset):  # what is too long is better said now than at the step that meets it
             for batch in rows.select_columns(["question", "question_id"]).iter(1000):
-                tokenize_questions(processor, batch["question"], batch["question_id"])
+                tokens = tokenize_questions(processor, batch["question"], batch["question_id"])
+                if rows is train_rows and whole_epochs and "text" in recipe.freeze:
+                    questions.append(tokens)
     freeze(model, recipe.freeze)
     features = None
     if recipe.cache_image_features:
@@ -221,8 +225,8 @@ def _train_one(
         learning_rates=recipe.learning_rates,
         moving_average=recipe.moving_average,
     )
-    in_step = trainer.is_fsdp_enabled  # every process must then read as often as the others
-    with interrupt, remembered_questions(model, "text" in recipe.freeze and not in_step):
+    remember = "text" in recipe.freeze and not trainer.is_fsdp_enabled  # FSDP: processes must read equally often
+    with interrupt, remembered_questions(model, remember, questions):
         trainer.train(resume_from_checkpoint=last_complete_checkpoint(arguments.output_dir))
     if interrupt.interrupted:
         raise TrainingStoppedError(f"stopped at step {trainer.state.global_step}; the same command goes on from there")
