@@ -113,10 +113,9 @@ def test_rows_are_trained_summed_up_and_not_trained_twice(table_file, tmp_path, 
     assert (tmp_path / "out" / "results.png").exists()
     answered, looked = rows_figure(results).axes
     assert [label.get_text() for label in answered.get_yticklabels()] == [row["name"] for row in results["rows"]][::-1]
-    drawn = answered.containers[0][0].get_data()
-    assert dict(zip(*reversed(drawn), strict=True)) == {
-        place: row["accuracy"]["all"]["mean"] for place, row in enumerate(results["rows"][::-1])
-    }
+    means, places = answered.containers[0][0].get_data()
+    assert places.tolist() == [0, 1, 2, 3]
+    assert means.tolist() == [row["accuracy"]["all"]["mean"] for row in results["rows"][::-1]]
     other, own = (container[0].get_data() for container in looked.containers)
     assert own[1].tolist() == other[1].tolist() == [1, 2, 3]  # the row without sight has no map
     pointing = [row["attention"]["pointing"] for row in results["rows"][2::-1]]
@@ -127,11 +126,8 @@ def test_rows_are_trained_summed_up_and_not_trained_twice(table_file, tmp_path, 
     assert "![Where the model looked](0/overlay.png)" in cards["plain"]
     spread, blind = (results["rows"][index]["accuracy"]["all"] for index in (1, 3))
     assert f"| accuracy | {format_value(spread)} | {results['majority']:.3f} | " in cards["plain"]
-    assert (
-        f" | {format_value(blind)} |\n" in cards["plain"]
-        and f"parameters: {row['cost']['trained_parameters']:,}\n" in cards["plain"]
-        and "question_only" not in cards["blind"]
-    )
+    assert f" | {format_value(blind)} |\n" in cards["plain"] and "question_only" not in cards["blind"]
+    assert f"- trained parameters: {row['cost']['trained_parameters']:,}\n" in cards["plain"]
     assert "to compare with and not to use: `blank_images`" in cards["blind"]
     agreed = row_results(results, "plain")["baselines"]["question_only"]["vqa_accuracy"]
     assert agreed == results["rows"][3]["metrics"]["vqa_accuracy"]
