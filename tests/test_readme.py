@@ -4,6 +4,8 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +45,20 @@ def test_commands_exist_with_their_options(document):
         if command.context_settings.get("ignore_unknown_options"):  # keys of a recipe too
             known |= {f"--{key}" for key in OWN_FIELDS | CONFIG_FIELDS | ARGUMENT_FIELDS}
         assert set(re.findall(r"--[a-z0-9_-]+", line)) <= known, line
+
+
+def test_one_command_makes_every_table_as_the_evidence_says():
+    names = [f"{name}={name}" for name in ("ROOMS", "PHOTOS", "CLASSES", "DAQUAR")]
+    make = ["make", "-n", "-B", "-C", str(ROOT), "evidence", "BIN=bin", f"VENV={sys.prefix}", *names]
+    planned = subprocess.run(make, capture_output=True, text=True, check=True).stdout
+    evidence = (ROOT / "docs" / "evidence.md").read_text()
+    told, made = (
+        [shlex.split(line) for line in re.findall(pattern, text.replace("\\\n", " "), re.MULTILINE)]
+        for pattern, text in ((r"^qca (.*)$", evidence), (r"^bin/qca (.*)$", planned))
+    )
+    assert sorted(made) == sorted(told)
+    tables = {Path(command[1]).stem for command in made if command[0] == "results"}
+    assert tables == {path.stem for path in Path(configuration.__file__).parent.glob("recipes/results/*.yaml")}
 
 
 def test_files_it_names_exist():
