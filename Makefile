@@ -5,31 +5,34 @@ BIN = $(VENV)/bin
 PATHS = modeling_qca training hub_card tests examples
 DOCUMENTS = README.md docs/evidence.md docs/speed.md
 CARD = docs/card docs/results/views.json "end to end, from the bilinear scorer" --repo_id you/qca-rooms
-ENCODERS ?= --vision_encoder facebook/dinov2-small --text_encoder sentence-transformers/all-MiniLM-L6-v2
-ROWS = $(BIN)/qca results configuration/recipes/results
+ENCODERS = --vision_encoder facebook/dinov2-small --text_encoder sentence-transformers/all-MiniLM-L6-v2
+RESULTS = $(BIN)/qca results configuration/recipes/results
 PARALLEL = -n auto --maxprocesses 4 --dist worksteal  # each test runs on one thread
 
-.PHONY: demo evidence test test-slow test-cuda test-transformers quality style
+.PHONY: demo evidence given test test-slow test-cuda test-transformers quality style
 
 demo: $(VENV)/ready
 	$(BIN)/qca demo
 
-# make evidence ROOMS=... PHOTOS=... CLASSES=... DAQUAR=...: every table of docs/evidence.md; goes on where it stopped
-evidence: $(VENV)/ready data/view_questions
-	$(ROWS)/rooms.yaml --data $(ROOMS) --data_options '{images: $(PHOTOS)}' $(ENCODERS)
-	$(ROWS)/question_in_vision.yaml --data $(ROOMS) --data_options '{images: $(PHOTOS)}' $(ENCODERS)
-	$(ROWS)/views.yaml --data data/view_questions --data_options '{images: data/views/images}' \
-		--validation_data $(ROOMS) --validation_options '{images: $(PHOTOS)}' $(ENCODERS)
-	$(ROWS)/ablations.yaml --data $(ROOMS) --data_options '{images: $(PHOTOS)}' $(ENCODERS)
-	$(ROWS)/daquar_random.yaml --data $(DAQUAR) $(ENCODERS)
-	$(ROWS)/daquar_scenes.yaml --data $(DAQUAR) $(ENCODERS)
+# make evidence ROOMS=... PHOTOS=... CLASSES=... DAQUAR=...: every table of rows; goes on where it stopped
+evidence: $(VENV)/ready given data/view_questions
+	$(RESULTS)/rooms.yaml --data "$(ROOMS)" --data_options '{images: $(PHOTOS)}' $(ENCODERS)
+	$(RESULTS)/question_in_vision.yaml --data "$(ROOMS)" --data_options '{images: $(PHOTOS)}' $(ENCODERS)
+	$(RESULTS)/views.yaml --data data/view_questions --data_options '{images: data/views/images}' \
+		--validation_data "$(ROOMS)" --validation_options '{images: $(PHOTOS)}' $(ENCODERS)
+	$(RESULTS)/ablations.yaml --data "$(ROOMS)" --data_options '{images: $(PHOTOS)}' $(ENCODERS)
+	$(RESULTS)/daquar_random.yaml --data "$(DAQUAR)" $(ENCODERS)
+	$(RESULTS)/daquar_scenes.yaml --data "$(DAQUAR)" $(ENCODERS)
 
-data/views: | $(VENV)/ready
-	$(BIN)/qca make-views $(PHOTOS) $(ROOMS)/labels $@
+given:
+	$(foreach name,ROOMS PHOTOS CLASSES DAQUAR,$(if $($(name)),,$(error $(name)=... is missing, see docs/evidence.md)))
+
+data/views: | $(VENV)/ready given
+	$(BIN)/qca make-views "$(PHOTOS)" "$(ROOMS)/labels" $@
 
 data/view_questions: | data/views
-	$(BIN)/qca make-questions data/views/images data/views/labels $(CLASSES) $@ --questions-per-kind 4 \
-		--like $(ROOMS)/train.csv
+	$(BIN)/qca make-questions data/views/images data/views/labels "$(CLASSES)" $@ --questions-per-kind 4 \
+		--like "$(ROOMS)/train.csv"
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -q $(PARALLEL)

@@ -88,7 +88,7 @@ def _answered(row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _value(spread: dict[str, Any], row: dict[str, Any]) -> Any:
     """One seed has no spread."""
-    return spread if len(row["seeds"]) > 1 else spread["mean"]
+    return spread if len(spread.get("values", row["seeds"])) > 1 else spread["mean"]
 
 
 def main() -> None:

@@ -59,7 +59,7 @@ def test_known_questions_are_read_together_when_the_first_is_asked():
         assert encoder.training and not read
         encoder.eval()
         found = [alone(question) for question in questions]
-        assert read == [(3, 3), (2, 5), (1, 7)]  # none of them by itself
+        assert read == [(3, 3), (2, 5), (1, 7)]  # a batch for each length
     for question, states in zip(questions, found, strict=True):
         assert states.allclose(alone(question), rtol=1e-5, atol=1e-6)
 

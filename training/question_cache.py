@@ -3,8 +3,9 @@
 B questions, L question tokens, E text width.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ TOGETHER = 64  # questions read at once
 
 @contextmanager
 def remembered_questions(
-    model: QCAForVisualQuestionAnswering, remember: bool, known: Sequence[Mapping[str, torch.Tensor]] = ()
+    model: QCAForVisualQuestionAnswering, remember: bool, known: Iterable[Mapping[str, torch.Tensor]] = ()
 ) -> Iterator[None]:
     """
     While open, the text encoder reads each question once. Its weights must not change meanwhile.
@@ -27,7 +28,8 @@ def remembered_questions(
     Args:
         remember: where false nothing is done.
         known: tokens of questions that will be asked, in batches, each `[B, L]` with its `attention_mask`. They are
-            read with the first question, those of one length together, and so alike in a resumed run.
+            read with the first question, at most `MAXIMUM` of them, those of one length together, and so alike in a
+            resumed run.
     """
     if not remember:
         yield
@@ -35,15 +37,14 @@ def remembered_questions(
     encoder: Any = model.base_model.text_encoder
     read = encoder.forward
     states: dict[tuple[int, ...], torch.Tensor] = {}
-    unread = list(known)
+    unread = [known]
 
     def forward(input_ids: torch.Tensor, attention_mask: torch.Tensor, **inputs: Any) -> Any:
         """`[B, L]`, padded on the right -> last hidden state `[B, L, E]`, zero on padding"""
         if encoder.training or inputs.get("output_attentions") or inputs.get("output_hidden_states"):
             return read(input_ids=input_ids, attention_mask=attention_mask, **inputs)
         if unread:
-            states.update(_read_together(read, unread, input_ids.device))
-            unread.clear()
+            states.update(_read_together(read, unread.pop(), input_ids.device))
         lengths = attention_mask.sum(dim=1).tolist()
         questions = [tuple(ids[:length]) for ids, length in zip(input_ids.tolist(), lengths, strict=True)]
         new = [index for index, question in enumerate(questions) if question not in states]
@@ -70,25 +71,25 @@ def remembered_questions(
 
 @torch.no_grad()
 def _read_together(
-    read: Callable[..., Any], known: Sequence[Mapping[str, torch.Tensor]], device: torch.device
+    read: Callable[..., Any], known: Iterable[Mapping[str, torch.Tensor]], device: torch.device
 ) -> dict[tuple[int, ...], torch.Tensor]:
-    """The states `[L, E]` of every question by its tokens; none of them where they are more than `MAXIMUM`."""
-    words: dict[int, dict[tuple[int, ...], dict[str, torch.Tensor]]] = {}
-    for batch in known:
-        for row, mask in enumerate(batch["attention_mask"].bool()):
-            question = {name: values[row][mask] for name, values in batch.items()}
-            tokens = tuple(question["input_ids"].tolist())
-            words.setdefault(len(tokens), {})[tokens] = question
-    groups = [
-        list(alike.items())[start : start + TOGETHER]
-        for alike in words.values()
-        for start in range(0, len(alike), TOGETHER)
-    ]
+    """The states `[L, E]` of the first `MAXIMUM` questions by their tokens."""
+    distinct: dict[tuple[int, ...], dict[str, torch.Tensor]] = {}
+    rows = ((batch, row, mask) for batch in known for row, mask in enumerate(batch["attention_mask"].bool()))
+    for batch, row, mask in rows:
+        if len(distinct) == MAXIMUM:
+            break
+        question = {name: values[row][mask] for name, values in batch.items()}
+        distinct[tuple(question["input_ids"].tolist())] = question
+    by_length = [list(alike) for _, alike in groupby(sorted(distinct.items(), key=_length), key=_length)]
+    groups = [alike[start : start + TOGETHER] for alike in by_length for start in range(0, len(alike), TOGETHER)]
     states: dict[tuple[int, ...], torch.Tensor] = {}
-    if sum(map(len, groups)) > MAXIMUM:
-        return states
     for group in track(groups, "Questions", transient=True):
         tokens, questions = zip(*group, strict=True)
         together = {name: torch.stack([of[name] for of in questions]).to(device) for name in questions[0]}
         states.update(zip(tokens, read(**together, return_dict=True).last_hidden_state, strict=True))
     return states
+
+
+def _length(question: tuple[tuple[int, ...], Any]) -> int:
+    return len(question[0])
