@@ -1,8 +1,10 @@
 """A frozen text encoder reads each question once, and its states are those it would have given anyway."""
 
+import pytest
 import torch
 from tiny import tiny_batch, tiny_model
 
+from modeling_qca.training import question_cache
 from modeling_qca.training.question_cache import remembered_questions
 
 
@@ -36,8 +38,18 @@ def test_questions_are_read_once_and_give_the_same_gradients():
         assert ours.allclose(theirs, rtol=1e-4, atol=1e-6)
 
 
-def test_known_questions_are_read_together_when_the_first_is_asked():
+@pytest.mark.parametrize(
+    ("maximum", "together", "expected"),
+    [
+        (100, 64, [(3, 3), (2, 5), (1, 7)]),
+        (100, 2, [(2, 3), (1, 3), (2, 5), (1, 7)]),
+        (4, 64, [(2, 3), (1, 5), (1, 7)]),
+    ],
+)
+def test_known_questions_are_read_together_when_the_first_is_asked(monkeypatch, maximum, together, expected):
     """Those of one length in one batch, whatever company they come in later, padded on either side."""
+    monkeypatch.setattr(question_cache, "MAXIMUM", maximum)
+    monkeypatch.setattr(question_cache, "TOGETHER", together)
     model = tiny_model().train()
     encoder = model.qca.text_encoder.requires_grad_(False)
     lengths = [3, 5, 3, 7, 5, 3]
@@ -59,7 +71,8 @@ def test_known_questions_are_read_together_when_the_first_is_asked():
         assert encoder.training and not read
         encoder.eval()
         found = [alone(question) for question in questions]
-        assert read == [(3, 3), (2, 5), (1, 7)]  # a batch for each length
+        assert read[: len(expected)] == expected
+        assert len(read) - len(expected) == max(len(questions) - maximum, 0)  # no room for these
     for question, states in zip(questions, found, strict=True):
         assert states.allclose(alone(question), rtol=1e-5, atol=1e-6)
 
