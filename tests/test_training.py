@@ -18,12 +18,11 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import EvalPrediction, TrainerCallback, TrainingArguments
 
-from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor, configuration
+from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, configuration
 from modeling_qca.training import train as training
 from modeling_qca.training.building import training_answers
 from modeling_qca.training.dataset import load_rows
 from modeling_qca.training.moving_average import MovingAverage
-from modeling_qca.training.question_cache import remembered_questions
 from modeling_qca.training.recipe import Recipe, load_recipe, make_recipe
 from modeling_qca.training.scenes import write_scenes
 from modeling_qca.training.train import TrainingStoppedError, train
@@ -286,17 +285,18 @@ def test_a_run_cut_off_behind_its_last_step_takes_no_other(scenes, tmp_path, end
 def test_a_frozen_text_encoder_reads_its_questions_first_where_all_will_be_asked(
     scenes, tmp_path, monkeypatch, changed
 ):
-    known = []
-
     def spy(model, remember, questions):
         for of in questions:
             rows = zip(of["input_ids"], of["attention_mask"].bool(), strict=True)
             known.extend(tuple(ids[mask].tolist()) for ids, mask in rows)
-        return remembered_questions(model, remember, questions)
+        raise InterruptedError("what follows is training")
 
+    known: list[tuple[int, ...]] = []
     monkeypatch.setattr(training, "remembered_questions", spy)
-    train(recipe(scenes, tmp_path, **{"freeze": ["text"], "save_strategy": "no"} | changed))
-    processor = QCAProcessor.from_pretrained(tmp_path)
+    run = recipe(scenes, tmp_path, **{"freeze": ["text"], "save_strategy": "no"} | changed)
+    with pytest.raises(InterruptedError):
+        train(run)
+    processor = training.build_model(run, ["yes", "no"])[1]
     asked = [tuple(processor(text=question)["input_ids"][0].tolist()) for question in load_rows(scenes)["question"]]
     assert known == (asked if changed == {"num_train_epochs": 1} else [])
 

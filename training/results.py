@@ -164,6 +164,7 @@ def run_table(
             recipe = recipes[row.name, seed]
             if (recipe.output_dir / RESULTS).exists() and finished_results(recipe, row.control) is None:
                 logger.warning("%s is of another recipe: not in the table until it is trained anew", recipe.output_dir)
+    summary: dict[str, Any] = {}
     for seed in chosen:
         for row in table.rows:
             logger.warning("%s: %s, seed %d", table.name, row.name, seed)
@@ -172,7 +173,10 @@ def run_table(
                 _warn_of_older(recipes[row.name, seed].output_dir, recipes[row.after, seed].output_dir)
             if row.faithfulness_questions:
                 _measure_faithfulness(recipes[row.name, seed], row.control, row.faithfulness_questions)
-            summary = summarise(table, output_dir) | {"command": command_line()}
+            latest = summarise(table, output_dir) | {"command": command_line()}
+            if latest == summary:  # that run was finished already
+                continue
+            summary = latest
             write_json(output_dir / RESULTS, summary)
             with whole_file(output_dir / REPORT) as unfinished:
                 unfinished.write_text(rows_table(summary) + "\n")
