@@ -1,4 +1,4 @@
-"""`qca`, with the commands that share what the others made."""
+"""`qca`, with the commands that make cards, and those that share what the others made."""
 
 from pathlib import Path
 from typing import Annotated, Literal

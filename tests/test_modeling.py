@@ -405,7 +405,8 @@ def test_a_question_about_several_images_is_read_once():
     assert together.allclose(apart, atol=1e-6)
 
 
-@pytest.mark.parametrize("fields", [pytest.param({}, marks=pytest.mark.slow), EVERYTHING], ids=["plain", "everything"])
+@pytest.mark.slow
+@pytest.mark.parametrize("fields", [{}, EVERYTHING], ids=["plain", "everything"])
 def test_an_exported_model_answers_batches_of_other_sizes(fields):
     if "token_budget" in fields:
         fields = fields | {"token_budget": 8}  # how many patches an adaptive budget keeps depends on the data

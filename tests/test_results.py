@@ -121,6 +121,12 @@ def test_rows_are_trained_summed_up_and_not_trained_twice(table_file, tmp_path, 
     pointing = [row["attention"]["pointing"] for row in results["rows"][2::-1]]
     assert own[0].tolist() == [sources["model"]["mean"] for sources in pointing]
     assert other[0].tolist() == [sources["shuffled_question"]["mean"] for sources in pointing]
+    for container, source in zip(looked.containers, ("shuffled_question", "model"), strict=True):
+        bars = [bar[1, 0] - bar[0, 0] for bar in container[2][0].get_segments()]
+        assert bars == pytest.approx([2 * sources[source]["std"] for sources in pointing])
+    across = {line.get_label(): line.get_xdata()[0] for line in (*answered.lines, *looked.lines)}
+    assert across["majority answer"] == results["majority"]
+    assert across["map of the centre"] == pointing[0]["centre"]["mean"]
     cards = {file.parent.name: file.read_text() for file in (tmp_path / "out").glob("*/README.md")}
     assert cards.keys() == {"plain", "budget_50_learned", "blind"}  # the source document's model has no checkpoint
     assert "![Where the model looked](0/overlay.png)" in cards["plain"]

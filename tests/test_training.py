@@ -264,8 +264,8 @@ def test_one_image_id_of_two_pictures_is_no_feature_of_both(scenes, tmp_path):
     "ends",
     [
         {"max_steps": 2},
-        {"max_steps": 2, "streaming": True},
-        {"num_train_epochs": 1.5},
+        pytest.param({"max_steps": 2, "streaming": True}, marks=pytest.mark.slow),
+        pytest.param({"num_train_epochs": 1.5}, marks=pytest.mark.slow),
         {"learning_rate": 1e-7, "early_stopping_patience": 1, "num_train_epochs": 4},
     ],
 )
@@ -366,6 +366,7 @@ def test_questions_too_long_for_the_encoder_are_named_before_training(scenes, tm
     assert not list((tmp_path / "run").glob("checkpoint-*"))
 
 
+@pytest.mark.slow
 def test_a_run_that_an_earlier_release_began_is_gone_on_with(scenes, tmp_path):
     train(recipe(scenes, tmp_path / "whole", save_total_limit=None))
     shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "moved" / "checkpoint-2")

@@ -5,7 +5,6 @@ B questions, L question tokens, E text width.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -75,21 +74,19 @@ def _read_together(
 ) -> dict[tuple[int, ...], torch.Tensor]:
     """The states `[L, E]` of the first `MAXIMUM` questions by their tokens."""
     distinct: dict[tuple[int, ...], dict[str, torch.Tensor]] = {}
+    by_length: dict[int, list[tuple[int, ...]]] = {}
     rows = ((batch, row, mask) for batch in known for row, mask in enumerate(batch["attention_mask"].bool()))
     for batch, row, mask in rows:
         if len(distinct) == MAXIMUM:
             break
         question = {name: values[row][mask] for name, values in batch.items()}
         distinct[tuple(question["input_ids"].tolist())] = question
-    by_length = [list(alike) for _, alike in groupby(sorted(distinct.items(), key=_length), key=_length)]
-    groups = [alike[start : start + TOGETHER] for alike in by_length for start in range(0, len(alike), TOGETHER)]
+    for tokens in distinct:
+        by_length.setdefault(len(tokens), []).append(tokens)
+    groups = [of[start : start + TOGETHER] for of in by_length.values() for start in range(0, len(of), TOGETHER)]
     states: dict[tuple[int, ...], torch.Tensor] = {}
     for group in track(groups, "Questions", transient=True):
-        tokens, questions = zip(*group, strict=True)
+        questions = [distinct[tokens] for tokens in group]
         together = {name: torch.stack([of[name] for of in questions]).to(device) for name in questions[0]}
-        states.update(zip(tokens, read(**together, return_dict=True).last_hidden_state, strict=True))
+        states.update(zip(group, read(**together, return_dict=True).last_hidden_state, strict=True))
     return states
-
-
-def _length(question: tuple[tuple[int, ...], Any]) -> int:
-    return len(question[0])
