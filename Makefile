@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3
 TRANSFORMERS ?= 5.20.0
 BIN = $(VENV)/bin
-PATHS = modeling_qca training hub_card tests examples
+PATHS = modeling_qca training hub_card tests examples scripts
 DOCUMENTS = README.md docs/evidence.md docs/speed.md
 CARD = docs/card docs/results/views.json "end to end, from the bilinear scorer" --repo_id you/qca-rooms
 ENCODERS = --vision_encoder facebook/dinov2-small --text_encoder sentence-transformers/all-MiniLM-L6-v2
@@ -55,11 +55,11 @@ quality: $(VENV)/ready
 	$(BIN)/ruff check $(PATHS)
 	$(BIN)/ruff format --check $(PATHS)
 	$(BIN)/mypy
-	$(BIN)/python -m modeling_qca.hub_card.readme $(DOCUMENTS) --check
+	$(BIN)/python scripts/render_documents.py $(DOCUMENTS) --check
 	$(BIN)/python -m modeling_qca.hub_card.row_card $(CARD) --check
 
 style: $(VENV)/ready
-	$(BIN)/python -m modeling_qca.hub_card.readme $(DOCUMENTS)
+	$(BIN)/python scripts/render_documents.py $(DOCUMENTS)
 	$(BIN)/python -m modeling_qca.hub_card.row_card $(CARD)
 	$(BIN)/ruff check --fix $(PATHS)
 	$(BIN)/ruff format $(PATHS)

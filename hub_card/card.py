@@ -3,7 +3,7 @@
     metrics            {metric: value}; a value is a number, or {"mean", "std"} over several runs, see `row_card`
     baselines          {baseline: {metric: value}}, such as {"majority": {"accuracy": 0.2}}; a baseline's accuracy on
                        one question type stands under the type's name
-    attention          {metric: {"model": value, "centre": ..., "uniform": ..., "shuffled_question": ...}}; of how many
+    attention          {metric: {"model": value, "center": ..., "uniform": ..., "shuffled_question": ...}}; of how many
                        maps each is the mean stands under "maps"
     per_question_type  {question type: {metric: value}}
     data               {"name", "split", "rows", "images", "fingerprint"} of the rows that were evaluated
@@ -13,7 +13,7 @@
     command            the command that trained and evaluated
     cost               {"milliseconds_per_question", "trained_parameters", ...}
     recipe             the training recipe; may be left out
-    control            what was trained instead to compare with, or null; may be left out
+    baseline            what was trained instead to compare with, or null; may be left out
 
 Names are lower case with underscores; no value is NaN or infinite.
 """
@@ -29,7 +29,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from modeling_qca import QCAConfig, __version__
-from modeling_qca.training.results_file import ATTENTION_SOURCES, format_value
+from modeling_qca.training.files.run_files import ATTENTION_SOURCES, format_value
 
 TEMPLATE = Path(__file__).with_name("template.md")
 TASK = "visual-question-answering"
@@ -44,7 +44,7 @@ SECTIONS: dict[str, type] = {
     "command": str,
     "cost": dict,
 }
-OPTIONAL = ("recipe", "control", "device")
+OPTIONAL = ("recipe", "baseline", "device")
 DATA_FIELDS = {"name": str, "split": str, "rows": int, "images": int, "fingerprint": str}
 
 Results = dict[str, Any]

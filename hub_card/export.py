@@ -21,7 +21,7 @@ from PIL import Image
 from torch.export import Dim
 
 from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor
-from modeling_qca.training.building import load_checkpoint
+from modeling_qca.training.fitting.model_factory import load_checkpoint
 
 from .publish import forget_folders
 
@@ -102,7 +102,7 @@ def _check_request(output_dir: Path, format: Format, int8: bool) -> None:
         raise ValueError(f"{output_dir} exists and is not an empty folder; choose another one.")
     if format == "torch":
         if int8:
-            raise ValueError("int8 is for ONNX; a model of torch is quantised as it is loaded, by torchao.")
+            raise ValueError("int8 is for ONNX; a model of torch is quantized as it is loaded, by torchao.")
         return
     missing = [name for name in ONNX_PACKAGES if find_spec(name) is None]
     if missing:

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 
 from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor
 from modeling_qca.configuration_qca import AUTO_MAP, CUSTOM_PIPELINES
-from modeling_qca.training.results_file import OVERLAY, RESULTS
+from modeling_qca.training.files.run_files import OVERLAY, RESULTS
 
 from .card import Release, Results, card_metadata, is_hub_id, model_card, read_results
 
@@ -37,10 +37,10 @@ REPLACED = {".py", ".safetensors", ".bin", ".pt", ".pth", ".pkl", ".ckpt"}
 REPLACED_FILES = {"config.json", ADAPTER_CONFIG, RESULTS, OVERLAY}
 TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}")
 ABSOLUTE_PATH = re.compile(r"(?<![\w/.:~])~?(?:/[\w.@+-]+){2,}/?|(?<!\w)[A-Za-z]:(?:\\{1,2}[\w.@+-]+)+")
-PASSING = {408, 429, 500, 502, 503, 504}
+RETRYABLE_STATUS = {408, 429, 500, 502, 503, 504}
 ATTEMPTS = 3
-SILENCE = 60.0  # seconds without a byte after which a request has failed
-PATIENCE = 180.0  # seconds after which a failed request is not made again
+REQUEST_TIMEOUT = 60.0  # seconds without a byte after which a request has failed
+RETRY_DEADLINE = 180.0  # seconds after which a failed request is not made again
 
 Outcome = TypeVar("Outcome")
 
@@ -244,7 +244,7 @@ def _check_base(api: HfApi, base: str, merged: set[str]) -> None:
     Raises:
         ValueError: where `base` holds `merged` weights: loading would apply the adapter twice, and say nothing.
     """
-    stored = _persistently(lambda: list(api.list_repo_tree(base)))
+    stored = _retry(lambda: list(api.list_repo_tree(base)))
     if merged & {file.lfs.sha256 for file in stored if isinstance(file, RepoFile) and file.lfs}:
         raise ValueError(
             f"{base} has this adapter merged and would get it twice: pass, as `base_model`, the model before LoRA was "
@@ -263,7 +263,7 @@ def _upload(folder: Path, release: Release, private: bool, merged: set[str]) -> 
     branch = f"push-{tag}"
 
     def commit_to(revision: str) -> CommitInfo:
-        return _persistently(
+        return _retry(
             lambda: api.upload_folder(
                 repo_id=repo_id,
                 folder_path=folder,
@@ -278,14 +278,14 @@ def _upload(folder: Path, release: Release, private: bool, merged: set[str]) -> 
     try:
         if merged:
             _check_base(api, _read_json(folder / ADAPTER_CONFIG)["base_model_name_or_path"], merged)
-        _persistently(lambda: api.create_repo(repo_id, private=private, exist_ok=True))
-        info = _persistently(lambda: api.model_info(repo_id))
+        _retry(lambda: api.create_repo(repo_id, private=private, exist_ok=True))
+        info = _retry(lambda: api.model_info(repo_id))
         if private and not info.private:
             raise ValueError(f"{repo_id} exists and is public; make it private on the Hub, or choose another name.")
-        refs = _persistently(lambda: api.list_repo_refs(repo_id))
+        refs = _retry(lambda: api.list_repo_refs(repo_id))
         if branch in [ref.name for ref in refs.branches]:  # of a push that was cut off, whose tag counts for nothing
-            _persistently(lambda: _remove(lambda: api.delete_tag(repo_id, tag=str(tag))))
-            _persistently(lambda: _remove(lambda: api.delete_branch(repo_id, branch=branch)))
+            _retry(lambda: _remove(lambda: api.delete_tag(repo_id, tag=str(tag))))
+            _retry(lambda: _remove(lambda: api.delete_branch(repo_id, branch=branch)))
         elif tag in [ref.name for ref in refs.tags]:
             raise ValueError(f"{repo_id} already has a tag {tag!r}; choose another one.")
         stored = [file.rfilename for file in info.siblings or []]
@@ -293,9 +293,9 @@ def _upload(folder: Path, release: Release, private: bool, merged: set[str]) -> 
         replaced = [name for name in top if Path(name).suffix in REPLACED or name in REPLACED_FILES]
         if tag:
             begun = True
-            _persistently(lambda: api.create_branch(repo_id, branch=branch, exist_ok=True))
+            _retry(lambda: api.create_branch(repo_id, branch=branch, exist_ok=True))
             tagged = commit_to(branch).oid
-            _persistently(lambda: api.create_tag(repo_id, tag=tag, revision=tagged, exist_ok=True))
+            _retry(lambda: api.create_tag(repo_id, tag=tag, revision=tagged, exist_ok=True))
         commit = commit_to("main")
         done = True
     except (HTTPError, RuntimeError, json.JSONDecodeError) as error:
@@ -305,8 +305,8 @@ def _upload(folder: Path, release: Release, private: bool, merged: set[str]) -> 
         if begun:
             with suppress(HTTPError):  # a Hub that does not answer keeps them for the next push to remove
                 if not done:
-                    _impatiently(lambda: _remove(lambda: api.delete_tag(repo_id, tag=str(tag))))
-                _impatiently(lambda: api.delete_branch(repo_id, branch=branch))
+                    _with_timeout(lambda: _remove(lambda: api.delete_tag(repo_id, tag=str(tag))))
+                _with_timeout(lambda: api.delete_branch(repo_id, branch=branch))
     return commit.commit_url
 
 
@@ -319,7 +319,7 @@ def _remove(request: Callable[[], None]) -> None:
             raise
 
 
-def _persistently(request: Callable[[], Outcome]) -> Outcome:
+def _retry(request: Callable[[], Outcome]) -> Outcome:
     """`request`, which must be harmless to repeat, again after a failure that may pass.
 
     huggingface_hub itself repeats the parts of an upload, but not creating, committing and tagging. A commit whose
@@ -328,20 +328,20 @@ def _persistently(request: Callable[[], Outcome]) -> Outcome:
     started = time.monotonic()
     for attempt in range(1, ATTEMPTS):
         try:
-            return _impatiently(request)
+            return _with_timeout(request)
         except (HTTPError, json.JSONDecodeError) as error:  # a gateway may send HTML where JSON was expected
-            if isinstance(error, HfHubHTTPError) and error.response.status_code not in PASSING:
+            if isinstance(error, HfHubHTTPError) and error.response.status_code not in RETRYABLE_STATUS:
                 raise
-            if time.monotonic() - started > PATIENCE:
+            if time.monotonic() - started > RETRY_DEADLINE:
                 raise
             time.sleep(2**attempt)
-    return _impatiently(request)
+    return _with_timeout(request)
 
 
-def _impatiently(request: Callable[[], Outcome]) -> Outcome:
+def _with_timeout(request: Callable[[], Outcome]) -> Outcome:
     """`request`, given up where the Hub is silent: huggingface_hub itself would wait for ever."""
     session = get_session()
-    before, session.timeout = session.timeout, SILENCE
+    before, session.timeout = session.timeout, REQUEST_TIMEOUT
     try:
         return request()
     finally:

@@ -13,9 +13,9 @@ from typing import Any
 from transformers.utils import CONFIG_NAME
 
 from modeling_qca import QCAConfig
-from modeling_qca.training.results import ResultsTable
-from modeling_qca.training.results_file import OVERLAY
-from modeling_qca.training.whole_file import whole_file
+from modeling_qca.training.experiments.results_table import ResultsTable
+from modeling_qca.training.files.atomic_write import atomic_write
+from modeling_qca.training.files.run_files import OVERLAY
 
 from .card import Release, Results, model_card
 from .publish import CARD
@@ -23,7 +23,7 @@ from .publish import CARD
 
 def write_row_cards(table: ResultsTable, summary: dict[str, Any], output_dir: Path) -> None:
     """
-    `README.md` in the folder of every finished row that left a checkpoint; the source document's model leaves none.
+    `README.md` in the folder of every finished row that left a checkpoint; the reference model leaves none.
 
     Args:
         summary: of `training.results.run_table`.
@@ -39,7 +39,7 @@ def write_row_cards(table: ResultsTable, summary: dict[str, Any], output_dir: Pa
         card = model_card(
             QCAConfig.from_pretrained(folder / first), row_results(summary, row["name"]), release, overlay
         )
-        with whole_file(folder / CARD) as unfinished:
+        with atomic_write(folder / CARD) as unfinished:
             unfinished.write_text(str(card), encoding="utf-8")
 
 
@@ -57,7 +57,7 @@ def row_results(summary: dict[str, Any], name: str) -> Results:
     baselines = {"majority": {"accuracy": summary["majority"]}}
     if "shuffled_questions" in row:
         baselines["shuffled_questions"] = {"accuracy": _value(row["shuffled_questions"], row)}
-    blind = next((other for other in rows.values() if other.get("control") == "blank_images"), row)
+    blind = next((other for other in rows.values() if other.get("baseline") == "blank_images"), row)
     if blind is not row:
         known, measured = _answered(blind)
         baselines["question_only"] = known | measured
@@ -75,7 +75,7 @@ def row_results(summary: dict[str, Any], name: str) -> Results:
         "attention": attention,
         "data": {**split, **summary["data"]},
         **{entry: summary[entry] for entry in ("versions", "command")},
-        **{entry: row[entry] for entry in ("seeds", "cost", "recipe", "control") if entry in row},
+        **{entry: row[entry] for entry in ("seeds", "cost", "recipe", "baseline") if entry in row},
         **({"device": summary["device"]} if "device" in summary else {}),
     }
 

@@ -7,13 +7,13 @@ from peft import PeftModel
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.dynamic_module_utils import custom_object_save
 
-from modeling_qca.training.results_file import RESULTS
+from modeling_qca.training.files.run_files import RESULTS
 
 from .card import Release, model_card, read_results
 from .publish import CARD, adapter_base, forget_folders
 
 
-def keep_card(
+def keep_model_card(
     trainer: Trainer, *, license: str = "apache-2.0", language: str = "en", base_model: tuple[str, ...] = ()
 ) -> None:
     """Completes every later push of `trainer`; call it before `train`.

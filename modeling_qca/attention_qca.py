@@ -105,14 +105,14 @@ def image_matmul(left: torch.Tensor, right: torch.Tensor, image_index: ImageInde
     than the product, so that is done only where a few images have most of the questions.
     """
     if image_index is None or image_index.slots is None:
-        return torch.matmul(left, own_rows(right, image_index))
+        return torch.matmul(left, expand_to_questions(right, image_index))
     images, rows, places = right.shape[0], left.shape[1], right.shape[0] * image_index.most
     grouped = left.new_zeros(places, *left.shape[1:]).index_copy(0, image_index.slots, left)
     products = torch.matmul(grouped.view(images, image_index.most * rows, -1), right)
     return products.view(places, rows, -1).index_select(0, image_index.slots)
 
 
-def own_rows(states: torch.Tensor, image_index: ImageIndex | None) -> torch.Tensor:
+def expand_to_questions(states: torch.Tensor, image_index: ImageIndex | None) -> torch.Tensor:
     """`[I, ...] -> [B, ...]`: those of each question's image."""
     return states if image_index is None else states.index_select(0, image_index.rows.to(states.device))
 
@@ -122,7 +122,7 @@ def split_heads(states: torch.Tensor, num_heads: int) -> torch.Tensor:
     return states.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
 
-def head_blocks(states: torch.Tensor, num_heads: int) -> torch.Tensor:
+def head_mask(states: torch.Tensor, num_heads: int) -> torch.Tensor:
     """`[H, 1, D]` for `states` `[..., D]`: one where a head has its share of the width, zero elsewhere."""
     share = states.shape[-1] // num_heads
     return torch.eye(num_heads, dtype=states.dtype, device=states.device).repeat_interleave(share, dim=1)[:, None]
@@ -149,7 +149,7 @@ class DotProductScorer(nn.Module):
         """Scores `[B, H, Q, N]` of `patches` `[I, N, D]` for `query` `[B, Q, D]`; question b is about patches
         `image_index.rows[b]`, or about patches b."""
         queries = self.q_proj(query)[:, None] * self.scaling  # [B, 1, Q, D]
-        queries = self.key_proj(queries * head_blocks(queries, self.num_heads))  # [B, H, Q, D]
+        queries = self.key_proj(queries * head_mask(queries, self.num_heads))  # [B, H, Q, D]
         return _products(queries, patches, image_index)
 
 
@@ -188,7 +188,7 @@ class AdditiveScorer(nn.Module):
     ) -> torch.Tensor:
         """As of [`DotProductScorer`]."""
         queries = split_heads(self.q_proj(query), self.num_heads)  # [B, H, Q, d]
-        keys = own_rows(split_heads(self.k_proj(patches), self.num_heads), image_index)  # [B, H, N, d]
+        keys = expand_to_questions(split_heads(self.k_proj(patches), self.num_heads), image_index)  # [B, H, N, d]
         hidden = torch.tanh(queries[:, :, :, None] + keys[:, :, None])  # [B, H, Q, N, d]
         return torch.einsum("bhqnd,hd->bhqn", hidden, self.score_weight)
 
@@ -208,7 +208,7 @@ class QueryConditionedAttention(nn.Module):
 
     A softmax says which patches matter most, but neither whether any matters nor how many do, and an average of values
     says what is there, but not where. So the evidence of a head is its relevance-weighted value, the mean score before
-    normalisation (log-mean-exp), and the relevance-weighted coordinates.
+    normalization (log-mean-exp), and the relevance-weighted coordinates.
     """
 
     def __init__(self, config: QCAConfig):
@@ -251,7 +251,7 @@ class QueryConditionedAttention(nn.Module):
         weights = nn.functional.dropout(relevance, self.attention_dropout, self.training).to(patches.dtype)
         read = image_matmul(weights.flatten(1, 2), patches, image_index).unflatten(1, weights.shape[1:3])
         values = self.v_proj(read)  # of the mean patch, which are the mean of the patches' values at less cost
-        what = (values * head_blocks(values, self.num_heads)).sum(dim=1).unflatten(-1, (self.num_heads, -1))
+        what = (values * head_mask(values, self.num_heads)).sum(dim=1).unflatten(-1, (self.num_heads, -1))
         how_much = masked_log_mean_exp(scores, key_mask).transpose(1, 2)[..., None]  # [B, Q, H, 1]
         where = torch.matmul(
             relevance.transpose(1, 2), coordinates[..., None, :, :].to(relevance.dtype)
@@ -344,7 +344,7 @@ class AttentionHop(GradientCheckpointingLayer):
         query = query + self.dropout(self.update(self.update_norm(query)))
         evidence = masked_mean(evidence, query_mask, dim=1)
         if self.patch_update is not None:
-            patches = self.patch_update(own_rows(patches, image_index), evidence, relevance)
+            patches = self.patch_update(expand_to_questions(patches, image_index), evidence, relevance)
         return query, patches, evidence, relevance
 
 
@@ -381,7 +381,7 @@ class AttentionHops(nn.Module):
         """
         mean = []
         if self.reads_mean:
-            mean.append(self.mean_dropout(masked_mean(own_rows(patches, image_index), patch_mask, dim=1)))
+            mean.append(self.mean_dropout(masked_mean(expand_to_questions(patches, image_index), patch_mask, dim=1)))
         found, maps = [], []
         for layer in self.layers:
             query, patches, evidence, relevance = layer(

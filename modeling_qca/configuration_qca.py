@@ -7,7 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .limits_qca import check_fields, check_stored
+from .validation_qca import check_fields, check_stored
 
 CONDITIONABLE_VISION_ENCODERS = (
     "vit",
@@ -91,9 +91,9 @@ class QCAConfig(PreTrainedConfig):
             What the budget ranks patches by: learned relevance to the question, chance, or attention of the CLS token.
         token_budget_selection (`str`, *optional*, defaults to `"top"`):
             The budget keeps the patches of highest rank, or as many that are spread over the picture, densest where
-            the rank is high: neighbours tell much the same, and what lies around tells what is not there.
+            the rank is high: neighbors tell much the same, and what lies around tells what is not there.
         relevance_loss_weight (`float`, *optional*, defaults to 1.0):
-            Weight of the attention-supervision loss where `relevance_labels` are given.
+            Weight of the attention-supervision loss where `target_relevance` are given.
         attention_dropout (`float`, *optional*, defaults to 0.0):
             Dropout of relevance on its way to the evidence. The maps returned are taken before it.
         evidence_dropout (`float`, *optional*, defaults to 0.0):

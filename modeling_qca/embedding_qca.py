@@ -59,7 +59,7 @@ class PatchEmbedder(nn.Module):
 
     def _project(self, patches: torch.Tensor) -> torch.Tensor:
         """`projection(norm(patches))`; in training with the norm's scale and shift in the projection's weights, so
-        that features of a frozen encoder need no gradient of their own size. Not where an adapter or a quantised layer
+        that features of a frozen encoder need no gradient of their own size. Not where an adapter or a quantized layer
         stands in the place of the projection: only a call does what those do."""
         if not self.training or type(self.projection) is not nn.Linear or type(self.norm) is not nn.LayerNorm:
             return self.projection(self.norm(patches))
@@ -69,7 +69,7 @@ class PatchEmbedder(nn.Module):
 
 
 def grid_coordinates(grid: tuple[int, int], device: torch.device) -> torch.Tensor:
-    """(y, x) of the centres of a grid's patches in raster order, from -1 to 1: `[N, 2]`."""
+    """(y, x) of the centers of a grid's patches in raster order, from -1 to 1: `[N, 2]`."""
     rows, columns = (2 * (torch.arange(length, device=device) + 0.5) / length - 1 for length in grid)
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)
 

@@ -49,7 +49,7 @@ def gradient_relevance(
     text = identity = torch.eye(mask.shape[1], device=mask.device).expand(len(mask), -1, -1)
     for weights in attention.text:
         text = text + weights @ text  # eq. 6
-    text_normed, each_token = _normalised(text, identity), config.query_tokens == "all"
+    text_normed, each_token = _normalized(text, identity), config.query_tokens == "all"
     patches, patches_text = _patch_relevancy(config, attention, tokens, text_normed)
     query_text = text if each_token else attention.pooling @ text_normed  # eq. 10
     query_image = patches.new_zeros(len(mask), query_text.shape[1], patches.shape[-1])
@@ -57,7 +57,7 @@ def gradient_relevance(
         if attention.words:
             query_text = query_text + attention.words[hop] @ text_normed  # eq. 10
         seen = weights @ patches
-        query_image = query_image + (_normalised(query_text, identity).transpose(1, 2) @ seen if each_token else seen)
+        query_image = query_image + (_normalized(query_text, identity).transpose(1, 2) @ seen if each_token else seen)
         query_text = query_text + weights @ patches_text  # eq. 11
     query_mask = mask if each_token else None
     query_image, query_text = (masked_mean(states, query_mask, dim=1) for states in (query_image, query_text))
@@ -67,8 +67,8 @@ def gradient_relevance(
 def _patch_relevancy(
     config: PreTrainedConfig, attention: WeightedAttention, tokens: ImageTokens, text: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of the patches that the hops read: the normalised R_ii `[B, N or K, S]`, several layers in equal shares, and
-    R_it `[B, N or K, L]`; `text` is the normalised R_tt."""
+    """Of the patches that the hops read: the normalized R_ii `[B, N or K, S]`, several layers in equal shares, and
+    R_it `[B, N or K, L]`; `text` is the normalized R_tt."""
     image = tokens.identity
     image_text = image.new_zeros(*image.shape[:2], text.shape[-1])
     read_after = config.vision_feature_layers or [len(attention.vision)]
@@ -81,14 +81,14 @@ def _patch_relevancy(
                 image, image_text = image + question @ image, image_text + question @ image_text
             else:
                 residual = tokens.residual(index)
-                own = _normalised(image, residual) @ residual.transpose(1, 2)  # [B, S', S']
+                own = _normalized(image, residual) @ residual.transpose(1, 2)  # [B, S', S']
                 image_text = image_text + own.transpose(1, 2) @ question @ text  # eq. 10
         image, image_text = image + weights @ image, image_text + weights @ image_text  # eq. 6 and 7
-        read += [_normalised(image, tokens.residual(index))] * read_after.count(index + 1)
+        read += [_normalized(image, tokens.residual(index))] * read_after.count(index + 1)
     return tokens.patches(torch.stack(read).mean(dim=0)), tokens.patches(image_text)
 
 
-def _normalised(relevancy: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+def _normalized(relevancy: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
     """Rows of what attention added scaled to one, plus the token itself (eq. 8-9)."""
     added = relevancy - residual
     total = added.sum(dim=-1, keepdim=True)

@@ -52,16 +52,16 @@ def answer_loss(logits: torch.Tensor, labels: torch.Tensor, problem_type: str | 
 
 
 def relevance_loss(
-    relevance: torch.Tensor, relevance_labels: torch.Tensor, patch_mask: torch.Tensor | None = None
+    relevance: torch.Tensor, target_relevance: torch.Tensor, patch_mask: torch.Tensor | None = None
 ) -> torch.Tensor:
     r"""
     Attention supervision \\(D_{KL}(t \| r)\\), the mean over the maps that have a target.
 
     Args:
         relevance: `[B, T, N]` probabilities (head mean).
-        relevance_labels: `[B, N]` for the last hop or `[B, T, N]`, non-negative and of any scale; an all-zero map
+        target_relevance: `[B, N]` for the last hop or `[B, T, N]`, non-negative and of any scale; an all-zero map
             supervises nothing.
-        patch_mask: `[B, N]` patches the relevance was allowed to use; targets are renormalised over them.
+        patch_mask: `[B, N]` patches the relevance was allowed to use; targets are renormalized over them.
 
     Returns:
         Scalar in nats; 0 where no map has a target.
@@ -69,14 +69,14 @@ def relevance_loss(
     Raises:
         ValueError: where the shapes do not fit.
     """
-    if relevance_labels.dim() == 2:
-        relevance_labels, relevance = relevance_labels[:, None], relevance[:, -1:]  # [B, 1, N]
-    if relevance_labels.shape != relevance.shape:
+    if target_relevance.dim() == 2:
+        target_relevance, relevance = target_relevance[:, None], relevance[:, -1:]  # [B, 1, N]
+    if target_relevance.shape != relevance.shape:
         raise ValueError(
-            f"`relevance_labels` {tuple(relevance_labels.shape)} must be [questions, patches] or "
+            f"`target_relevance` {tuple(target_relevance.shape)} must be [questions, patches] or "
             f"[questions, hops, patches] = {tuple(relevance.shape)}."
         )
-    target = relevance_labels.to(relevance)
+    target = target_relevance.to(relevance)
     if patch_mask is not None:
         target = target * patch_mask[:, None].to(target)
     mass = target.sum(-1, keepdim=True)

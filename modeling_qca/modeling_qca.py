@@ -22,11 +22,11 @@ from .attention_qca import AdditiveScorer, AttentionHops, ImageIndex
 from .conditioning_qca import GatedConditioning
 from .configuration_qca import QCAConfig
 from .embedding_qca import PatchEmbedder, QueryEmbedder, grid_coordinates
-from .limits_qca import check_parameters
 from .loss_qca import answer_loss, relevance_loss
 from .pipeline_qca import QCAVisualQuestionAnsweringPipeline  # noqa: F401  imported so that saving copies it
 from .relevance_qca import QCAExplanation, explain
-from .text_qca import build_text_encoder, longest_question, read_questions
+from .text_qca import build_text_encoder, max_question_length, read_questions
+from .validation_qca import check_parameters
 from .vision_qca import QCAImageFeatures, QCAVisionOutput, QuestionAwareVisionEncoder
 
 
@@ -188,7 +188,7 @@ class QCAModel(QCAPreTrainedModel):
         super().__init__(config)
         self.vision_encoder = QuestionAwareVisionEncoder(config)
         self.text_encoder = build_text_encoder(config)
-        self.longest_question = longest_question(self.text_encoder)
+        self.max_question_length = max_question_length(self.text_encoder)
         self.query_embedder = QueryEmbedder(config)
         self.patch_embedder = PatchEmbedder(config)
         self.hops = AttentionHops(config)
@@ -252,11 +252,11 @@ class QCAModel(QCAPreTrainedModel):
         else:
             features = self._features(image_features, image_grid)
         index = self._image_index(image_index, features.last_hidden_state.shape[0], input_ids.shape[0])
-        if self.longest_question is not None and input_ids.shape[1] > self.longest_question:
+        if self.max_question_length is not None and input_ids.shape[1] > self.max_question_length:
             raise ValueError(
                 f"The longest question has {input_ids.shape[1]} tokens, the text encoder reads at most "
-                f"{self.longest_question}: shorten it, or have the processor cut it with `truncation=True` and "
-                f"`max_length={self.longest_question}`."
+                f"{self.max_question_length}: shorten it, or have the processor cut it with `truncation=True` and "
+                f"`max_length={self.max_question_length}`."
             )
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
@@ -373,14 +373,14 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
         image_grid: tuple[int, int] | None = None,
         image_index: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        relevance_labels: torch.Tensor | None = None,
+        target_relevance: torch.Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
     ) -> QCAForVisualQuestionAnsweringOutput:
         r"""
         Args, besides those of [`QCAModel.forward`]:
             labels: `[B]` answer indices (-100: not in the vocabulary) or `[B, C]` soft scores, see `problem_type`.
-            relevance_labels: `[B, N]` where the last hop should look, or `[B, T, N]` with a map for every hop; rows
+            target_relevance: `[B, N]` where the last hop should look, or `[B, T, N]` with a map for every hop; rows
                 without a map are zero. The union of the maps also supervises a learned token budget.
 
         `Trainer` reports an evaluation loss where a batch has every argument named here whose name holds "label";
@@ -402,7 +402,7 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
         if self.with_product:
             read.append((outputs.evidence * outputs.query[:, None]).flatten(1))
         logits = self.classifier(self.fusion(torch.cat(read, dim=-1)))
-        parts: dict[str, Any] = self._losses(logits, outputs, labels, relevance_labels)
+        parts: dict[str, Any] = self._losses(logits, outputs, labels, target_relevance)
         shared = {name: value for name, value in outputs.items() if name not in ("query", "evidence")}
         return QCAForVisualQuestionAnsweringOutput(logits=logits, **parts, **shared)
 
@@ -420,7 +420,7 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
         logits: torch.Tensor,
         outputs: QCAModelOutput,
         labels: torch.Tensor | None,
-        relevance_labels: torch.Tensor | None,
+        target_relevance: torch.Tensor | None,
     ) -> dict[str, torch.Tensor]:
         parts = {}
         if labels is not None:
@@ -428,10 +428,10 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
                 # Or a saved model would read its scores as those of one answer.
                 self.config.problem_type = "multi_label_classification"
             parts["answer_loss"] = parts["loss"] = answer_loss(logits, labels, self.config.problem_type)
-        if relevance_labels is not None:
-            looked = relevance_loss(outputs.relevance.mean(dim=2), relevance_labels, outputs.patch_mask)
+        if target_relevance is not None:
+            looked = relevance_loss(outputs.relevance.mean(dim=2), target_relevance, outputs.patch_mask)
             if outputs.budget_relevance is not None and self.config.token_budget_scorer == "learned":
-                union = relevance_labels if relevance_labels.dim() == 2 else relevance_labels.sum(dim=1)
+                union = target_relevance if target_relevance.dim() == 2 else target_relevance.sum(dim=1)
                 looked = looked + relevance_loss(outputs.budget_relevance[:, None], union)
             parts["relevance_loss"] = looked
             parts["loss"] = parts.get("loss", 0.0) + self.config.relevance_loss_weight * looked

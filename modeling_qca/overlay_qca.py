@@ -5,7 +5,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
-# 17 evenly spaced colours of viridis, which is perceptually uniform and survives colour blindness and grey printing
+# 17 evenly spaced colors of viridis, which is perceptually uniform and survives color blindness and gray printing
 # (Smith & van der Walt 2015); the ones between are within 6 of 255 of the original.
 VIRIDIS = np.array(
     [(68, 1, 84), (72, 24, 106), (71, 45, 123), (66, 64, 134), (59, 82, 139), (51, 99, 141), (44, 114, 142)]
@@ -18,7 +18,7 @@ MARGIN = 8  # pixels
 Box = tuple[float, float, float, float]
 
 
-def colours(values: np.ndarray) -> np.ndarray:
+def colors(values: np.ndarray) -> np.ndarray:
     """Viridis: `[...]` in [0, 1] -> `[..., 3]` 8-bit RGB."""
     position = np.clip(values, 0, 1) * (len(VIRIDIS) - 1)
     points = np.arange(len(VIRIDIS))
@@ -39,11 +39,11 @@ def overlay(
     Args:
         image: as the model saw it, see `open_image`.
         relevance: `[rows, columns]` shares of any grid, or of the image's own size; resized bilinearly. The brightest
-            colour is its largest share.
+            color is its largest share.
         caption: printed below, such as the question and the answer.
         legend: print the scale below.
         box: (left, top, right, bottom) in pixels of the part of the image that `relevance` is of; all of it unless
-            given. The rest keeps its colours.
+            given. The rest keeps its colors.
 
     Returns:
         RGB, as large as the image plus the caption and the legend.
@@ -58,7 +58,7 @@ def overlay(
     size = (bottom - top, right - left)
     shares = nn.functional.interpolate(relevance[None, None].float().cpu(), size=size, mode="bilinear")[0, 0].numpy()
     peak = float(relevance.max())
-    heat = Image.fromarray(colours(shares / peak if peak > 0 else shares))
+    heat = Image.fromarray(colors(shares / peak if peak > 0 else shares))
     seen = image.crop((left, top, right, bottom))
     picture = image.copy()
     picture.paste(Image.blend(seen.convert("L").convert("RGB"), heat, MAP_SHARE), (left, top))
@@ -68,7 +68,7 @@ def overlay(
 
 
 def kept_patches(image: Image.Image, kept: torch.Tensor, box: Box | None = None) -> Image.Image:
-    """`image` with the patches that the token budget dropped greyed out; `kept` is `[rows, columns]`, boolean, of the
+    """`image` with the patches that the token budget dropped grayed out; `kept` is `[rows, columns]`, boolean, of the
     part of the image in `box`."""
     image = image.convert("RGB")
     left, top, right, bottom = _pixels(box, image)
@@ -121,7 +121,7 @@ def _legend(width: int, peak: float) -> Image.Image:
     left, right = MARGIN * 2 + int(font.getlength(low)), width - MARGIN * 2 - int(font.getlength(high))
     height = 3 * MARGIN
     picture = Image.new("RGB", (width, height), "white")
-    bar = colours(np.linspace(0, 1, max(right - left, 1)))[None].repeat(MARGIN, axis=0)
+    bar = colors(np.linspace(0, 1, max(right - left, 1)))[None].repeat(MARGIN, axis=0)
     picture.paste(Image.fromarray(bar), (left, MARGIN))
     draw = ImageDraw.Draw(picture)
     draw.text((MARGIN, height // 2), low, "black", font=font, anchor="lm")
@@ -136,4 +136,4 @@ def _above(upper: Image.Image, lower: Image.Image) -> Image.Image:
     return canvas
 
 
-__all__ = ["Box", "colours", "kept_patches", "overlay", "strip", "text_strip"]
+__all__ = ["Box", "colors", "kept_patches", "overlay", "strip", "text_strip"]

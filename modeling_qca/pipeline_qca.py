@@ -11,8 +11,8 @@ from PIL import Image
 from transformers import Pipeline
 from transformers.utils import ModelOutput
 
+from .explanation_qca import Look, seen_box
 from .image_qca import open_image
-from .look_qca import Look, seen_box
 from .relevance_qca import word_relevance
 
 ImageSource = str | Path | bytes | Image.Image
@@ -45,7 +45,7 @@ class QCAVisualQuestionAnsweringPipeline(Pipeline):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.processor.limit_questions(self.model)
+        self.processor.set_max_question_length(self.model)
 
     def __call__(
         self,

@@ -12,7 +12,7 @@ from transformers import BatchFeature, PreTrainedConfig, ProcessorMixin
 from transformers.image_utils import ImageInput, is_valid_image, make_flat_list_of_images
 
 from .image_qca import check_array, open_image
-from .limits_qca import check_fields
+from .validation_qca import check_fields
 
 MAXIMUM_SIDE = 4096  # pixels of a picture for the vision encoder
 LONGEST_QUESTION = 100_000  # characters; a tokenizer would work for seconds on more, to find that it is too long
@@ -83,9 +83,9 @@ class QCAProcessor(ProcessorMixin):
     def model_input_names(self) -> list[str]:
         return [*super().model_input_names, "image_index"]
 
-    def limit_questions(self, model: nn.Module):
+    def set_max_question_length(self, model: nn.Module):
         """Let questions have no more tokens than the text encoder of `model` reads, whatever the tokenizer says."""
-        longest = model.base_model.longest_question
+        longest = model.base_model.max_question_length
         if longest is not None:
             self.tokenizer.model_max_length = min(self.tokenizer.model_max_length, longest)
 

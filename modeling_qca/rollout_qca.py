@@ -18,7 +18,7 @@ def rollout(attentions: Sequence[torch.Tensor]) -> torch.Tensor:
     Attention rollout \\(\tilde A_l = \frac{1}{2}(A_l + I) \tilde A_{l-1}\\) (Abnar & Zuidema 2020, eq. 1).
 
     Args:
-        attentions: of one layer after the other, `[B, heads, S, S]`; heads are averaged, rows normalised.
+        attentions: of one layer after the other, `[B, heads, S, S]`; heads are averaged, rows normalized.
 
     Returns:
         `[B, S, S]`: row i says what token i of the last layer is made of, in shares of the first layer's tokens.

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoModel, SiglipTextConfig, SiglipTextModel
 
 from .configuration_qca import QCAConfig
-from .limits_qca import build_encoder
+from .validation_qca import build_encoder
 
 AutoModel.register(SiglipTextConfig, SiglipTextModel, exist_ok=True)  # the one text tower that AutoModel leaves out
 POSITION_TABLES = ("position_embeddings", "position_embedding", "wpe")
@@ -55,7 +55,7 @@ def read_questions(encoder: Any, words: dict[str, torch.Tensor], requested: dict
     return type(text)(last_hidden_state=text.last_hidden_state[which])
 
 
-def longest_question(encoder: nn.Module) -> int | None:
+def max_question_length(encoder: nn.Module) -> int | None:
     """The most tokens a text encoder has learned positions for; None where it knows positions in another way."""
     for name, module in encoder.named_modules():
         if isinstance(module, nn.Embedding) and name.split(".")[-1] in POSITION_TABLES:
@@ -72,4 +72,4 @@ def _is_causal(encoder: Any) -> bool:
     return says_so or getattr(encoder.config, "is_decoder", False) or encoder.config.model_type in CAUSAL_ENCODERS
 
 
-__all__ = ["build_text_encoder", "longest_question", "read_questions"]
+__all__ = ["build_text_encoder", "max_question_length", "read_questions"]

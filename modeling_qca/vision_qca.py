@@ -19,11 +19,11 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention_qca import ImageIndex, own_rows
+from .attention_qca import ImageIndex, expand_to_questions
 from .budget_qca import TokenBudget
 from .conditioning_qca import GatedConditioning
 from .configuration_qca import QCAConfig
-from .limits_qca import build_encoder
+from .validation_qca import build_encoder
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ class QuestionAwareVisionEncoder(nn.Module):
         if first is None:
             output.patches = tokens[:, prefix:]
             return output
-        tokens, token_mask, attention_mask = own_rows(tokens, image_index), None, None
+        tokens, token_mask, attention_mask = expand_to_questions(tokens, image_index), None, None
         layers = list(self._layers)
         changed = {int(index) for index in self.conditioning}
         if self.budget is not None:
@@ -241,7 +241,7 @@ class QuestionAwareVisionEncoder(nn.Module):
         return output
 
     def _layer_output(self, outputs: Any, layer: int) -> torch.Tensor:
-        """Features after `layer` layers, normalised as the backbone normalises its last ones."""
+        """Features after `layer` layers, normalized as the backbone normalizes its last ones."""
         hidden_states = outputs.hidden_states[layer]
         if self.layout.after_layers is None:
             return hidden_states

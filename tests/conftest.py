@@ -20,7 +20,9 @@ import transformers
 from packaging.version import Version
 from transformers.utils import logging
 
-collect_ignore = ["test_export.py"] if Version(transformers.__version__) < Version("5.23") else []  # no ExportedModel
+collect_ignore = (
+    ["hub_card/test_export.py"] if Version(transformers.__version__) < Version("5.23") else []
+)  # no ExportedModel
 
 torch.set_num_threads(1)
 logging.disable_progress_bar()

@@ -21,7 +21,7 @@ METHODS = {
     "what raised the answer's score (gradient)": "gradient",
 }
 SIDE = 640  # pixels of the longer side of what is drawn
-COLOURS = {"red": "#d62728", "green": "#2ca02c", "blue": "#1f77b4", "yellow": "#f2c12e", "purple": "#8e44ad"}
+COLORS = {"red": "#d62728", "green": "#2ca02c", "blue": "#1f77b4", "yellow": "#f2c12e", "purple": "#8e44ad"}
 SHAPES = ("square", "circle", "triangle")
 # Fonts of the reader's machine: nothing is fetched from elsewhere.
 THEME = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
@@ -37,19 +37,19 @@ def load_pipeline(checkpoint: str) -> Any:
 
 
 def example_image(seed: int) -> Image.Image:
-    """Three shapes of different colours on a plain background."""
+    """Three shapes of different colors on a plain background."""
     generator = random.Random(seed)
     image = Image.new("RGB", (320, 240), "#e8e4da")
     draw = ImageDraw.Draw(image)
     places = generator.sample([(x, y) for x in (60, 160, 260) for y in (70, 170)], 3)
-    kinds, colours = generator.sample(SHAPES, 3), generator.sample(sorted(COLOURS), 3)
-    for (x, y), kind, colour in zip(places, kinds, colours, strict=True):
+    kinds, colors = generator.sample(SHAPES, 3), generator.sample(sorted(COLORS), 3)
+    for (x, y), kind, color in zip(places, kinds, colors, strict=True):
         size = generator.randint(26, 42)
         if kind == "circle":
-            draw.ellipse((x - size, y - size, x + size, y + size), fill=COLOURS[colour])
+            draw.ellipse((x - size, y - size, x + size, y + size), fill=COLORS[color])
         else:
             sides, rotation = {"square": (4, 0), "triangle": (3, 0)}[kind]
-            draw.regular_polygon((x, y, size), sides, rotation, fill=COLOURS[colour])
+            draw.regular_polygon((x, y, size), sides, rotation, fill=COLORS[color])
     return image
 
 
@@ -117,7 +117,7 @@ def build_app(checkpoint: str) -> gr.Blocks:
             elem_id="earlier",
         )
         gr.Examples(
-            [[example_image(1), "what colour is the circle"], [example_image(2), "is there a green square"]],
+            [[example_image(1), "what color is the circle"], [example_image(2), "is there a green square"]],
             [image, question],
         )
         outputs = [look, answers, hop, overlay, words, kept, earlier]

@@ -20,7 +20,7 @@ Maps = NDArray[np.float64]
 
 _DESCRIPTION = """\
 Agreement of predicted relevance maps with target maps: IoU at equal area, Spearman, pointing game, NSS, AUC-Judd, CC,
-KL, SIM and the energy inside the target, beside the same measures for a centre, a uniform and a shuffled map.
+KL, SIM and the energy inside the target, beside the same measures for a center, a uniform and a shuffled map.
 """
 _CITATION = """\
 @article{bylinskii2019saliency,
@@ -38,7 +38,7 @@ Args:
         about the same image; images with one map are left out of it. Without groups it gives the map of any other row.
     seed: of the shuffled baseline.
 Returns:
-    the mean of each measure, the same under `centre`, `uniform` and `shuffled` (None where nothing can be shuffled),
+    the mean of each measure, the same under `center`, `uniform` and `shuffled` (None where nothing can be shuffled),
     and the number of maps, `maps` and `shuffled_maps`.
 """
 
@@ -73,8 +73,8 @@ def attention_quality(predictions: ArrayLike, references: ArrayLike) -> dict[str
     }
 
 
-def centre_maps(count: int, rows: int, columns: int) -> Maps:
-    """[count, rows, columns] of a Gaussian at the centre, its deviation a quarter of each side."""
+def center_maps(count: int, rows: int, columns: int) -> Maps:
+    """[count, rows, columns] of a Gaussian at the center, its deviation a quarter of each side."""
     side = [np.exp(-0.5 * ((np.arange(size) + 0.5 - size / 2) / (size / 4)) ** 2) for size in (rows, columns)]
     return np.broadcast_to(np.outer(*side), (count, rows, columns)).copy()
 
@@ -126,7 +126,7 @@ class AttentionQuality(evaluate.Metric):
         rows, others = shuffled_rows([0] * len(target) if groups is None else groups, seed)
         return {
             **_means(predicted, target),
-            "centre": _means(centre_maps(*target.shape), target),
+            "center": _means(center_maps(*target.shape), target),
             "uniform": _means(uniform_maps(*target.shape), target),
             "shuffled": _means(predicted[others], target[rows]) if len(rows) else None,
             "maps": len(target),
@@ -185,10 +185,10 @@ def _pointing(predicted: Maps, inside: NDArray[np.bool_]) -> Maps:
 
 def _standardized(maps: Maps) -> Maps:
     """Zero mean and unit deviation over the cells; zeros for a flat map."""
-    centred = maps - maps.mean(axis=1, keepdims=True)
-    deviation = centred.std(axis=1, keepdims=True)
+    centerd = maps - maps.mean(axis=1, keepdims=True)
+    deviation = centerd.std(axis=1, keepdims=True)
     flat = np.ptp(maps, axis=1, keepdims=True) == 0
-    return np.where(flat, 0, centred / np.where(flat, 1, deviation))
+    return np.where(flat, 0, centerd / np.where(flat, 1, deviation))
 
 
 def _correlation(first: Maps, second: Maps) -> Maps:
@@ -197,7 +197,7 @@ def _correlation(first: Maps, second: Maps) -> Maps:
 
 
 def _nss(predicted: Maps, inside: NDArray[np.bool_]) -> Maps:
-    """Mean standardised prediction inside the target."""
+    """Mean standardized prediction inside the target."""
     return (_standardized(predicted) * inside).sum(axis=1) / inside.sum(axis=1)
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import datasets
 import evaluate
 
-from modeling_qca.training.answers import agreement, answer_type, clean_answer, normalize_answer
+from modeling_qca.training.data.answers import agreement, answer_type, clean_answer, normalize_answer
 
 _DESCRIPTION = """\
 VQA accuracy (Antol et al., ICCV 2015): the mean of min(1, matches / 3) over the subsets of the human answers that
-leave one annotator out, with the answer normalisation of the official evaluation code. Where fewer
+leave one annotator out, with the answer normalization of the official evaluation code. Where fewer
 than three are left, matching all of them is 1.
 """
 _CITATION = """\
@@ -30,7 +30,7 @@ Args:
     question_types: per question its type, for `per_question_type`. Optional.
     answer_types: per question `yes/no`, `number` or `other`, for `per_answer_type`. By default the type of the most
         frequent human answer.
-    always_normalize: normalise every question's answers. The official evaluation (False) normalises only where the
+    always_normalize: normalize every question's answers. The official evaluation (False) normalizes only where the
         human answers differ.
 Returns:
     accuracy in [0, 1], per_question_type (where types are given) and per_answer_type, each a dict of accuracies.

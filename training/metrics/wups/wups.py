@@ -125,5 +125,5 @@ class WUPS(evaluate.Metric):
 
 
 def _form(answer: str) -> str:
-    """DAQUAR joins the words of an answer by `_`; a vocabulary of normalised answers by a space."""
+    """DAQUAR joins the words of an answer by `_`; a vocabulary of normalized answers by a space."""
     return answer.strip().lower().replace("_", " ")

@@ -1,0 +1,1 @@
+"""The `qca` command line."""

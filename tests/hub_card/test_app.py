@@ -1,0 +1,119 @@
+"""The demo app, used in headless Chromium as a visitor would; skipped where the browser or an extra is missing."""
+# ruff: noqa: E402  the extras are imported once they are known to be there
+
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers.tiny import save_tiny_model, tiny_batch, tiny_image, tiny_model
+from PIL import Image
+
+gradio = pytest.importorskip("gradio", reason="the `app` extra is not installed")
+pytest.importorskip("selenium", reason="selenium is not installed")
+
+from helpers.visitor import CHROMEDRIVER, CHROMIUM, Visitor, visit
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+from modeling_qca.hub_card.space import app as space
+
+needs_browser = pytest.mark.skipif(
+    CHROMIUM is None or CHROMEDRIVER is None, reason="no chromium and chromedriver: apt-get install chromium-driver"
+)
+PHONE = 390  # pixels wide
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("app") / "checkpoint"
+    save_tiny_model(folder, query_tokens="attended", token_budget=9, token_budget_layer=1)
+    return folder
+
+
+@pytest.fixture
+def visitor(checkpoint: Path, tmp_path: Path, monkeypatch) -> Iterator[Visitor]:
+    monkeypatch.setitem(os.environ, "HF_HUB_OFFLINE", "1")
+    with visit(str(checkpoint), tmp_path / "profile") as visitor:
+        yield visitor
+
+
+@needs_browser
+def test_a_visitor_asks_about_a_picture_and_sees_where_the_model_looks(visitor, checkpoint, tmp_path):
+    picture = tmp_path / "picture.png"
+    tiny_image(size=(200, 120)).save(picture)
+    expected = space.load_pipeline(str(checkpoint)).look(picture, "what is left of the red cube")
+    visitor.upload(picture)
+
+    visitor.ask("what is left of the red cube")
+    visitor.wait(lambda: visitor.words() == ["what", "is", "left", "of", "the", "red", "cube"])
+    assert visitor.answer() == expected.answers[0]["answer"]
+    first = visitor.picture("overlay")
+    assert visitor.picture("kept")
+
+    visitor.ask("how many")
+    visitor.wait(lambda: visitor.words() == ["how", "many"])
+    second = visitor.picture("overlay")
+    assert second != first  # another question, another place
+    assert len(visitor.find("#earlier .thumbnail-item")) == 2
+
+    slider = visitor.find("#hop input[type=range]")[0]
+    slider.send_keys(Keys.ARROW_LEFT)  # from hop 2 to hop 1
+    visitor.wait(lambda: visitor.picture("overlay") != second)
+    slider.send_keys(Keys.ARROW_RIGHT)
+    visitor.wait(lambda: visitor.picture("overlay") == second)
+    assert visitor.errors() == []
+
+
+@needs_browser
+def test_the_overlay_shown_is_the_look_of_the_question(visitor, checkpoint, tmp_path):
+    picture = tmp_path / "picture.png"
+    tiny_image(size=(200, 120)).save(picture)
+    visitor.upload(picture)
+    visitor.ask("is there a ball")
+    script = """
+        const done = arguments[arguments.length - 1];
+        fetch(arguments[0]).then(reply => reply.arrayBuffer()).then(bytes => done(Array.from(new Uint8Array(bytes))));
+        """
+    shown = bytes(visitor.browser.execute_async_script(script, visitor.picture("overlay")))
+    look = space.load_pipeline(str(checkpoint)).look(picture, "is there a ball").fit(space.SIDE)
+    assert Image.open(io.BytesIO(shown)).convert("RGB").tobytes() == look.overlay(caption=False).tobytes()
+
+
+@needs_browser
+def test_the_page_fits_a_phone_and_says_what_is_missing(visitor, tmp_path):
+    visitor.question.send_keys("what", Keys.ENTER)
+    visitor.wait(lambda: "Choose a picture first." in visitor.browser.find_element(By.TAG_NAME, "body").text)
+    picture = tmp_path / "picture.png"
+    tiny_image(size=(200, 120)).save(picture)
+    visitor.upload(picture)
+    visitor.ask("what is left of the red cube")
+    visitor.browser.set_window_size(PHONE, 800)
+    visitor.wait(lambda: visitor.browser.execute_script("return window.innerWidth") <= PHONE)
+    wide, window = visitor.browser.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
+    assert wide <= window
+    for name in ("#question", "#ask", "#answers", "#overlay", "#hop", "#words"):
+        box = visitor.find(name)[0].rect
+        assert box["width"] > 0 and box["x"] >= 0 and box["x"] + box["width"] <= window, name
+    assert visitor.errors() == []
+
+
+@pytest.mark.parametrize("method", space.METHODS.values())
+def test_every_method_shown_is_one_of_explain(method):
+    batch = tiny_batch()
+    assert tiny_model().explain(batch, method=method).relevance.shape[0] == len(batch["input_ids"])
+
+
+def test_example_images_are_drawn_and_differ():
+    images = [space.example_image(seed) for seed in range(4)]
+    assert len({image.tobytes() for image in images}) == 4
+    assert space.example_image(1).tobytes() == images[1].tobytes()
+    for image in images:
+        assert len(image.getcolors(1 << 16)) == 4  # three shapes and the background
+
+
+def test_a_model_without_hops_is_refused(tmp_path):
+    save_tiny_model(tmp_path, num_attention_layers=0)
+    with pytest.raises(ValueError, match="nowhere to see it look"):
+        space.build_app(str(tmp_path))

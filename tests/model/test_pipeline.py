@@ -1,0 +1,320 @@
+"""The visual-question-answering pipeline, from the installed package and from a checkpoint's own code."""
+
+import json
+import subprocess
+import sys
+import textwrap
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.tiny import (
+    WORDS,
+    called_operators,
+    save_tiny_model,
+    tiny_image,
+    tiny_model,
+    tiny_processor,
+    tiny_tokenizer,
+)
+from PIL import Image
+from transformers import CLIPImageProcessorPil, pipeline
+
+from modeling_qca import QCAProcessor, QCAVisualQuestionAnsweringPipeline, overlay
+from modeling_qca.explanation_qca import Look, seen_box
+from modeling_qca.training.benchmark.models import packed_products
+
+QUESTIONS = ["what is the color of the ball", "is there a big red cube", "how many"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    save_tiny_model(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ask(checkpoint: Path) -> QCAVisualQuestionAnsweringPipeline:
+    return pipeline(model=str(checkpoint), pipeline_class=QCAVisualQuestionAnsweringPipeline)
+
+
+def scores(answers: list[dict]) -> dict[str, float]:
+    return {answer["answer"]: answer["score"] for answer in answers}
+
+
+def assert_same(answers, expected):
+    if isinstance(expected, dict):
+        assert answers["answer"] == expected["answer"]
+        assert answers["score"] == pytest.approx(expected["score"], abs=1e-5)
+    else:
+        assert len(answers) == len(expected)
+        for one, other in zip(answers, expected, strict=True):
+            assert_same(one, other)
+
+
+@pytest.mark.slow  # compiles
+def test_compiled_it_answers_the_same_whatever_is_asked(ask, checkpoint):
+    torch._dynamo.reset()  # which remembers other tests' pictures, and freezing does not allow for several sizes
+    compiled = pipeline(model=str(checkpoint), pipeline_class=QCAVisualQuestionAnsweringPipeline)
+    compiled.model.compile()
+    with packed_products():
+        for question in (QUESTIONS[0], QUESTIONS[1], QUESTIONS, QUESTIONS[:2]):
+            assert_same(compiled(tiny_image(), question), ask(tiny_image(), question))
+        operators = called_operators(lambda: compiled(tiny_image(), QUESTIONS[0]))
+    assert "mkldnn::_linear_pointwise" in operators and "aten::addmm" not in operators
+
+
+def test_answers_are_the_models_own_ranked_probabilities(ask):
+    image = tiny_image()
+    with torch.no_grad():
+        logits = ask.model(**tiny_processor()(images=image, text=QUESTIONS[0])).logits[0]
+    expected = {ask.model.config.id2label[i]: float(p) for i, p in enumerate(logits.double().softmax(-1))}
+    answers = ask(image, QUESTIONS[0], top_k=99)
+    assert scores(answers) == pytest.approx(expected, abs=1e-5)
+    ranked = [answer["score"] for answer in answers]
+    assert ranked == sorted(ranked, reverse=True)
+    assert_same(ask(image, QUESTIONS[0], top_k=2), answers[:2])
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("served")
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_path_url_bytes_and_image_give_the_same_answer(ask, server):
+    folder, address = server
+    image = tiny_image(size=(50, 30))
+    image.save(folder / "wide.png")
+    expected = ask(image, QUESTIONS[0])
+    sources = [
+        folder / "wide.png",
+        str(folder / "wide.png"),
+        f"{address}/wide.png",
+        (folder / "wide.png").read_bytes(),
+    ]
+    for source in sources:
+        assert_same(ask(source, QUESTIONS[0]), expected)
+    assert_same(ask({"image": sources[0], "question": QUESTIONS[0]}), expected)
+    assert_same(ask(sources, QUESTIONS[0]), [expected] * 4)
+
+
+def test_many_questions_about_one_image_encode_it_once(ask, monkeypatch):
+    encoded = []
+    encode = ask.model.qca.vision_encoder.encode_images
+    monkeypatch.setattr(
+        ask.model.qca.vision_encoder,
+        "encode_images",
+        lambda pixel_values, **kwargs: (encoded.append(len(pixel_values)), encode(pixel_values, **kwargs))[1],
+    )
+    backbone_runs = []
+    hook = ask.model.qca.vision_encoder.backbone.layers[0].register_forward_hook(
+        lambda module, inputs, output: backbone_runs.append(inputs[0].shape[0])
+    )
+    questions = [f"what {word}" for word in WORDS[:16]]
+    answers = ask(tiny_image(), questions)
+    hook.remove()
+    assert len(answers) == 16
+    assert encoded == backbone_runs == [1]
+    assert_same(answers[7], ask(tiny_image(), questions[7]))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_batches_change_no_answer(ask, batch_size):
+    images = [tiny_image(seed, size=(32 + 8 * seed, 32)) for seed in range(3)]
+    asked = [QUESTIONS, QUESTIONS[1], QUESTIONS[1:]]
+    expected = [ask(image, question) for image, question in zip(images, asked, strict=True)]
+    assert_same(ask(images, asked, batch_size=batch_size), expected)
+    rows = [{"image": image, "question": question} for image, question in zip(images, asked, strict=True)]
+    assert_same(ask(rows, batch_size=batch_size), expected)
+
+
+def test_a_generator_is_read_as_its_answers_are(ask):
+    taken = []
+
+    def rows():
+        for seed in range(100):
+            taken.append(seed)
+            yield {"image": tiny_image(seed), "question": QUESTIONS[0]}
+
+    answers = ask(rows(), batch_size=2)
+    assert_same([next(answers), next(answers), next(answers)], [ask(tiny_image(i), QUESTIONS[0]) for i in range(3)])
+    assert len(taken) < 10
+
+
+def test_relevance_comes_at_the_size_of_the_upright_image(ask):
+    image = tiny_image(size=(48, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned by 90 degrees
+    turned = BytesIO()
+    image.save(turned, "jpeg", exif=exif)
+    first, second = ask([image, turned.getvalue()], QUESTIONS[0], return_relevance=True, top_k=1, batch_size=2)
+    assert first["relevance"].shape == (2, 20, 48)
+    assert second["relevance"].shape == (2, 48, 20)
+    with torch.no_grad():
+        outputs = ask.model(**tiny_processor()(images=image, text=QUESTIONS[0]))
+    expected = torch.nn.functional.interpolate(
+        outputs.relevance.mean(2).reshape(1, 2, 4, 4), size=(20, 48), mode="bilinear"
+    )
+    torch.testing.assert_close(first["relevance"], expected[0])
+    assert_same(first["answers"], ask(image, QUESTIONS[0], top_k=1))
+
+
+@pytest.mark.parametrize("method", ["relevance", "rollout", "gradient"])
+def test_a_look_holds_what_the_model_explains(ask, method):
+    image = tiny_image(size=(120, 60))
+    looks = ask.look(image, QUESTIONS, method=method, top_k=2)
+    explanation = ask.model.explain(tiny_processor()(images=image, text=QUESTIONS), method=method)
+    for look, maps, question in zip(looks, explanation.relevance.mean(2), QUESTIONS, strict=True):
+        torch.testing.assert_close(look.relevance, maps.unflatten(-1, (4, 4)))
+        assert_same(look.answers, ask(image, question, top_k=2))
+        assert (look.question, look.kept, look.box) == (question, None, (0, 0, 120, 60))
+        best = look.answers[0]
+        for index in (0, -1):
+            expected = overlay(image, look.relevance[index], f"{question}\n{best['answer']} ({best['score']:.0%})")
+            assert look.overlay(index).tobytes() == expected.tobytes()
+        for words in look.words:
+            assert [word for word, _ in words] == question.split()
+            assert sum(share for _, share in words) == pytest.approx(1)
+    assert len(looks[0].words) == (0 if method == "relevance" else 1)
+    assert ask.look(image, QUESTIONS[1], method=method).question == QUESTIONS[1]
+
+
+def test_a_look_shows_what_the_token_budget_kept():
+    ask = QCAVisualQuestionAnsweringPipeline(
+        model=tiny_model(token_budget=6, token_budget_layer=1, query_tokens="attended"), processor=tiny_processor()
+    )
+    image = tiny_image(size=(40, 40))
+    look = ask.look(image, QUESTIONS[0])
+    assert look.kept.shape == (4, 4) and look.kept.sum() == 6
+    assert (look.relevance.amax(0) > 0).sum() == 6
+    picture = look.kept_patches()
+    for row in range(4):
+        for column in range(4):
+            box = (10 * column, 10 * row, 10 * column + 10, 10 * row + 10)
+            assert (picture.crop(box).tobytes() == image.crop(box).tobytes()) == bool(look.kept[row, column])
+    assert len(look.words) == 2
+    without = QCAVisualQuestionAnsweringPipeline(model=tiny_model(), processor=tiny_processor())
+    with pytest.raises(ValueError, match="no token budget"):
+        without.look(image, QUESTIONS[0]).kept_patches()
+
+
+@pytest.mark.parametrize("size", [(120, 60), (50, 90), (64, 64)])
+def test_maps_lie_on_the_part_of_the_image_that_the_processor_crops(size):
+    processor = QCAProcessor(
+        CLIPImageProcessorPil(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}), tiny_tokenizer()
+    )
+    left, top, right, bottom = seen_box(processor.image_processor, *size)
+    assert right - left == pytest.approx(bottom - top) == pytest.approx(0.8 * min(size))
+    for row, column in [(0, 0), (1, 3), (3, 2)]:
+        image = Image.new("RGB", size, "black")
+        x, y = left + (column + 0.5) * (right - left) / 4, top + (row + 0.5) * (bottom - top) / 4
+        image.paste("white", (round(x) - 2, round(y) - 2, round(x) + 2, round(y) + 2))
+        pixels = processor(images=image)["pixel_values"][0].sum(0).unfold(0, 8, 8).unfold(1, 8, 8).sum((2, 3))
+        assert pixels.argmax() == 4 * row + column  # the model sees the spot in this patch
+        relevance = torch.zeros(4, 4)
+        relevance[row, column] = 1
+        look = Look(
+            image, "what", [{"answer": "red", "score": 1}], relevance[None], [], None, (left, top, right, bottom)
+        )
+        picture = np.asarray(look.overlay(caption=False)).astype(int)[: size[1]]
+        yellow = picture[..., 0] + picture[..., 1] - 2 * picture[..., 2]
+        assert yellow[round(y) - 3 : round(y) + 3, round(x) - 3 : round(x) + 3].max() == yellow.max()
+        outside = (np.asarray(image) == picture).all(-1)
+        assert outside[: int(top)].all() and outside[:, : int(left)].all()
+
+
+def test_saving_the_pipeline_is_enough_to_load_it(ask, tmp_path):
+    ask.save_pretrained(tmp_path)
+    saved = {path.name for path in tmp_path.iterdir()}
+    assert {"pipeline_qca.py", "explanation_qca.py", "relevance_qca.py", "processor_config.json"} <= saved
+    again = pipeline(model=str(tmp_path), pipeline_class=QCAVisualQuestionAnsweringPipeline)
+    assert_same(again(tiny_image(), QUESTIONS), ask(tiny_image(), QUESTIONS))
+
+
+@pytest.mark.parametrize("task", [None, pytest.param("visual-question-answering", marks=pytest.mark.slow)])
+def test_the_checkpoint_answers_where_the_package_is_not_installed(ask, checkpoint, tmp_path, task):
+    tiny_image().save(tmp_path / "image.png")
+    program = f"""
+        import sys
+        sys.modules["modeling_qca"] = None  # importing it raises ImportError
+        import json
+        from transformers import pipeline
+        ask = pipeline({task!r}, model={str(checkpoint)!r}, trust_remote_code=True)
+        assert type(ask).__module__.startswith("transformers_modules"), type(ask)
+        assert type(ask.model).__module__.startswith("transformers_modules"), type(ask.model)
+        print(json.dumps(ask("image.png", {QUESTIONS!r})))
+        for method in ("relevance", "rollout", "gradient"):
+            ask.look("image.png", {QUESTIONS[0]!r}, method=method).overlay().save(method + ".png")
+        """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert_same(json.loads(done.stdout), ask(tiny_image(), QUESTIONS))
+    for method in ("relevance", "rollout", "gradient"):
+        shown = np.asarray(Image.open(tmp_path / f"{method}.png")).astype(int)
+        expected = np.asarray(ask.look(tiny_image(), QUESTIONS[0], method=method).overlay()).astype(int)
+        assert np.abs(shown - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("image", "question", "message"),
+    [
+        ("nowhere.jpg", "what", "Cannot read the image nowhere.jpg"),
+        (b"not an image", "what", "Cannot read the image 12 bytes"),
+        (3, "what", "Cannot read the image 3"),
+        (tiny_image(), " ", "Question 0 is empty"),
+        (tiny_image(), [], "comes without a question"),
+        ([tiny_image()] * 3, ["what", "where"], "3 images but 2 questions"),
+        (tiny_image(), None, "Expected an image and a question"),
+        (tiny_image(), "what " * 30, "truncation=True"),
+    ],
+)
+def test_bad_input_is_named(ask, image, question, message):
+    with pytest.raises(ValueError, match=message):
+        ask(image, question)
+
+
+def test_a_long_question_is_cut_only_on_request(ask):
+    cut = ask(tiny_image(), "what " * 30, truncation=True)
+    assert_same(cut, ask(tiny_image(), "what " * 14))  # 16 positions, two of them special tokens
+
+
+def test_top_k_and_relevance_are_refused_where_they_make_no_sense(ask):
+    with pytest.raises(ValueError, match="top_k"):
+        ask(tiny_image(), "what", top_k=0)
+    without_hops = QCAVisualQuestionAnsweringPipeline(
+        model=tiny_model(num_attention_layers=0), processor=tiny_processor()
+    )
+    assert len(without_hops(tiny_image(), "what")) == 5
+    with pytest.raises(ValueError, match="num_attention_layers=0"):
+        without_hops(tiny_image(), "what", return_relevance=True)
+
+
+def test_no_image_is_no_answer(ask):
+    assert ask([], "what") == []
+
+
+def test_with_the_package_installed_no_code_of_the_checkpoint_runs(ask, tmp_path):
+    ask.save_pretrained(tmp_path)
+    files = list(tmp_path.glob("*_qca.py"))
+    assert files
+    for code in files:
+        code.write_text("raise SystemExit('code of the checkpoint ran')")
+    loaded = pipeline(model=str(tmp_path), pipeline_class=QCAVisualQuestionAnsweringPipeline)
+    assert_same(loaded(tiny_image(), "what"), ask(tiny_image(), "what"))

@@ -1,0 +1,317 @@
+"""`qca bench`: what it writes, that it goes on where it stopped, and the document's model it measures against."""
+
+import json
+import re
+import statistics
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import datasets
+import pytest
+import torch
+import transformers
+from helpers.tiny import (
+    WORDS,
+    called_operators,
+    save_tiny_model,
+    tiny_batch,
+    tiny_image,
+    tiny_text_config,
+    tiny_tokenizer,
+    tiny_vision_config,
+)
+from PIL import Image
+from torch import nn
+from transformers import AutoModel, BertConfig, ViTConfig
+
+from modeling_qca import QCAProcessor
+from modeling_qca.training.benchmark import models as benchmark_models
+from modeling_qca.training.benchmark import precision as benchmark_precision
+from modeling_qca.training.benchmark import speed as benchmark
+from modeling_qca.training.benchmark.models import Contender, Models, Workload
+from modeling_qca.training.benchmark.precision import answer_agreement
+from modeling_qca.training.benchmark.report import render_report, render_short_report
+from modeling_qca.training.benchmark.speed import Task, benchmark_cases, measure_memory, measure_times, run_benchmark
+from modeling_qca.training.experiments.reference_model import ReferenceForVisualQuestionAnswering, ReferenceVQAModel
+from modeling_qca.training.fitting.model_factory import load_checkpoint
+
+SEED_DOCUMENT = Path(__file__).parents[4] / "shared" / "seed" / "query-conditioned-visual-attention.md"
+CPU = torch.device("cpu")
+
+
+def quick_models() -> Models:
+    return Models(CPU, quick=True)
+
+
+def row(model: str, median: float, questions: int = 1, **fields) -> dict:
+    return {
+        "label": model, "model": model, "dtype": "float32", "attention": "sdpa", "compiled": False, "hops": 2,
+        "questions": questions, "images": 1, "resolution": None, "mode": "answer", "flops": 4e9,
+        "median_s": median, "quartile_1_s": median * 0.9, "quartile_3_s": median * 1.2, "first_s": median,
+    } | fields  # fmt: skip
+
+
+def test_it_writes_measurements_table_and_plot(tmp_path: Path) -> None:
+    results = run_benchmark(tmp_path, quick=True, cases=["one_pair", "hops"])
+    assert json.loads((tmp_path / "benchmark.json").read_text()) == results
+    measured = results["cases"]["one_pair"]
+    assert [r["model"] for r in measured] == ["qca", "qca-98", "qca-49", "reference", "vilt", "blip"]
+    for r in measured + results["cases"]["hops"]:
+        assert 0 < r["quartile_1_s"] <= r["median_s"] <= r["quartile_3_s"] and r["flops"] > 0
+    assert [r["hops"] for r in results["cases"]["hops"]] == [1, 2, 4, 8]
+    assert (tmp_path / "benchmark.md").read_text() == render_report(results)
+    assert Image.open(tmp_path / "benchmark.png").size[0] > 300
+    assert {path.name for path in tmp_path.iterdir()} == {"benchmark.json", "benchmark.md", "benchmark.png"}
+
+
+def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = []
+
+    def measure(models, tasks, rounds, title):
+        if title == "batch_8" and measured == ["one_pair"]:
+            measured.append("stopped")
+            raise KeyboardInterrupt
+        measured.append(title)
+        return [row(task.contender.model, 1.0) for task in tasks]
+
+    monkeypatch.setattr(benchmark, "measure_times", measure)
+    with pytest.raises(KeyboardInterrupt):
+        run_benchmark(tmp_path, quick=True, cases=["one_pair", "batch_8"])
+    assert json.loads((tmp_path / "benchmark.json").read_text())["cases"].keys() == {"one_pair"}
+    run_benchmark(tmp_path, quick=True, cases=["one_pair", "batch_8"])
+    assert measured == ["one_pair", "stopped", "batch_8"]
+    monkeypatch.setattr(benchmark, "answer_agreement", lambda checkpoint, *_: {"pairs": 500, "agreement": checkpoint})
+    for share in (0.5, 0.75):  # of another checkpoint each
+        trained = share, datasets.Dataset.from_dict({"question": ["red"] * 500})
+        results = run_benchmark(tmp_path, quick=True, cases=["one_pair"], trained=trained)
+        assert results["agreement"]["agreement"] == share
+    with pytest.raises(ValueError, match="another quick, rounds"):
+        run_benchmark(tmp_path, quick=False, cases=["one_pair"])
+
+
+def test_unknown_cases_and_a_single_round_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no benchmark case two_pairs; there are one_pair, "):
+        run_benchmark(tmp_path / "new", quick=True, cases=["two_pairs"])
+    with pytest.raises(ValueError, match="rounds: 1, but quartiles need two"):
+        run_benchmark(tmp_path / "new", quick=True, rounds=1, cases=["one_pair"])
+    assert not (tmp_path / "new").exists()
+
+
+def test_on_cuda_bfloat16_is_compiled_and_trained_and_flash_attention_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    available = {"flash_attention_2": lambda: False, "flash_attention_4": lambda: True}
+    monkeypatch.setattr(benchmark, "FLASH_ATTENTION", available)
+    on_gpu, on_cpu = (benchmark_cases(torch.device(name)) for name in ("cuda", "cpu"))
+    assert on_gpu.keys() == on_cpu.keys()
+    for name in ("one_pair", "train_8_questions"):
+        assert {task.contender.dtype for task in on_gpu[name]} == {"bfloat16"}
+    assert [t.contender.model for t in on_gpu["train_8_questions"] if t.contender.compiled] == [
+        "qca",
+        "qca-98",
+        "qca-49",
+    ]
+    for cases, flash, compiled in (
+        (on_gpu, {"flash_attention_4"}, {"bfloat16"}),
+        (on_cpu, set(), {"float32", "bfloat16"}),
+    ):
+        for name in ("implementations_one_pair", "implementations_batch_8"):
+            assert {task.contender.dtype for task in cases[name] if task.contender.compiled} == compiled
+            ways: dict[str, set] = {"vilt": set(), "qca": set()}
+            for task in cases[name]:
+                if (contender := task.contender).model in ways and contender.attention not in flash:
+                    ways[contender.model].add((contender.dtype, contender.compiled))
+            assert ways["vilt"] == ways["qca"]
+        attentions = {task.contender.attention for task in cases["implementations_batch_8"]}
+        assert attentions == {"eager", "sdpa"} | flash
+
+
+def test_tasks_take_turns_and_medians_leave_the_warm_up_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = [Task(Contender(name), Workload()) for name in ("qca", "qca-49")]
+    order, seconds = [], iter(range(100))
+    clock = iter(t for n in seconds for t in (0.0, float(n)))  # the n-th run takes n seconds
+    run = benchmark_models.Model.run
+    monkeypatch.setattr(benchmark_models.Model, "run", lambda self, *a: order.append(self) or run(self, *a))
+    monkeypatch.setattr(benchmark, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    rows = measure_times(quick_models(), tasks, rounds=3, title="")
+    first, second = order[:2]
+    assert order[:8] == [first, second] * 4 and first is not second
+    assert [r["first_s"] for r in rows] == [0, 1]
+    assert [r["median_s"] for r in rows] == [statistics.median([2, 4, 6]), statistics.median([3, 5, 7])]
+
+
+def test_operations_are_those_of_the_work() -> None:
+    one, many = Workload(), Workload(images=1, questions=16)
+    names = ("qca", "qca-98", "qca-49", "reference", "vilt")
+    models = quick_models()
+    counted = {
+        work: [r["flops"] for r in measure_times(models, [Task(Contender(n), work) for n in names], 2, "")]
+        for work in (one, many)
+    }
+    dense, half, quarter, reference, vilt = counted[one]
+    assert quarter < half < dense
+    assert counted[many][3] == 16 * reference and counted[many][4] == 16 * vilt  # the image again for every question
+    assert counted[many][0] < 8 * dense
+
+
+def test_our_models_share_their_encoders() -> None:
+    models = quick_models()
+    dense, budget, rounded = (models.get(Contender(*c)) for c in (("qca",), ("qca-49",), ("qca", "bfloat16")))
+    assert dense.module.qca.text_encoder is budget.module.qca.text_encoder
+    assert rounded.module.qca.text_encoder is not dense.module.qca.text_encoder
+    assert {p.dtype for p in rounded.module.parameters()} == {torch.bfloat16}
+    assert budget.module.qca.vision_encoder.budget.most == 49
+    for attention in ("eager", "sdpa"):
+        models.get(Contender("qca-49", attention=attention))
+        encoders = (budget.module.qca.vision_encoder.backbone, budget.module.qca.text_encoder)
+        assert {encoder.config._attn_implementation for encoder in encoders} == {attention}
+
+
+def test_training_steps_change_every_model() -> None:
+    for name in ("qca", "qca-49", "reference", "vilt", "blip"):
+        model = quick_models().get(Contender(name))
+        inputs = model.inputs(Workload(questions=2, mode="train"))
+        before = [p.clone() for p in model.module.parameters()]
+        model.run(inputs, "train")
+        assert any(not torch.equal(a, b) for a, b in zip(before, model.module.parameters(), strict=True)), name
+        assert all(p.grad is None for p in model.module.parameters())
+
+
+@pytest.mark.slow  # a process each
+def test_memory_is_measured_in_fresh_processes() -> None:
+    tasks = [Task(Contender("qca"), Workload(resolution=size)) for size in (224, 1568)]
+    small, large = (r["peak_bytes"] for r in measure_memory(quick_models(), tasks, 1, ""))
+    assert 50e6 < small < large
+
+
+@pytest.mark.slow  # compiles
+@pytest.mark.parametrize("name", ["qca", "qca-49", "reference", "vilt"])
+def test_compiled_models_answer_the_same_from_packed_weights(name: str) -> None:
+    models, precision = quick_models(), torch.get_float32_matmul_precision()
+    plain = models.get(Contender(name))
+    plain.module.eval()
+    inputs = plain.inputs(Workload(images=2, questions=2))
+    expected = plain.run(inputs, "answer")
+    products = called_operators(lambda: plain.run(inputs, "answer"))["aten::linear"]
+    compiled = models.get(Contender(name, compiled=True))
+    torch.testing.assert_close(compiled.run(inputs, "answer"), expected, atol=1e-4, rtol=1e-4)
+    operators = called_operators(lambda: compiled.run(inputs, "answer"))
+    assert not {"aten::addmm", "aten::mm"} & operators.keys()
+    assert 0 < operators["mkldnn::_linear_pointwise"] < products, "queries, keys and values are one product"
+    assert torch.get_float32_matmul_precision() == precision
+
+
+@pytest.mark.slow  # compiles
+def test_compiled_models_have_no_limit_in_common() -> None:
+    models = quick_models()
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for name in ("qca", "qca-49", "vilt"):
+            compiled = models.get(Contender(name, compiled=True))
+            compiled.module.eval()
+            inputs = compiled.inputs(Workload())
+            compiled.run(inputs, "answer")
+            assert "mkldnn::_linear_pointwise" in called_operators(partial(compiled.run, inputs, "answer")), name
+
+
+@pytest.mark.slow  # compiles
+def test_peak_is_also_sought_among_compiled_products() -> None:
+    operators = called_operators(lambda: benchmark._matmul_peak(CPU, quick=False))
+    assert {"mkldnn::_linear_pointwise", "aten::linear"} <= operators.keys()
+
+
+def test_report_says_what_was_measured() -> None:
+    peak = {"float32": 1e11, "bfloat16": 4e11}
+    settings = {"device": "a processor", "threads": 2, "rounds": 3, "quick": False, "packages": {"torch": "2.13"}}
+    cases = {
+        "one_pair": [row("qca", 0.08), row("vilt", 0.1, attention="eager")],
+        "questions": [row("qca", 0.3, 1), row("qca", 0.4, 8), row("qca-49", 0.1, 1), row("qca-49", 0.8, 8)],
+        "implementations_batch_8": [row("qca", 0.2), row("qca", 0.05, dtype="bfloat16", compiled=True)],
+        "implementations_one_pair": [
+            row("qca", 0.2),
+            row("qca", 0.06, compiled=True),
+            row("qca", 0.05, dtype="bfloat16"),
+            row("vilt", 0.4),
+            row("vilt", 0.1, compiled=True),
+        ],
+        "memory_batch_8": [row("qca", 1.0, peak_bytes=3 * 2**29)],
+    }
+    report = render_report({"settings": settings, "cases": cases, "matmul_peak": peak})
+    assert "| qca | float32 | sdpa | 80 | 72 to 96 | 4.0 | 50% | 0.80 |" in report  # 4 GFLOP in 80 ms of 100 GFLOP/s
+    assert "| qca | bfloat16 | sdpa, compiled | 50 | 45 to 60 | 4.0 | 20% | 0.25 |" in report
+    assert "| qca | float32 | sdpa | 200 | 180 to 240 | 4.0 | 20% | 0.50 | 1.00 |" in report
+    assert "| qca | float32 | sdpa, compiled | 60 | 54 to 72 | 4.0 | 67% | 0.60 | 0.30 |" in report  # as ViLT compiled
+    assert "| qca | bfloat16 | sdpa | 50 | 45 to 60 | 4.0 | 20% |  | 0.25 |" in report  # where it was not measured
+    assert "| 1 | 300 | 100 | qca-49 |" in report and "| 8 | 50 | 100 | qca |" in report
+    assert "| qca | 1.50 |" in report and "a processor, 2 threads" in report and "quick" not in report
+    short = render_short_report({"settings": settings, "cases": cases})
+    assert "| ms (x vilt) | one pair |" in short and "| qca | 80 (0.80) |\n| vilt | 100 (1.00) |" in short
+
+
+def test_answers_in_bfloat16_are_compared_pair_by_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_tiny_model(tmp_path)
+    rows = []
+    for index in range(12):
+        file = tmp_path / f"{index}.png"
+        tiny_image(index).save(file)
+        image = {"path": str(file), "bytes": None}
+        question = f"what is {WORDS[index]}"
+        rows.append({"image": image, "image_id": str(index), "question": question, "question_id": str(index),
+                     "answers": [{"answer": "red", "count": 1}]})  # fmt: skip
+    rows = datasets.Dataset.from_list(rows)
+    same = answer_agreement(str(tmp_path), rows, CPU, torch.float32, pairs=12)
+    assert same == {"pairs": 12, "agreement": 1.0}
+    model, processor = load_checkpoint(str(tmp_path)), QCAProcessor.from_pretrained(tmp_path)
+    inputs = processor(images=[tiny_image(i) for i in range(12)], text=list(rows["question"]), return_tensors="pt")
+    with torch.no_grad():
+        exact = model(**inputs).logits.argmax(-1)
+        rounded = model.bfloat16()(**inputs).logits.argmax(-1)
+    dtypes, predict = [], benchmark_precision.predict
+    monkeypatch.setattr(
+        benchmark_precision, "predict", lambda model, *rest: dtypes.append(model.dtype) or predict(model, *rest)
+    )
+    agreed = answer_agreement(str(tmp_path), rows, CPU, pairs=12)["agreement"]
+    assert dtypes == [torch.float32, torch.bfloat16]
+    assert agreed == pytest.approx((exact == rounded).double().mean().item())
+    with pytest.raises(ValueError, match="13 pairs asked for, but there are 12 rows"):
+        answer_agreement(str(tmp_path), rows, CPU, pairs=13)
+
+
+@pytest.mark.skipif(not SEED_DOCUMENT.exists(), reason="needs the source document")
+def test_reference_model_matches_the_source_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The document's own code, run as it stands there, gives the same logits and maps from the same weights."""
+    shape = {"num_hidden_layers": 1, "num_attention_heads": 8, "intermediate_size": 64}
+    bert = AutoModel.from_config(BertConfig(vocab_size=len(WORDS) + 5, hidden_size=768, **shape)).eval()
+    vit = AutoModel.from_config(ViTConfig(hidden_size=768, image_size=32, patch_size=8, **shape)).eval()
+    tokenizer = tiny_tokenizer()
+    for name, made in (("BertModel", bert), ("BertTokenizer", tokenizer), ("ViTModel", vit)):
+        monkeypatch.setattr(getattr(transformers, name), "from_pretrained", lambda *_, made=made: made)
+    written = {"torch": torch, "nn": nn}
+    for block in re.findall(r"```python\n(.*?)```", SEED_DOCUMENT.read_text(), re.DOTALL):
+        if re.search(r"^class (Query|Stacked)\w+\(nn.Module\)", block, re.MULTILINE):
+            exec(block, written)
+    original = written["ReferenceVQAModel"](num_answer_classes=9).eval()
+    copied = ReferenceVQAModel(vit, bert, num_answer_classes=9).eval()
+    copied.load_state_dict(original.state_dict())
+    images, questions = torch.randn(3, 3, 32, 32), ["what is red", "where is the big ball ?", "how many"]
+    with torch.no_grad():
+        logits, maps = original(images, questions)
+        ours, our_maps = copied(images, tokenizer(questions, padding=True, return_tensors="pt"))
+    assert torch.equal(logits, ours) and len(maps) == len(our_maps) == 2
+    assert all(torch.equal(a, b) for a, b in zip(maps, our_maps, strict=True))
+
+
+def test_reference_model_takes_our_batches() -> None:
+    encoders = AutoModel.from_config(tiny_vision_config()), AutoModel.from_config(tiny_text_config())
+    model = ReferenceForVisualQuestionAnswering(*encoders, hidden_dim=32, num_answer_classes=5).eval()
+    batch, labels = tiny_batch(questions=4, images=2), torch.tensor([0, 4, -100, 2])
+    output = model(**batch, labels=labels)
+    assert output.grid == (4, 4) and output.relevance.shape == (4, 2, 8, 16)
+    known = torch.tensor([0, 1, 3])
+    torch.testing.assert_close(output.loss, nn.functional.cross_entropy(output.logits[known], labels[known]))
+    features = encoders[0](batch.pop("pixel_values")).last_hidden_state
+    cached = model(**batch, image_features=features, image_grid=(4, 4))
+    torch.testing.assert_close(cached.logits, output.logits, atol=1e-5, rtol=1e-5)
+    output.loss.backward()
+    assert all(p.grad is None for p in encoders[1].parameters())
+    assert any(p.grad is not None for p in encoders[0].parameters())

@@ -1,0 +1,138 @@
+"""Cached image features: those of the encoder, computed once, never stale."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from helpers.tiny import tiny_processor
+from PIL import Image
+
+from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor
+from modeling_qca.training.data import image_features as feature_cache
+from modeling_qca.training.data.image_features import ImageFeatureCache
+from modeling_qca.training.data.image_reading import read_image
+from modeling_qca.training.fitting.model_factory import CONFIGURATION
+from modeling_qca.training.fitting.parameter_groups import freeze
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    model = QCAForVisualQuestionAnswering(QCAConfig.from_pretrained(CONFIGURATION / "qca-tiny")).eval()
+    freeze(model, ["vision"])
+    return model
+
+
+@pytest.fixture
+def processor():
+    return QCAProcessor.from_pretrained(CONFIGURATION / "qca-tiny")
+
+
+@pytest.fixture
+def rows(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rows = {}
+    for number in range(5):
+        path = folder / f"{number}.png"
+        Image.fromarray(np.random.default_rng(number).integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(path)
+        rows[str(number)] = {"image": {"path": str(path), "bytes": None}, "image_id": str(number), "question_id": "q"}
+    return rows
+
+
+def test_features_are_the_encoders_own_and_computed_once(tmp_path, model, processor, rows):
+    cache = ImageFeatureCache(tmp_path / "cache", model, processor, rows)
+    assert cache.computed == 5 and cache.grid == (5, 5)
+    with torch.no_grad():
+        fresh = model.get_image_features(processor(images=[read_image(rows["3"])])["pixel_values"])
+    torch.testing.assert_close(cache.read(["3"]), fresh.last_hidden_state, rtol=1e-5, atol=1e-5)
+    again = ImageFeatureCache(tmp_path / "cache", model, processor, rows)
+    assert again.computed == 0
+    assert torch.equal(again.read(["4", "0"]), cache.read(["4", "0"]))
+
+
+def test_half_precision_stores_half_the_bytes_of_nearly_the_same_features(tmp_path, model, processor, rows):
+    whole = ImageFeatureCache(tmp_path / "cache", model, processor, rows)
+    half = ImageFeatureCache(tmp_path / "cache", model, processor, rows, half=True)
+    assert half.folder != whole.folder
+    assert half.read(["1"]).dtype == torch.float16
+    torch.testing.assert_close(half.read(["1"]).float(), whole.read(["1"]), rtol=0.05, atol=0.05)
+
+
+def test_a_changed_image_is_computed_again_and_only_it(tmp_path, model, processor, rows):
+    before = ImageFeatureCache(tmp_path / "cache", model, processor, rows).read(["2"]).clone()
+    Image.new("RGB", (40, 40), "red").save(rows["2"]["image"]["path"])
+    cache = ImageFeatureCache(tmp_path / "cache", model, processor, rows)
+    assert cache.computed == 1
+    assert not torch.equal(cache.read(["2"]), before)
+
+
+def test_a_changed_encoder_processor_or_depth_makes_another_cache(tmp_path, model, processor, rows):
+    first = ImageFeatureCache(tmp_path / "cache", model, processor, rows)
+    processor.image_processor.image_mean = [0.4, 0.5, 0.5]
+    assert ImageFeatureCache(tmp_path / "cache", model, processor, rows).folder != first.folder
+    processor.image_processor.image_mean = [0.5, 0.5, 0.5]
+    model.config.vision_feature_layers = [1, 3]
+    assert ImageFeatureCache(tmp_path / "cache", model, processor, rows).folder != first.folder
+    model.config.vision_feature_layers = None
+    eps, model.config.vision_config.layer_norm_eps = model.config.vision_config.layer_norm_eps, 1e-3
+    assert ImageFeatureCache(tmp_path / "cache", model, processor, rows).folder != first.folder
+    model.config.vision_config.layer_norm_eps = eps
+    with torch.no_grad():
+        next(model.qca.vision_encoder.backbone.parameters()).add_(1e-3)
+    changed = ImageFeatureCache(tmp_path / "cache", model, processor, rows)
+    assert changed.folder != first.folder and changed.computed == 5
+
+
+def test_what_was_saved_and_loaded_finds_the_features_it_was_trained_on(tmp_path, model, rows):
+    composed = tiny_processor()
+    first = ImageFeatureCache(tmp_path / "cache", model, composed, rows)
+    model.save_pretrained(tmp_path / "saved")
+    composed.save_pretrained(tmp_path / "saved")
+    loaded = QCAForVisualQuestionAnswering.from_pretrained(tmp_path / "saved")
+    freeze(loaded, ["vision"])
+    again = ImageFeatureCache(tmp_path / "cache", loaded, QCAProcessor.from_pretrained(tmp_path / "saved"), rows)
+    assert (first.computed, again.computed) == (5, 0)
+
+
+def test_an_interrupted_run_goes_on_with_the_rows_it_lacks(tmp_path, model, processor, rows, monkeypatch):
+    monkeypatch.setattr(feature_cache, "BATCH_SIZE", 2)
+    encode, calls = feature_cache._encode, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 3:  # one call finds the shape, the next fills two rows
+            raise KeyboardInterrupt
+        return encode(*arguments)
+
+    monkeypatch.setattr(feature_cache, "_encode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ImageFeatureCache(tmp_path / "cache", model, processor, rows)
+    monkeypatch.setattr(feature_cache, "_encode", encode)
+    cache = ImageFeatureCache(tmp_path / "cache", model, processor, rows)
+    assert cache.computed == 3
+    whole = ImageFeatureCache(tmp_path / "other", model, processor, rows)
+    assert torch.allclose(cache.read(sorted(rows)), whole.read(sorted(rows)), atol=1e-6)
+
+
+def test_two_runs_at_once_compute_every_row_once(tmp_path, model, processor, rows, monkeypatch):
+    encode = feature_cache._encode
+
+    def slowly(*arguments):
+        time.sleep(0.1)
+        return encode(*arguments)
+
+    monkeypatch.setattr(feature_cache, "_encode", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(ImageFeatureCache, tmp_path / "cache", model, processor, rows) for _ in range(2)]
+    caches = [run.result() for run in runs]
+    assert sorted(cache.computed for cache in caches) == [0, 5]
+    assert torch.equal(caches[0].read(sorted(rows)), caches[1].read(sorted(rows)))
+
+
+def test_an_encoder_that_trains_is_refused(tmp_path, processor, rows):
+    model = QCAForVisualQuestionAnswering(QCAConfig.from_pretrained(CONFIGURATION / "qca-tiny"))
+    with pytest.raises(ValueError, match="add `vision` to `freeze`"):
+        ImageFeatureCache(tmp_path / "cache", model, processor, rows)

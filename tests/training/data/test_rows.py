@@ -1,0 +1,567 @@
+"""Tables, Hub data sets, splits and streams, and the shared data where it is present."""
+
+import csv
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from datasets.distributed import split_dataset_by_node
+from helpers.data_files import draw, table_folder, write_csv
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modeling_qca.training.data.relevance_maps import write_maps
+from modeling_qca.training.data.rows import (
+    FEATURES,
+    checked_options,
+    data_name,
+    group_key,
+    load_rows,
+    parse_group_by,
+    split_name,
+    split_rows,
+)
+
+SHARED = Path(__file__).parents[4] / "shared" / "data"
+needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="the shared data is not on this machine")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+# Tables
+
+
+def test_a_csv_row_becomes_the_schema(tmp_path):
+    table_folder(tmp_path)
+    rows = load_rows(tmp_path)
+    assert rows.features == FEATURES
+    assert {name: value for name, value in rows[3].items() if name != "image"} == {
+        "image_id": "image3",
+        "question": "what is at 3",
+        "question_id": "train-3",
+        "question_type": "",
+        "answers": [{"answer": "answer 3", "count": 1}],
+        "relevance": None,
+    }
+    assert rows[3]["image"].getpixel((0, 0)) == (30, 30, 30)
+
+
+def test_images_are_stored_as_paths_and_decoded_on_access_only(tmp_path):
+    rows = load_rows(table_folder(tmp_path)).cast_column("image", datasets.Image(decode=False))
+    assert rows[0]["image"] == {"path": str((tmp_path / "images" / "image0.jpg").resolve()), "bytes": None}
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_all_table_formats_give_the_same_rows(tmp_path, suffix):
+    table_folder(tmp_path)
+    with open(tmp_path / "train.csv", newline="") as file:
+        records = list(csv.DictReader(file))
+    expected = load_rows(tmp_path).remove_columns("image").to_list()
+    (tmp_path / "train.csv").unlink()
+    if suffix == "csv":
+        with open(tmp_path / "train.csv", "w", newline="") as file:  # quoted, its columns the other way round
+            writer = csv.DictWriter(file, list(records[0])[::-1], quoting=csv.QUOTE_ALL, lineterminator="\r\n")
+            writer.writeheader()
+            writer.writerows(records)
+    elif suffix == "jsonl":
+        (tmp_path / "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    else:
+        datasets.Dataset.from_list(records).to_parquet(str(tmp_path / "train.parquet"))
+    assert load_rows(tmp_path).remove_columns("image").to_list() == expected
+
+
+def test_columns_are_mapped_and_lists_of_answers_counted(tmp_path):
+    draw(tmp_path / "photos" / "a.png")
+    record = {"file": "a.png", "q": "what", "labels": ["cup", "cup", "mug"], "sort": "object", "number": 7}
+    (tmp_path / "train.jsonl").write_text(json.dumps(record))
+    columns = {"image": "file", "image_id": "file", "question": "q", "answers": "labels", "question_type": "sort"}
+    rows = load_rows(tmp_path, images=tmp_path / "photos", columns={**columns, "question_id": "number"})
+    assert rows[0]["answers"] == [{"answer": "cup", "count": 2}, {"answer": "mug", "count": 1}]
+    assert (rows[0]["image_id"], rows[0]["question_id"], rows[0]["question_type"]) == ("a.png", "7", "object")
+
+
+def test_an_answer_separator_makes_sets(tmp_path):
+    draw(tmp_path / "image1.png")
+    write_csv(tmp_path / "train.csv", "image,question,answer", 'image1,what,"cup, plate"')
+    assert [answer["answer"] for answer in load_rows(tmp_path)[0]["answers"]] == ["cup, plate"]
+    rows = load_rows(tmp_path, answer_separator=",")
+    assert [answer["answer"] for answer in rows[0]["answers"]] == ["cup", "plate"]
+
+
+def test_maps_beside_a_table_go_to_their_rows(tmp_path):
+    table_folder(tmp_path, rows=5)
+    masks = np.random.default_rng(0).random((2, 2, 3, 4)).astype(np.float16)
+    np.savez_compressed(tmp_path / "train_relevance.npz", mask=masks, row=[1, 4], tier=["strict", "coarse"])
+    relevance = list(load_rows(tmp_path)["relevance"])
+    assert [maps is not None for maps in relevance] == [False, True, False, False, True]
+    np.testing.assert_array_equal(np.array(relevance[4], np.float16), masks[1])
+    strict = list(load_rows(tmp_path, relevance_filter={"tier": "strict"})["relevance"])
+    assert [maps is not None for maps in strict] == [False, True, False, False, False]
+
+
+def test_a_single_map_a_row_is_one_step(tmp_path):
+    table_folder(tmp_path, rows=2)
+    np.savez(tmp_path / "train_relevance.npz", mask=np.ones((2, 3, 4)))
+    assert np.shape(load_rows(tmp_path)[0]["relevance"]) == (1, 3, 4)
+
+
+def test_maps_in_a_column_may_be_missing(tmp_path):
+    draw(tmp_path / "a.png")
+    lines = [{"image": "a", "question": "q", "answer": "x", "relevance": relevance} for relevance in ([[1, 0]], None)]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert list(load_rows(tmp_path)["relevance"]) == [[[[1, 0]]], None]
+
+
+@pytest.mark.parametrize(
+    ("header", "line", "message"),
+    [
+        ("image,question", "a,what", "no column answers or answer for answers, only image, question"),
+        ("image,question,answer", "a,,cup", "train.csv row 0: the question is empty"),
+        ("image,question,answer", "a,what,", "train.csv row 0: the answer is empty"),
+        ("image,question,answer", ",what,cup", "train.csv row 0: no image"),
+        ("image,question,answer", "a,what", "train.csv row 0: has another number of columns"),
+        ("image,question,answer", "a,what,cup,cup", "train.csv row 0: has another number of columns"),
+        ("image,question,answer,relevance", "a,what,cup,[[1]]", "train.csv row 0: a relevance map is lists"),
+    ],
+)
+def test_malformed_tables_name_file_and_row(tmp_path, header, line, message):
+    draw(tmp_path / "a.png")
+    write_csv(tmp_path / "train.csv", header, line)
+    with pytest.raises(ValueError, match=message):
+        load_rows(tmp_path)
+
+
+@pytest.mark.parametrize("rows", [1, 20_000])  # to the end of the file, and over the limit of a field
+def test_a_quotation_mark_left_open_swallows_no_rows(tmp_path, rows):
+    draw(tmp_path / "a.png")
+    write_csv(tmp_path / "train.csv", "image,question,answer", "a,what,cup", 'a,what,"cup', *["a,what,mug"] * rows)
+    with pytest.raises(ValueError, match=r"train\.csv row 1: a quotation mark is open or stray"):
+        load_rows(tmp_path)
+
+
+@pytest.mark.parametrize("answers", [[{"answer": 2}], [{"answer": "cup", "count": "two"}], [{"count": 1}]])
+def test_answers_of_another_form_are_named(tmp_path, answers):
+    draw(tmp_path / "a.png")
+    (tmp_path / "train.jsonl").write_text(json.dumps({"image": "a", "question": "q", "answers": answers}))
+    with pytest.raises(ValueError, match=r"train\.jsonl row 0: an answer is a text"):
+        load_rows(tmp_path)
+
+
+def test_a_list_written_as_text_is_no_answer(tmp_path):
+    draw(tmp_path / "a.png")
+    write_csv(tmp_path / "train.csv", "image,question,answer", """a,what,"['cup', 'mug']\"""")
+    with pytest.raises(
+        ValueError, match=r"train\.csv row 0: the answer \"\['cup', 'mug'\]\" is a list written as text"
+    ):
+        load_rows(tmp_path)
+    write_csv(tmp_path / "train.csv", "image,question,answer", "a,what,[illegible]")
+    assert load_rows(tmp_path)[0]["answers"] == [{"answer": "[illegible]", "count": 1}]
+
+
+def test_a_blank_cell_is_a_row_without_a_map(tmp_path):
+    draw(tmp_path / "a.png")
+    write_csv(tmp_path / "train.csv", "image,question,answer,relevance", "a,what,cup,")
+    assert load_rows(tmp_path)[0]["relevance"] is None
+
+
+@pytest.mark.parametrize("empty", ["", " ", None])
+def test_a_row_without_an_image_id_has_the_name_of_its_image(tmp_path, empty):
+    records = [{"image": f"{name}.png", "image_id": empty, "question": "q", "answer": "x"} for name in "ab"]
+    for record in records:
+        draw(tmp_path / record["image"])
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, records)))
+    assert load_rows(tmp_path)["image_id"][:] == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_an_image_id_of_two_images_is_named(tmp_path, streaming):
+    for name in "ab":
+        draw(tmp_path / f"{name}.png")
+    write_csv(tmp_path / "train.csv", "image,image_id,question,answer", "a,7,q,x", "a,7,r,x", "b,7,q,x")
+    with pytest.raises(ValueError, match=r"train\.csv row 2: image_id '7' is of image .*b\.png here, but of .*a\.png"):
+        list(load_rows(tmp_path, streaming=streaming))
+
+
+def test_a_table_without_rows_is_named(tmp_path):
+    draw(tmp_path / "a.png")
+    write_csv(tmp_path / "train.csv", "image,question,answer")
+    with pytest.raises(ValueError, match=r"train\.csv: has no rows$"):
+        load_rows(tmp_path)
+    write_csv(tmp_path / "train.csv", "image,question,answer", "b,what,cup")
+    with pytest.raises(ValueError, match=r"train\.csv: has no rows whose image can be read"):
+        load_rows(tmp_path, on_bad_image="skip")
+
+
+def test_a_damaged_parquet_file_is_named(tmp_path):
+    (tmp_path / "train.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(ValueError, match=r"train\.parquet: cannot be read as Parquet"):
+        load_rows(tmp_path)
+
+
+def test_whatever_else_goes_wrong_names_the_data(tmp_path):
+    record = {"image": {"bytes": "text"}, "question": "q", "answer": "x"}
+    (tmp_path / "train.jsonl").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=f"{tmp_path.name}: TypeError: "):
+        load_rows(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "text"), [("train.csv", "image,question,answer"), ("train.jsonl", "{}")])
+def test_a_table_in_another_encoding_is_named(tmp_path, name, text):
+    (tmp_path / name).write_bytes(text.encode() + "\na.png,été,cup\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=f"{name}: is not text in UTF-8"):
+        load_rows(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"mask": np.ones((1, 2, 2)), "row": [9]}, "has a map for row 9, but .*train.csv has 3 rows"),
+        ({"mask": np.ones((2, 2, 2))}, "has 2 maps and no `row`"),
+        ({"mask": np.ones((2, 2, 2)), "row": [1, 0]}, "must ascend"),
+        ({"mask": np.ones((2, 2, 2)), "row": [1]}, "relevance.npz: 1 entries in `row` for 2 in `mask`"),
+        ({"mask": -np.ones((3, 2, 2))}, "map 0: its relevance map holds a value that is negative"),
+        ({"masks": np.ones((3, 2, 2))}, "no array 'mask'"),
+    ],
+)
+def test_malformed_maps_are_named(tmp_path, arrays, message):
+    table_folder(tmp_path, rows=3)
+    np.savez(tmp_path / "train_relevance.npz", **arrays)
+    with pytest.raises(ValueError, match=message):
+        load_rows(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"format": "tabel"}, "format 'tabel' is none of table, hub"),
+        ({"image_folder": "x"}, "option 'image_folder' is not one of format table"),
+        ({"columns": {"answer": "label"}}, "'answer' is none of image"),
+        ({"columns": {"answers": "label"}}, "no column label for answers"),
+        ({"columns": "label"}, "option 'columns' is a mapping, as in {question: title}, not 'label'"),
+        ({"format": "vqa_hat"}, "format vqa_hat needs option 'maps'"),
+        ({"split": "validation"}, "no validation.csv"),
+        ({"images": "nowhere"}, "nowhere: no such file or folder"),
+        ({"images": None}, "option 'images' is a folder, not None"),
+        ({"answer_separator": 1}, "option 'answer_separator' is a text, not 1"),
+        ({"relevance_filter": {"fold": 1}}, "option 'relevance_filter' is a mapping"),
+        ({"format": "gqa", "relevance_grid": 16}, "option 'relevance_grid' is the number of rows and of columns"),
+        ({"format": ["table"]}, "is none of table, hub"),
+        ({"validation_ratio": 1.5}, "between 0 and 1"),
+        ({"validation_ratio": "a"}, "between 0 and 1, not 'a'"),
+        ({"validation_ratio": 0.2, "group_by": 12}, "group_by is a text column, .*, not 12"),
+        ({"validation_ratio": 0.2, "streaming": True}, "do not stream"),
+        ({"group_by": "image_id"}, "give validation_ratio too"),
+        ({"validation_ratio": 0.2, "group_by": "image_id / 12"}, "group_by is a text column"),
+        ({"validation_ratio": 0.2, "split": "test"}, "makes train and validation"),
+        ({"on_bad_image": "ignore"}, "raise or skip"),
+    ],
+)
+def test_wrong_options_are_named(tmp_path, options, message):
+    table_folder(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        load_rows(tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split": "test"}, "'split' does not belong"),
+        ({"streaming": True}, "'streaming' does not belong"),
+        ({1: 2}, "the name of an option is a text, not 1"),
+    ],
+)
+def test_options_that_have_their_place_elsewhere_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        checked_options(options)
+
+
+def test_data_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ValueError, match="no such file or folder; for a data set of the Hub"):
+        load_rows(tmp_path / "nothing")
+
+
+def test_a_changed_table_is_read_anew_even_at_the_same_size(tmp_path):
+    table = table_folder(tmp_path, rows=3) / "train.csv"
+    assert load_rows(tmp_path)[0]["question"] == "what is at 0"
+    time = table.stat().st_mtime_ns
+    table.write_text(table.read_text().replace("what is at 0", "what is in 0"))
+    os.utime(table, ns=(time + 1000, time + 1000))
+    assert load_rows(tmp_path)[0]["question"] == "what is in 0"
+
+
+# Splits
+
+
+def test_splits_by_file(tmp_path):
+    table_folder(tmp_path)
+    write_csv(tmp_path / "validation.csv", "image_id,question,answer", "image1,what,cup")
+    assert (len(load_rows(tmp_path)), len(load_rows(tmp_path, split="validation"))) == (24, 1)
+
+
+def test_one_file_has_no_validation_split_of_its_own(tmp_path):
+    table_folder(tmp_path)
+    assert len(load_rows(tmp_path / "train.csv")) == 24
+    with pytest.raises(ValueError, match="is one file: cut it with validation_ratio"):
+        load_rows(tmp_path / "train.csv", split="validation")
+
+
+def test_cut_splits_share_no_row_and_are_the_same_every_time(tmp_path):
+    table_folder(tmp_path)
+    train, validation = (
+        load_rows(tmp_path, split=split, validation_ratio=0.25, seed=1)["question_id"][:]
+        for split in ("train", "validation")
+    )
+    assert len(validation) == 6
+    assert sorted([*train, *validation]) == sorted(f"train-{row}" for row in range(24))
+    assert load_rows(tmp_path, split="validation", validation_ratio=0.25, seed=1)["question_id"][:] == validation
+    assert load_rows(tmp_path, split="validation", validation_ratio=0.25, seed=2)["question_id"][:] != validation
+
+
+@given(
+    st.lists(st.integers(0, 40), min_size=4, max_size=40),
+    st.sampled_from([None, 1, 5]),
+    st.floats(0.1, 0.9),
+    st.integers(0, 3),
+)
+def test_groups_are_never_cut_apart(numbers, divisor, ratio, seed):
+    rows = datasets.Dataset.from_dict({"image_id": [f"image{number}.jpg" for number in numbers]})
+    group_by = "image_id" if divisor is None else f"image_id // {divisor}"
+    sizes = Counter(number // (divisor or 1) for number in numbers)
+    wanted = ratio * len(numbers)
+    try:
+        train, validation = split_rows(rows, ratio, group_by, seed)
+    except ValueError:  # only where every group is too large for one side, or one group for the other
+        assert min(sizes.values()) >= 2 * wanted or max(sizes.values()) > 2 * (len(numbers) - wanted)
+        return
+    sides = [{int(name[5:-4]) // (divisor or 1) for name in side["image_id"]} for side in (train, validation)]
+    assert not sides[0] & sides[1]
+    assert sides[0] | sides[1] == set(sizes)
+    assert len(train) + len(validation) == len(numbers)
+
+
+def test_group_keys_are_the_last_number_divided():
+    assert parse_group_by("image_id // 12") == ("image_id", 12)
+    assert [group_key(name, 12) for name in ("image11", "image12", "v2_image25.jpg")] == ["0", "1", "2"]
+    assert group_key("kitchen", None) == "kitchen"
+    with pytest.raises(ValueError, match="'kitchen' has none: `group_by: image_id`"):
+        group_key("kitchen", 12)
+
+
+def test_a_cut_that_leaves_one_side_empty_says_what_to_do(tmp_path):
+    rows = load_rows(table_folder(tmp_path, rows=11, images=11))
+    with pytest.raises(ValueError, match=r"11 rows in 1 groups cannot be cut.*: `group_by: image_id`"):
+        split_rows(rows, 0.22, "image_id // 12")
+    with pytest.raises(ValueError, match=r"11 rows in 11 groups cannot be cut.*: change it, or give more data"):
+        split_rows(rows, 0.01, "image_id")
+
+
+def test_a_validation_file_that_is_not_used_is_told_of_once(tmp_path, caplog):
+    table_folder(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        load_rows(tmp_path, validation_ratio=0.25)
+        assert not caplog.text
+        write_csv(tmp_path / "validation.csv", "image_id,question,answer", "image1,what,cup")
+        for split in ("train", "validation"):
+            load_rows(tmp_path, split=split, validation_ratio=0.25)
+    assert caplog.text.count("validation.csv is not used: validation_ratio cuts") == 1
+
+
+# Streaming
+
+
+def test_streaming_gives_the_same_rows(tmp_path):
+    table_folder(tmp_path)
+    stream = load_rows(tmp_path, streaming=True)
+    assert isinstance(stream, datasets.IterableDataset)
+    rows = list(stream.remove_columns("image"))
+    assert rows == load_rows(tmp_path).remove_columns("image").to_list()
+
+
+def test_streamed_shards_do_not_overlap(tmp_path):
+    table_folder(tmp_path)
+    with open(tmp_path / "train.csv", newline="") as file:
+        records = list(csv.DictReader(file))
+    (tmp_path / "train.csv").unlink()
+    for shard in range(4):
+        part = datasets.Dataset.from_list(records[shard::4])
+        part.to_parquet(str(tmp_path / f"train-{shard:05d}-of-00004.parquet"))
+    stream = load_rows(tmp_path, streaming=True).remove_columns("image")
+    assert stream.num_shards == 4
+    halves = [[row["question"] for row in split_dataset_by_node(stream, rank, world_size=2)] for rank in (0, 1)]
+    assert len(halves[0]) == len(halves[1]) == 12
+    assert sorted(halves[0] + halves[1]) == sorted(record["question"] for record in records)
+
+
+# Hub
+
+
+def test_a_hub_data_set_is_mapped_to_the_schema(tmp_path):
+    draw(tmp_path / "a.png", 10)
+    draw(tmp_path / "b.png", 20)
+    table = datasets.Dataset.from_dict(
+        {
+            "picture": [str(tmp_path / f"{name}.png") for name in "aba"],
+            "text": ["q0", "q1", "q2"],
+            "answers": [[{"answer": "yes", "answer_id": 1}, {"answer": "yes", "answer_id": 2}]] * 3,
+        }
+    ).cast_column("picture", datasets.Image())
+    (tmp_path / "hub").mkdir()
+    table.to_parquet(str(tmp_path / "hub" / "train.parquet"))
+    options = {"format": "hub", "columns": {"image": "picture", "question": "text"}}
+    rows = load_rows(str(tmp_path / "hub"), **options)
+    assert rows.features == FEATURES
+    assert rows["question"][:] == ["q0", "q1", "q2"]
+    assert rows[0]["answers"] == [{"answer": "yes", "count": 2}]
+    assert rows[1]["image"].getpixel((0, 0)) == (20, 20, 20)
+    assert rows[0]["image_id"] == rows[2]["image_id"] != rows[1]["image_id"]  # the same bytes are the same image
+    answer, other = datasets.ClassLabel(names=["no", "yes"]), datasets.ClassLabel(names=["train", "test"])
+    named = table.add_column("label", [1, 0, 1], feature=answer).add_column("cut", [0, -1, 1], feature=other)
+    named.to_parquet(str(tmp_path / "hub" / "train.parquet"))
+    classes = load_rows(str(tmp_path / "hub"), format="hub", columns={**options["columns"], "answers": "label"})
+    assert [row[0]["answer"] for row in classes["answers"]] == ["yes", "no", "yes"]
+    unlabeled = table.add_column("label", [1, -1, 1], feature=answer)
+    unlabeled.to_parquet(str(tmp_path / "hub" / "train.parquet"))
+    with pytest.raises(ValueError, match=r"hub train row 1: an answer is a text, .* not None"):
+        load_rows(str(tmp_path / "hub"), format="hub", columns={**options["columns"], "answers": "label"})
+    table.to_parquet(str(tmp_path / "hub" / "train.parquet"))
+    stream = load_rows(str(tmp_path / "hub"), streaming=True, **options)
+    assert [row["question_id"] for row in stream] == rows["question_id"][:]
+
+
+@pytest.mark.parametrize(
+    ("data", "format", "name"),
+    [
+        ("owner/VQA", "hub", "owner/VQA"),
+        ("owner/VQA", "table", "VQA"),
+        (".", "hub", "rooms"),
+        ("../rooms/", None, "rooms"),
+    ],
+)
+def test_a_measurement_names_its_data(tmp_path, monkeypatch, data, format, name):
+    (tmp_path / "rooms").mkdir()
+    monkeypatch.chdir(tmp_path / "rooms")
+    assert data_name(data, {"format": format}) == name
+
+
+@pytest.mark.parametrize(
+    ("split", "options", "name"),
+    [
+        ("validation", {}, "validation"),
+        ("validation", {"validation_ratio": None, "group_by": "image_id"}, "validation"),
+        (
+            "validation",
+            {"validation_ratio": 0.22, "group_by": "a // 12"},
+            "22% of train by a // 12, seed 0",
+        ),
+        ("validation", {"validation_ratio": 0.2, "group_by": None, "seed": 3}, "20% of train, seed 3"),
+        ("train", {"validation_ratio": 0.2}, "train"),
+    ],
+)
+def test_a_measurement_says_how_its_rows_were_cut(split, options, name):
+    assert split_name(split, options) == name
+
+
+def test_a_hub_data_set_that_cannot_be_had_is_named(tmp_path):
+    (tmp_path / "script").mkdir()
+    (tmp_path / "script" / "script.py").touch()
+    with pytest.raises(ValueError, match=r"script: Dataset scripts are no longer .*; .*refs/convert/parquet"):
+        load_rows(str(tmp_path / "script"), format="hub")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "train.jsonl").write_text("{")
+    with pytest.raises(ValueError, match="damaged: "):
+        load_rows(str(tmp_path / "damaged"), format="hub")
+
+
+# The shared data
+
+
+@needs_shared
+def test_rooms_load_with_options_alone():
+    rows = load_rows(SHARED / "rooms", images=SHARED / "daquar" / "images")
+    assert len(rows) == 7367
+    assert set(rows["question_type"]) == {"exists", "side", "where", "bigger"}
+    masks = np.load(SHARED / "rooms" / "train_relevance.npz")["mask"]
+    for index in (0, 1234, 7366):
+        np.testing.assert_array_equal(np.array(rows[index]["relevance"], np.float16), masks[index])
+
+
+@needs_shared
+def test_daquar_loads_with_options_alone():
+    rows = load_rows(SHARED / "daquar", answer_separator=",")
+    assert len(rows) == 9974
+    assert sum(maps is not None for maps in rows["relevance"]) == 4278
+    scenes = [
+        {
+            int(name[5:]) // 12
+            for name in load_rows(
+                SHARED / "daquar", split=split, validation_ratio=0.2, group_by="image_id // 12", answer_separator=","
+            )["image_id"]
+        }
+        for split in ("train", "validation")
+    ]
+    assert scenes[0] and scenes[1] and not scenes[0] & scenes[1]
+
+
+# Memory
+
+MEASURE = """
+import datasets, re, sys, threading
+from modeling_qca import QCAConfig, QCAProcessor
+from modeling_qca.training.fitting.model_factory import CONFIGURATION
+from modeling_qca.training.data.collator import QuestionCollator
+from modeling_qca.training.data.rows import load_rows
+from modeling_qca.training.data.sampler import ImageGroupedSampler
+
+peak, done = 0, threading.Event()
+
+def watch():  # memory of the process's own; pages of the mapped Arrow file are the kernel's to drop
+    global peak
+    while not done.wait(0.02):
+        peak = max(peak, int(re.search(r"RssAnon:\\s*(\\d+)", open("/proc/self/status").read())[1]) // 1024)
+
+threading.Thread(target=watch, daemon=True).start()
+rows = load_rows(sys.argv[1], cache_dir=sys.argv[2]).cast_column("image", datasets.Image(decode=False))
+train = load_rows(sys.argv[1], cache_dir=sys.argv[2], validation_ratio=0.2, group_by="image_id // 12")
+assert 0 < len(train) < len(rows)
+preset = CONFIGURATION / "qca-tiny"
+collator = QuestionCollator(QCAProcessor.from_pretrained(preset), QCAConfig.from_pretrained(preset), "every_hop")
+order = list(ImageGroupedSampler(rows["image_id"], 8))
+for start in range(0, len(order), 256):
+    batch = collator([rows[index] for index in order[start : start + 256]])
+    assert len(batch["pixel_values"]) == len(set(batch["image_index"].tolist()))
+done.set()
+print(len(rows), peak)
+"""
+
+
+def own_megabytes(folder: Path, rows: int, images: int) -> int:
+    for number in range(images):
+        draw(folder / "images" / f"image{number}.jpg")
+    lines = (f"image{row % images},what is at place {row},answer {row % 50}" for row in range(rows))
+    write_csv(folder / "train.csv", "image_id,question,answer", *lines)
+    maps = (np.full((2, 16, 16), row % 7, np.float16) for row in range(rows))
+    write_maps(folder / "train_relevance.npz", maps, rows, (2, 16, 16))
+    arguments = [sys.executable, "-c", MEASURE, str(folder), str(folder / "cache")]
+    done = subprocess.run(arguments, stdout=subprocess.PIPE, text=True, check=True, env=dict(os.environ))
+    count, own = map(int, done.stdout.split())
+    assert count == rows
+    print(f"{rows} rows about {images} images: {own} MB of its own at most")
+    return own
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_stays_flat_as_rows_grow_tenfold(tmp_path):
+    small = own_megabytes(tmp_path / "small", rows=10_000, images=10_000)
+    large = own_megabytes(tmp_path / "large", rows=100_000, images=10_000)
+    assert large < small + 50, f"{small} MB for 10,000 rows, {large} MB for 100,000"

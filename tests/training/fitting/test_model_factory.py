@@ -1,0 +1,51 @@
+"""Models that recipes describe: what a checkpoint keeps of its head, and which layers of an encoder go unused."""
+
+import pytest
+import torch
+from helpers.tiny import ANSWERS, save_tiny_model, tiny_batch
+
+from modeling_qca import QCAForVisualQuestionAnswering
+from modeling_qca.training.fitting.model_factory import build_model
+from modeling_qca.training.fitting.recipe import make_recipe
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    save_tiny_model(folder)
+    return folder
+
+
+def built(checkpoint, answers, **config):
+    return build_model(make_recipe({"data": "d", "model": str(checkpoint), **config}, "test"), answers)[0].eval()
+
+
+def test_the_answers_that_a_checkpoint_knows_keep_their_weights_wherever_they_now_stand(checkpoint, caplog):
+    answers = ["no", "purple", "red", "blue"]
+    before = QCAForVisualQuestionAnswering.from_pretrained(checkpoint).eval()
+    after = built(checkpoint, answers)
+    assert (after.config.id2label, after.config.num_labels) == (dict(enumerate(answers)), 4)
+    assert after.config.label2id == {answer: index for index, answer in enumerate(answers)}
+    known = [index for index, answer in ANSWERS.items() if answer in answers]
+    there = [answers.index(ANSWERS[index]) for index in known]
+    logits = after(**tiny_batch()).logits
+    torch.testing.assert_close(logits[:, there], before(**tiny_batch()).logits[:, known])
+    assert len(known) == 3 and "1 of 4 answers start anew" in caplog.text
+    weight = after.classifier[-1].weight[answers.index("purple")]
+    assert 0 < weight.abs().max() < 1 and torch.equal(after.classifier[-1].bias[1], torch.zeros(()))
+
+
+def test_the_same_answers_in_another_order_lose_nothing(checkpoint, caplog):
+    answers = list(ANSWERS.values())
+    for order in (answers, answers[::-1]):
+        logits = built(checkpoint, order)(**tiny_batch()).logits
+        expected = QCAForVisualQuestionAnswering.from_pretrained(checkpoint).eval()(**tiny_batch()).logits
+        torch.testing.assert_close(logits[:, [order.index(answer) for answer in answers]], expected)
+    assert not caplog.text
+
+
+def test_layers_of_an_encoder_that_nothing_reads_are_pointed_out(checkpoint, caplog):
+    built(checkpoint, list(ANSWERS.values()), vision_feature_layers=[1, 3])
+    assert "layers, and those after" not in caplog.text
+    built(checkpoint, list(ANSWERS.values()), vision_feature_layers=[1, 2])
+    assert "has 3 layers, and those after layer 2 are not used: `vision_feature_layers` is [1, 2]" in caplog.text

@@ -1,0 +1,565 @@
+"""Training from recipes: it finishes, resumes to the same weights, stops where it must, and says what it measured."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import EvalPrediction, TrainerCallback, TrainingArguments
+
+from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, configuration
+from modeling_qca.training.data.rows import load_rows
+from modeling_qca.training.data.vocabulary import store_vocabulary
+from modeling_qca.training.fitting import training_run as training
+from modeling_qca.training.fitting.model_factory import training_answers
+from modeling_qca.training.fitting.recipe import Recipe, load_recipe, make_recipe
+from modeling_qca.training.fitting.training_run import TrainingStoppedError, train
+from modeling_qca.training.fitting.weight_average import MovingAverage
+from modeling_qca.training.supervision.scenes import write_scenes
+
+RECIPES = sorted(Path(configuration.__file__).parent.glob("recipes/*.yaml"))
+# What a recipe for real photos asks of its encoders, in the measure of the tiny preset.
+TINY = {"vision_feature_layers": [1, 3], "hidden_size": 64, "token_budget": 12, "token_budget_layer": 1}
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes")
+    write_scenes(folder, {"train": 12, "validation": 6}, seed=0)
+    return folder
+
+
+def keys(scenes: Path, output: Path, **values) -> dict:
+    common = {
+        "data": str(scenes),
+        "model": "qca-tiny",
+        "output_dir": str(output),
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 32,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "disable_tqdm": True,
+    }
+    return {**common, **values}
+
+
+def recipe(scenes: Path, output: Path, **values) -> Recipe:
+    return make_recipe(keys(scenes, output, **values), "test")
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def assert_same_weights(first: Path, second: Path) -> None:
+    one, other = weights(first), weights(second)
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+class StopAt(TrainerCallback):
+    """Does something at the end of a step: what a power cut, a Ctrl-C or a bad row would do."""
+
+    def __init__(self, step, act):
+        self.step, self.act = step, act
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            self.act()
+
+
+@pytest.fixture
+def at_step(monkeypatch):
+    """Act at a step of the runs that follow."""
+
+    def install(step, act):
+        class Trainer(training.QCATrainer):
+            def __init__(self, *args, **kwargs):
+                super().__init__(*args, **kwargs)
+                self.add_callback(StopAt(step, act))
+
+        monkeypatch.setattr(training, "QCATrainer", Trainer)
+        return monkeypatch
+
+    return install
+
+
+TWINS = {"final_map", "rooms_views", "stage2", "unsupervised"}  # made tiny, what others do too
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in TWINS)) for path in RECIPES]
+)
+def test_every_shipped_recipe_runs(path, scenes, tmp_path):
+    shipped = load_recipe(path)
+    config = {name: value if value is None else TINY.get(name, value) for name, value in shipped.config.items()}
+    arguments = {**shipped.arguments, "output_dir": str(tmp_path), "max_steps": 1, "disable_tqdm": True}
+    arguments["bf16"] = path.stem == "rooms"  # once is enough on a processor that computes it number by number
+    tiny = dataclasses.replace(
+        shipped,
+        data=str(scenes),
+        format="table",
+        data_options={},
+        validation_data=None,
+        validation_ratio=None,
+        group_by=None,
+        model="qca-tiny",
+        vision_encoder=None,
+        text_encoder=None,
+        baselines=[],
+        config=config,
+        arguments=arguments,
+    )
+    results = train(tiny)
+    assert 0 <= results["metrics"]["accuracy"] <= 1
+    loaded = QCAForVisualQuestionAnswering.from_pretrained(tmp_path)
+    assert loaded.config.num_labels == results["data"]["vocabulary"]["answers"]
+
+
+def test_results_say_what_was_measured_beside_what_knows_less(scenes, tmp_path):
+    run = recipe(scenes, tmp_path, attention_supervision="every_hop", baselines=["question_only", "image_mean"])
+    results = train(run)
+    assert results == json.loads((tmp_path / "results.json").read_text())
+    assert set(results["baselines"]) == {"shuffled_questions", "majority", "question_only", "image_mean"}
+    assert set(results["attention"]["pointing"]) == {"model", "shuffled_question", "center", "uniform"}
+    assert set(results["per_question_type"]) == {"attribute", "exists", "count", "compare"}
+    assert results["data"]["images"] == 6 and results["data"]["name"] == scenes.name
+    assert results["cost"]["trained_parameters"] > 1e5
+    with Image.open(tmp_path / "overlay.png") as overlay:
+        assert overlay.width == 384 and not list((tmp_path / "baselines").glob("*/overlay.png"))
+    assert train(run) == results  # finished already: read, not trained again
+    older = json.loads((tmp_path / "results.json").read_text())
+    del older["recipe"]["metrics"]
+    (tmp_path / "results.json").write_text(json.dumps(older))
+    assert train(run) == older  # by a release that did not know this key yet
+
+
+@pytest.mark.parametrize(("ema_decay", "freeze"), [pytest.param(None, [], marks=pytest.mark.slow), (0.9, ["text"])])
+def test_a_killed_run_goes_on_to_the_same_weights(scenes, tmp_path, at_step, ema_decay, freeze):
+    options = {
+        "attention_supervision": "every_hop",
+        "ema_decay": ema_decay,
+        "classifier_dropout": 0.1,
+        "freeze": freeze,
+    }
+    train(recipe(scenes, tmp_path / "whole", **options))
+
+    class PowerCut(BaseException):
+        pass
+
+    def cut():
+        raise PowerCut
+
+    patch = at_step(3, cut)
+    with pytest.raises(PowerCut):
+        train(recipe(scenes, tmp_path / "cut", **options))
+    patch.undo()
+    # a kill in the middle of saving leaves a checkpoint without its last file
+    half_written = tmp_path / "cut" / "checkpoint-9"
+    half_written.mkdir()
+    (half_written / "model.safetensors").write_bytes(b"")
+    train(recipe(scenes, tmp_path / "cut", **options))
+    assert_same_weights(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_no_scene_of_the_data_s_own_validation_rows_is_trained_on(scenes, tmp_path):
+    data = shutil.copytree(scenes, tmp_path / "scenes")
+    for split in ("train", "validation"):
+        (data / f"{split}_relevance.npz").unlink()
+    rows = (data / "train.csv").read_text().splitlines()
+    known = rows[1].split(",")[0]
+    (data / "validation.csv").write_text("\n".join([rows[0], *(row for row in rows[1:] if row.startswith(known))]))
+    run = recipe(data, tmp_path, group_by="image_id")
+    train_rows, validation_rows = training.load_splits(run)
+    assert set(validation_rows["image_id"]) == {known}
+    assert known not in train_rows["image_id"] and len(train_rows) + len(validation_rows) == len(rows) - 1
+
+
+def test_early_stopping_counts_on_in_a_resumed_run(scenes, tmp_path, at_step):
+    """With a metric that never gets better, patience ends at the same step whether the run was stopped or not."""
+    never = {"learning_rate": 0.0, "early_stopping_patience": 3, "num_train_epochs": 8, "save_strategy": "epoch"}
+    train(recipe(scenes, tmp_path / "whole", **never))
+
+    def last(folder):
+        return json.loads((folder / "results.json").read_text())["cost"], max(
+            int(path.name.rpartition("-")[2]) for path in folder.glob("checkpoint-*")
+        )
+
+    steps = last(tmp_path / "whole")[1]
+    assert steps % 4 == 0  # the first epoch is the best, three more are no better
+    patch = at_step(steps * 3 // 4 + 1, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(TrainingStoppedError):
+        train(recipe(scenes, tmp_path / "parts", **never))
+    patch.undo()
+    saved = Path(training.last_complete_checkpoint(tmp_path / "parts"))
+    before = json.loads((saved / "trainer_state.json").read_text())
+    seconds = before["stateful_callbacks"]["TrainingClock"]["attributes"]["before"]
+    train(recipe(scenes, tmp_path / "parts", **never))
+    cost, stopped = last(tmp_path / "parts")
+    assert stopped == steps
+    assert cost["training_seconds"] >= round(seconds, 1) > 0  # of both parts together
+
+
+def test_a_run_without_sight_is_not_taken_for_the_run_itself(scenes, tmp_path):
+    run = recipe(scenes, tmp_path, max_steps=1, save_strategy="no", eval_strategy="no")
+    blind = train(run, baseline="blank_images")
+    assert train(run, baseline="blank_images") == blind
+    seeing = train(run)
+    assert (blind["baseline"], seeing["baseline"]) == ("blank_images", None)
+    with pytest.raises(ValueError, match="of a run that differs in baseline"):
+        saving = recipe(scenes, tmp_path / "saving", max_steps=2)
+        train(saving)
+        (tmp_path / "saving" / "results.json").unlink()
+        train(saving, baseline="blank_images")
+
+
+@pytest.mark.parametrize(
+    ("relevance", "maps", "warned"), [("last_hop", False, True), ("last_hop", True, False), ("none", False, False)]
+)
+def test_maps_that_no_row_has_are_missed(scenes, tmp_path, caplog, relevance, maps, warned):
+    data = scenes
+    if not maps:
+        data = shutil.copytree(scenes, tmp_path / "scenes")
+        for file in data.glob("*_relevance.npz"):
+            file.unlink()
+    train(recipe(data, tmp_path / "run", relevance=relevance, max_steps=1, save_strategy="no", eval_strategy="no"))
+    assert ("no training row has a relevance map" in caplog.text) is warned
+
+
+def test_nothing_measured_of_a_replaced_model_stays_beside_its_weights(scenes, tmp_path, monkeypatch):
+    options = {"max_steps": 1, "save_strategy": "no", "eval_strategy": "no"}
+    train(recipe(scenes, tmp_path, attention_supervision="last_hop", lora_rank=2, **options))
+    measured = [tmp_path / name for name in ("results.json", "questions.parquet", "overlay.png", "adapter")]
+    assert all(file.exists() for file in measured)
+
+    def fail(*arguments):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(training, "evaluate_model", fail)
+    with pytest.raises(OSError, match="disk full"):
+        train(recipe(scenes, tmp_path, attention_supervision="last_hop", learning_rate=1e-2, **options))
+    assert not any(file.exists() for file in measured)
+
+
+def test_one_image_id_of_two_pictures_is_no_feature_of_both(scenes, tmp_path):
+    run = recipe(scenes, tmp_path / "run", freeze=["vision"], cache_image_features=True, max_steps=1)
+    train_rows, validation_rows = training.load_splits(run)
+    model, processor = training.build_model(run, ["yes"])
+    training.freeze(model, run.freeze)
+    renamed = train_rows.map(lambda row: {"image_id": row["image_id"].replace("train", "validation")})
+    with pytest.raises(ValueError, match=r"image_id 'validation0' is of image .*train0.* but of .*give every image"):
+        training.cache_features(model, processor, [renamed, validation_rows], half=False)
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        {"max_steps": 2},
+        pytest.param({"max_steps": 2, "streaming": True}, marks=pytest.mark.slow),
+        pytest.param({"num_train_epochs": 1.5}, marks=pytest.mark.slow),
+        {"learning_rate": 1e-7, "early_stopping_patience": 1, "num_train_epochs": 4},
+    ],
+)
+def test_a_run_cut_off_behind_its_last_step_takes_no_other(scenes, tmp_path, ends):
+    run = recipe(scenes, tmp_path, ema_decay=0.5, eval_steps=1, eval_strategy="steps", **ends)
+    train(run)
+    before = weights(tmp_path)
+    (tmp_path / "results.json").unlink()
+    train(run)
+    assert all(weight.equal(before[name]) for name, weight in weights(tmp_path).items())
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"num_train_epochs": 1}, {"max_steps": 1}, {"num_train_epochs": 0.1}, {"num_train_epochs": 1, "freeze": []}],
+)
+def test_a_frozen_text_encoder_reads_its_questions_first_where_all_will_be_asked(
+    scenes, tmp_path, monkeypatch, changed
+):
+    def spy(model, remember, questions):
+        for of in questions:
+            rows = zip(of["input_ids"], of["attention_mask"].bool(), strict=True)
+            known.extend(tuple(ids[mask].tolist()) for ids, mask in rows)
+        raise InterruptedError("what follows is training")
+
+    known: list[tuple[int, ...]] = []
+    monkeypatch.setattr(training, "cache_text_features", spy)
+    run = recipe(scenes, tmp_path, **{"freeze": ["text"], "save_strategy": "no"} | changed)
+    with pytest.raises(InterruptedError):
+        train(run)
+    processor = training.build_model(run, ["yes", "no"])[1]
+    asked = [tuple(processor(text=question)["input_ids"][0].tolist()) for question in load_rows(scenes)["question"]]
+    assert known == (asked if changed == {"num_train_epochs": 1} else [])
+
+
+def test_low_rank_adapters_leave_alone_what_is_frozen(scenes, tmp_path):
+    run = recipe(scenes, tmp_path, lora_rank=2, freeze=["text", "hops"], max_steps=2)
+    train(run)
+    adapter = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    taught = {name: bool(weight.any()) for name, weight in adapter.items() if "lora_B" in name}
+    assert {"vision" if "vision_encoder" in name else "text" for name, any_ in taught.items() if any_} == {"vision"}
+    assert any("text_encoder" in name for name in taught)
+
+
+def test_supervision_of_the_maps_may_fall_to_nothing(scenes, tmp_path):
+    values = {
+        "attention_supervision": "last_hop",
+        "relevance_loss_schedule": "linear",
+        "max_steps": 4,
+        "logging_steps": 1,
+    }
+    train(recipe(scenes, tmp_path, **values))
+    state = json.loads((tmp_path / "checkpoint-4" / "trainer_state.json").read_text())
+    logged = [entry for entry in state["log_history"] if "answer_loss" in entry]
+    for step, parts in enumerate(logged):
+        expected = parts["answer_loss"] + (1 - step / 4) * parts["relevance_loss"]
+        assert parts["loss"] == pytest.approx(expected, rel=1e-3)
+    assert len(logged) == 4 and QCAConfig.from_pretrained(tmp_path).relevance_loss_weight == 1.0
+
+
+def test_one_process_with_several_gpus_is_told_how_to_start(scenes, tmp_path, monkeypatch):
+    monkeypatch.setattr(TrainingArguments, "n_gpu", 2)
+    with pytest.raises(ValueError, match="accelerate launch"):
+        train(recipe(scenes, tmp_path))
+
+
+def test_stored_answers_are_those_that_train(scenes, tmp_path):
+    shutil.copytree(Path(configuration.__file__).parent / "qca-tiny", tmp_path / "preset")
+    store_vocabulary(str(scenes), tmp_path / "preset", None, 3, {})
+    stored = QCAConfig.from_pretrained(tmp_path / "preset").id2label
+    train(recipe(scenes, tmp_path / "second", max_steps=1, model=str(tmp_path / "preset"), vocabulary=None))
+    assert QCAForVisualQuestionAnswering.from_pretrained(tmp_path / "second").config.id2label == stored
+    assert len(stored) == 3
+    with pytest.raises(ValueError, match="qca-tiny: no answers in its config"):
+        train(recipe(scenes, tmp_path / "third", vocabulary=None))
+
+
+def test_an_edited_recipe_does_not_go_on_from_the_checkpoints_of_what_it_was(scenes, tmp_path):
+    train(recipe(scenes, tmp_path))
+    before = (tmp_path / "results.json").read_bytes()
+    with pytest.raises(ValueError, match=r"checkpoint-\d+ is of a run that differs in learning_rate, relevance: give"):
+        train(recipe(scenes, tmp_path, attention_supervision="last_hop", learning_rate=1e-4))
+    assert (tmp_path / "results.json").read_bytes() == before
+
+
+def test_a_run_does_not_go_on_with_other_answers_than_its_weights_are_of(scenes, tmp_path, monkeypatch):
+    run = recipe(scenes, tmp_path, max_steps=1, eval_strategy="no")
+    train(run)
+    (tmp_path / "results.json").unlink()
+    monkeypatch.setattr(training, "training_answers", lambda *of: training_answers(*of)[::-1])
+    with pytest.raises(ValueError, match=r"checkpoint-1 is of a run that differs in answers: give"):
+        train(run)
+
+
+def test_questions_too_long_for_the_encoder_are_named_before_training(scenes, tmp_path):
+    folder = shutil.copytree(scenes, tmp_path / "scenes")
+    rows = (folder / "validation.csv").read_text().splitlines()
+    image, kind, _, answer = rows[-1].split(",")
+    rows[-1] = ",".join([image, kind, "red " * 600, answer])
+    (folder / "validation.csv").write_text("\n".join(rows) + "\n")
+    with pytest.raises(ValueError, match=r"Question validation-\d+, 'red red .* has 602 tokens"):
+        train(recipe(folder, tmp_path / "run"))
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+
+
+@pytest.mark.slow
+def test_a_run_that_an_earlier_release_began_is_gone_on_with(scenes, tmp_path):
+    train(recipe(scenes, tmp_path / "whole", save_total_limit=None))
+    shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "moved" / "checkpoint-2")
+    described = json.loads((tmp_path / "whole" / "_recipe.json").read_text())
+    del described["metrics"]
+    described["arguments"]["output_dir"] = str(tmp_path / "moved")
+    (tmp_path / "moved" / "_recipe.json").write_text(json.dumps(described))
+    train(recipe(scenes, tmp_path / "moved", save_total_limit=None))
+    assert_same_weights(tmp_path / "whole", tmp_path / "moved")
+    assert not (tmp_path / "moved" / "checkpoint-1").exists()
+
+
+def test_results_of_something_else_are_not_taken_for_a_finished_run(scenes, tmp_path):
+    (tmp_path / "results.json").write_text(json.dumps({"metrics": {"accuracy": 1.0}}))
+    with pytest.raises(ValueError, match=r"results.json is of no training; give this recipe another `output_dir`"):
+        train(recipe(scenes, tmp_path))
+
+
+def test_the_baseline_of_a_checkpoint_with_a_question_in_its_encoder_has_none(scenes, tmp_path):
+    train(recipe(scenes, tmp_path / "budget", max_steps=1, token_budget=8, token_budget_layer=1))
+    run = recipe(scenes, tmp_path / "next", max_steps=1, model=str(tmp_path / "budget"), baselines=["image_mean"])
+    train(run)
+    config = QCAConfig.from_pretrained(tmp_path / "next" / "baselines" / "image_mean")
+    assert config.first_question_layer is None and config.num_attention_layers == 0
+    assert QCAConfig.from_pretrained(tmp_path / "next").token_budget == 8
+
+
+def test_a_model_that_is_the_image_mean_is_not_trained_again_as_its_baseline(scenes, tmp_path):
+    no_hops = {"num_attention_layers": 0, "vision_conditioning_layers": None, "token_budget": None}
+    run = recipe(scenes, tmp_path, max_steps=1, eval_strategy="no", baselines=["image_mean"], **no_hops)
+    assert train(run)["baselines"].keys() == {"majority"}
+    composed = {"model": None, "vision_encoder": "v", "text_encoder": "t"}
+    for values, expected in ((composed, True), ({}, False), ({**composed, "token_budget": 8}, False)):
+        run = recipe(scenes, tmp_path, num_attention_layers=0, **values)
+        assert training._is_image_mean(run) is expected, values
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_no_note_says_the_recipe_of_is_gone_on_from(scenes, tmp_path, caplog):
+    train(recipe(scenes, tmp_path / "whole", save_total_limit=None))
+    shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "moved" / "checkpoint-2")
+    train(recipe(scenes, tmp_path / "moved", save_total_limit=None))
+    assert "checkpoint-2: nothing says which recipe it is of" in caplog.text
+    assert_same_weights(tmp_path / "whole", tmp_path / "moved")
+    assert not (tmp_path / "moved" / "checkpoint-1").exists()  # went on, did not begin anew
+
+
+@pytest.mark.slow  # starts processes
+@pytest.mark.skipif(sys.platform == "win32", reason="kill -9")
+def test_the_same_command_after_kill_9_ends_in_the_same_weights(scenes, tmp_path):
+    options = {
+        "num_train_epochs": 10,
+        "attention_supervision": "every_hop",
+        "classifier_dropout": 0.1,
+        "logging_steps": 1,
+    }
+    train(recipe(scenes, tmp_path / "whole", **options))
+    file = tmp_path / "killed.yaml"
+    file.write_text(yaml.safe_dump(keys(scenes, tmp_path / "killed", **options)))
+    command = [sys.executable, "-c", "from qca_cli.main import main; main()", "train", str(file)]
+    running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(tmp_path.glob("killed/checkpoint-[5-9]")):
+        assert running.poll() is None
+        time.sleep(0.01)
+    running.kill()
+    assert running.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "results.json").exists()
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert 0 < done.stdout.count("'loss'") <= 26  # of 30 steps
+    assert_same_weights(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(scenes, tmp_path, at_step):
+    options = {"save_strategy": "no"}
+    train(recipe(scenes, tmp_path / "whole", **options))
+    patch = at_step(2, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(TrainingStoppedError, match=r"stopped at step [23]; the same command goes on"):
+        train(recipe(scenes, tmp_path / "stopped", **options))
+    patch.undo()
+    assert not (tmp_path / "stopped" / "results.json").exists()
+    train(recipe(scenes, tmp_path / "stopped", **options))
+    assert_same_weights(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_a_loss_that_is_no_number_stops_with_the_step_and_the_questions(scenes, tmp_path):
+    run = recipe(scenes, tmp_path, learning_rate=1e30, warmup_steps=0, max_grad_norm=0.0)
+    with pytest.raises(FloatingPointError, match=r"The loss is nan at step \d, questions train-\d+"):
+        train(run)
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_two_stages_add_the_hops_to_what_the_first_learned(scenes, tmp_path):
+    hops = {
+        stage: load_recipe(RECIPES[0].parent / f"{stage}.yaml").config["num_attention_layers"]
+        for stage in ("stage1", "stage2")
+    }
+    short = {"max_steps": 1, "save_strategy": "no", "eval_strategy": "no"}
+    train(recipe(scenes, tmp_path / "one", num_attention_layers=hops["stage1"], **short))
+    second = {"model": str(tmp_path / "one"), "num_attention_layers": hops["stage2"], "freeze": ["vision"]}
+    train(recipe(scenes, tmp_path / "two", attention_supervision="last_hop", **second, **short))
+    first, second = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert not any(".hops." in name for name in first) and any(".hops." in name for name in second)
+    vision = [name for name in first if ".backbone." in name]
+    assert vision and all(torch.equal(first[name], second[name]) for name in vision)
+
+
+def test_frozen_and_slow_groups(scenes, tmp_path):
+    train(recipe(scenes, tmp_path / "start", max_steps=1, learning_rate=0.0))
+    train(recipe(scenes, tmp_path / "end", max_steps=2, freeze=["vision"], learning_rates={"text": 0.0}))
+    start, end = weights(tmp_path / "start"), weights(tmp_path / "end")
+    changed = {name for name in start if not torch.equal(start[name], end[name])}
+    assert not [name for name in changed if ".backbone." in name or ".text_encoder." in name]
+    assert any(".hops." in name for name in changed) and any("classifier" in name for name in changed)
+
+
+def test_cached_features_train_the_same_model(scenes, tmp_path, monkeypatch):
+    monkeypatch.setattr(training.datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    options = {"freeze": ["vision"], "attention_supervision": "last_hop", "max_steps": 2, "eval_strategy": "no"}
+    fresh = train(recipe(scenes, tmp_path / "fresh", **options))
+    cached = train(recipe(scenes, tmp_path / "cached", cache_image_features=True, **options))
+    one, other = weights(tmp_path / "fresh"), weights(tmp_path / "cached")
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-3, atol=1e-4)
+    assert cached["metrics"]["accuracy"] == pytest.approx(fresh["metrics"]["accuracy"], abs=0.05)
+
+
+def test_the_accuracy_of_an_evaluation_is_the_score_of_the_chosen_answers():
+    chosen = np.array([2, 0, 1])
+    assert training._accuracy(EvalPrediction(chosen, np.array([2, 1, 1]))) == {"accuracy": pytest.approx(2 / 3)}
+    scores = np.array([[0.1, 0.2, 0.6], [0.3, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    assert training._accuracy(EvalPrediction(chosen, scores)) == {"accuracy": pytest.approx((0.6 + 0.3) / 3)}
+
+
+def test_a_moving_average_is_the_formula():
+    module = torch.nn.Linear(2, 1, bias=False)
+    average = MovingAverage(module, 0.75)
+    expected = module.weight.detach().clone()
+    for step in range(1, 4):
+        with torch.no_grad():
+            module.weight.fill_(step)
+        average.update()
+        expected = 0.75 * expected + 0.25 * step
+    average.swap()
+    torch.testing.assert_close(module.weight.detach(), expected)
+    average.swap()
+    assert module.weight.tolist() == [[3.0, 3.0]]
+
+
+def test_training_rows_of_held_out_groups_are_left_out(scenes, tmp_path, caplog):
+    run = recipe(scenes, tmp_path, validation_data=str(scenes), group_by="image_id // 4")
+    train_rows, validation_rows = training.load_splits(run)
+    # `train7` and `validation7` end in the same number: of one neighborhood, by name
+    held_out = {int(name.removeprefix("validation")) // 4 for name in validation_rows["image_id"]}
+    assert held_out == {0, 1}
+    assert {int(name.removeprefix("train")) // 4 for name in train_rows["image_id"]} == {2}
+    whole = len(load_rows(scenes))
+    assert f"{whole - len(train_rows)} of {whole} training rows are left out: validation has rows" in caplog.text
+
+
+def test_results_name_the_data_they_were_measured_on(scenes, tmp_path):
+    other = shutil.copytree(scenes, tmp_path / "other")
+    options = {"max_steps": 1, "per_device_train_batch_size": 2, "eval_strategy": "no"}
+    results = train(recipe(scenes, tmp_path / "run", validation_data=str(other), **options))
+    assert (results["data"]["name"], results["data"]["split"]) == ("other", "validation")
+    cut = {"validation_ratio": 0.5, "seed": 3}
+    results = train(recipe(scenes, tmp_path / "cut", data_options=cut, **options))
+    assert (results["data"]["name"], results["data"]["split"]) == (scenes.name, "50% of train, seed 3")
+
+
+def test_bfloat16_that_the_processor_lacks_is_pointed_out(scenes, tmp_path, caplog, monkeypatch):
+    options = {"max_steps": 1, "per_device_train_batch_size": 2, "eval_strategy": "no"}
+    for native, bf16 in ((True, True), (False, False)):
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda native=native: native)
+        training._warn_of_slow_bfloat16(recipe(scenes, tmp_path, bf16=bf16, **options).training_arguments())
+    assert not caplog.text
+    train(recipe(scenes, tmp_path, bf16=True, **options))
+    assert "--bf16 false" in caplog.text
+
+
+def test_answers_outside_the_vocabulary_are_counted_and_the_first_is_named(scenes, tmp_path, caplog):
+    train(recipe(scenes, tmp_path, vocabulary={"top_k": 2}, max_steps=1))
+    (message,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("validation:")]
+    rows = training.load_splits(recipe(scenes, tmp_path))[1]
+    results = json.loads((tmp_path / "results.json").read_text())
+    outside = round(len(rows) * (1 - results["data"]["vocabulary"]["validation"]["coverage"]))
+    assert f"{outside} of {len(rows)} questions have no answer in the vocabulary of 2, the first is" in message
+    assert outside > 0 and "validation-" in message

@@ -1,0 +1,390 @@
+"""Questions from label maps: answers and maps on drawn scenes, balance, and agreement with the shared rooms data."""
+
+import csv
+import json
+import random
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from modeling_qca.image_qca import ORIENTATION
+from modeling_qca.training.data.relevance_maps import cell_shares
+from modeling_qca.training.data.rows import load_rows
+from modeling_qca.training.supervision import segmentation_questions
+from modeling_qca.training.supervision.label_maps import read_label_maps
+from modeling_qca.training.supervision.segmentation_questions import (
+    Look,
+    Question,
+    balance,
+    image_questions,
+    make_questions,
+    question_only_accuracy,
+)
+
+SHARED = Path(__file__).parents[4] / "shared" / "data"
+NAMES = {1: "bed", 2: "lamp", 3: "wall"}
+
+
+def scene() -> np.ndarray:
+    """60 x 90: wall everywhere, a bed at the lower left, two lamps at the upper right."""
+    labels = np.full((60, 90), 3)
+    labels[30:60, 0:30] = 1
+    labels[0:12, 60:70] = 2
+    labels[0:12, 78:88] = 2
+    return labels
+
+
+@pytest.fixture
+def asked() -> dict[str, Question]:
+    return {question.question: question for question in image_questions("image1", scene(), NAMES)}
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "answer"),
+    [
+        ("is there a bed in the left half of the picture", "exists", "yes"),
+        ("is there a bed in the right half of the picture", "exists", "no"),
+        ("is there a lamp in the top half of the picture", "exists", "yes"),
+        ("is the bed to the left of the lamp", "side", "yes"),
+        ("is the bed to the right of the lamp", "side", "no"),
+        ("is the lamp to the left of the bed", "side", "no"),
+        ("is the lamp above the bed", "height", "yes"),
+        ("is the lamp below the bed", "height", "no"),
+        ("what is at the bottom-left of the picture", "where", "bed"),
+        ("what is at the center of the picture", "where", "wall"),
+        ("what is at the top of the picture", "where", "wall"),
+        ("which is bigger the bed or the lamp", "bigger", "bed"),
+        ("which is bigger the bed or the wall", "bigger", "wall"),
+        ("how many separate regions of lamp are in the picture", "count", "2"),
+        ("how many separate regions of bed are in the picture", "count", "1"),
+    ],
+)
+def test_a_drawn_scene_is_asked_about_rightly(asked, text, kind, answer):
+    assert (asked[text].kind, asked[text].answer) == (kind, answer)
+
+
+def test_pairs_to_compare_stand_in_alphabetical_order(asked):
+    assert "which is bigger the lamp or the bed" not in asked
+
+
+def texts(labels: np.ndarray) -> set[str]:
+    return {question.question for question in image_questions("image1", labels, NAMES)}
+
+
+def test_a_little_of_a_class_is_neither_there_nor_not():
+    labels = scene()
+    labels[30:32, 45:48] = 1
+    assert "is there a bed in the right half of the picture" not in texts(labels)
+
+
+def test_a_ninth_is_asked_about_only_where_one_class_has_most_of_it():
+    labels = scene()
+    labels[0:20, 17:30] = 0  # the top-left keeps 17 of 30 columns of wall
+    labels[20:40, 45:60] = 0  # the center keeps half of it
+    assert "what is at the top-left of the picture" in texts(labels)
+    assert "what is at the center of the picture" not in texts(labels)
+
+
+def test_regions_are_not_counted_where_one_is_almost_noise():
+    counted = "how many separate regions of bed are in the picture"
+    noise, unclear = scene(), scene()
+    noise[30:32, 45:48] = 1  # 0.1 % of the picture
+    unclear[30:35, 45:50] = 1  # 0.5 %
+    assert counted in texts(noise)
+    assert counted not in texts(unclear)
+
+
+def test_regions_that_touch_at_a_corner_are_one():
+    labels = np.full((60, 90), 3)
+    labels[0:20, 0:30] = labels[20:40, 30:60] = 1
+    asked = {question.question: question.answer for question in image_questions("image1", labels, NAMES)}
+    assert asked["how many separate regions of bed are in the picture"] == "1"
+
+
+def test_things_of_equal_size_nearly_above_each_other_are_not_compared_across():
+    labels = np.full((60, 90), 3)
+    labels[0:20, 30:50] = 1
+    labels[40:60, 34:54] = 2
+    assert "is the bed above the lamp" in texts(labels)
+    assert "is the bed to the left of the lamp" not in texts(labels)
+    assert "which is bigger the bed or the lamp" not in texts(labels)
+
+
+@pytest.mark.parametrize(
+    ("text", "first", "second"),
+    [
+        ("is the bed to the left of the lamp", 1, 2),
+        ("which is bigger the bed or the lamp", 1, 2),
+        ("how many separate regions of lamp are in the picture", 2, 2),
+    ],
+)
+def test_maps_show_the_first_and_then_the_second_thing_named(asked, text, first, second):
+    labels = scene()
+    for look, label in zip(asked[text].looks, (first, second), strict=True):
+        np.testing.assert_array_equal(look.mask(labels), labels == label)
+
+
+def test_maps_of_regions_show_the_thing_where_it_is_and_the_region_where_it_is_not(asked):
+    labels = scene()
+    there = asked["is there a wall in the left half of the picture"].looks[0].mask(labels)
+    left = np.zeros(labels.shape, bool)
+    left[:, :45] = True
+    np.testing.assert_array_equal(there, (labels == 3) & left)
+    missing = asked["is there a lamp in the left half of the picture"].looks
+    np.testing.assert_array_equal(missing[0].mask(labels), left)
+    assert missing[0] == missing[1]
+
+
+# Balance
+
+
+def questions_of(counts: dict[str, dict[str, int]], kind: str = "side") -> list[Question]:
+    looks = (Look(), Look())
+    return [
+        Question(f"image{number}", kind, wording, answer, looks)
+        for wording, answers in counts.items()
+        for answer, count in answers.items()
+        for number in range(count)
+    ]
+
+
+def kept_counts(questions: list[Question]) -> dict[str, Counter]:
+    counts: dict[str, Counter] = {}
+    for question in balance(questions, random.Random(0)):
+        counts.setdefault(question.question, Counter())[question.answer] += 1
+    return counts
+
+
+def test_answers_of_a_wording_are_cut_to_the_same_number():
+    assert kept_counts(questions_of({"a": {"yes": 30, "no": 10}})) == {"a": {"yes": 10, "no": 10}}
+
+
+def test_pairs_that_the_classes_decide_are_left_out():
+    fixed = {"is the ceiling above the floor": {"yes": 40, "no": 2}, "is the wall above the sky": {"no": 40}}
+    assert kept_counts(questions_of(fixed, "height")) == {}
+    assert kept_counts(questions_of({"a": {"yes": 40, "no": 2}}, "exists")) == {"a": {"yes": 2, "no": 2}}
+
+
+def test_many_answers_keep_the_rare_ones_and_cut_the_common_ones():
+    # k answers cut to the k-th's count: 2 -> 100, 3 -> 90, 4 -> 32; the widest with at least 60 of them is 3
+    counts = {"w": {"wall": 90, "bed": 50, "floor": 30, "lamp": 8}}
+    assert kept_counts(questions_of(counts, "where")) == {"w": {"wall": 30, "bed": 30, "floor": 30, "lamp": 8}}
+
+
+def test_question_only_accuracy_sees_what_the_wording_gives_away():
+    told = questions_of({"a": {"yes": 40}, "b": {"no": 40}})
+    measured = question_only_accuracy(told)["side"]
+    assert measured == {"questions": 80, "accuracy": 1.0, "chance": 1.0}
+    even = questions_of({"a": {"yes": 40}}) + [
+        question._replace(image_id=f"other{number}", answer="no")
+        for number, question in enumerate(questions_of({"a": {"yes": 40}}))
+    ]
+    measured = question_only_accuracy(even)["side"]
+    assert measured["chance"] == 0.5
+    assert measured["accuracy"] <= 0.6
+
+
+# Whole folders
+
+
+def random_scene(generator: np.random.Generator) -> np.ndarray:
+    """Wall with one to four rectangles of bed and lamp, anywhere."""
+    labels = np.full((40, 60), 3, np.uint8)
+    for _ in range(generator.integers(1, 5)):
+        height, width = generator.integers(8, 20), generator.integers(10, 26)
+        top, left = generator.integers(0, 40 - height), generator.integers(0, 60 - width)
+        labels[top : top + height, left : left + width] = generator.integers(1, 3)
+    return labels
+
+
+@pytest.fixture
+def segmented(tmp_path):
+    """images/, labels/ and classes.txt of 80 scenes; the images are half as large as the label maps."""
+    generator = np.random.default_rng(0)
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    for number in range(80):
+        labels = Image.fromarray(random_scene(generator))
+        labels.save(tmp_path / "labels" / f"image{number}.png")
+        labels.convert("RGB").resize((30, 20)).save(tmp_path / "images" / f"image{number}.jpg")
+    (tmp_path / "classes.txt").write_text("\n".join(NAMES.values()))
+    return tmp_path
+
+
+def make(folder: Path, output: str = "questions", **options) -> dict:
+    return make_questions(
+        folder / "images", folder / "labels", folder / "classes.txt", folder / output, **{"grid": (5, 6), **options}
+    )
+
+
+def test_the_folder_is_read_by_load_rows_with_two_maps_a_row(segmented, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(segmented / "cache"))
+    summary = make(segmented)
+    rows = load_rows(segmented / "questions", images=segmented / "images")
+    assert len(rows) == summary["questions"] > 200
+    assert set(rows["question_type"]) == {"exists", "side", "height", "where", "bigger", "count"}
+    assert {np.shape(maps) for maps in rows["relevance"]} == {(2, 5, 6)}
+    maps = read_label_maps(segmented / "labels", segmented / "classes.txt")
+    for row in (rows[index] for index in range(0, len(rows), 29)):
+        labels = maps.read(row["image_id"])
+        asked = {question.question: question for question in image_questions(row["image_id"], labels, maps.names)}
+        assert asked[row["question"]].answer == row["answers"][0]["answer"]
+        for look, relevance in zip(asked[row["question"]].looks, row["relevance"], strict=True):
+            np.testing.assert_allclose(relevance, cell_shares(look.mask(labels), (5, 6)), atol=1e-3)
+
+
+def test_the_question_alone_stays_near_chance(segmented):
+    kinds = make(segmented)["kinds"]
+    assert json.loads((segmented / "questions" / "summary.json").read_text())["kinds"] == kinds
+    for kind, measured in kinds.items():
+        error = (measured["chance"] * (1 - measured["chance"]) / measured["questions"]) ** 0.5
+        assert measured["accuracy"] <= measured["chance"] + 3 * error + 0.02, (kind, measured)
+
+
+def test_without_balancing_the_question_gives_the_answer_away(segmented, monkeypatch):
+    monkeypatch.setattr(segmentation_questions, "balance", lambda candidates, _: candidates)
+    kinds = make(segmented)["kinds"]
+    assert kinds["where"]["accuracy"] > kinds["where"]["chance"] + 0.2
+
+
+def test_the_seed_decides_everything(segmented):
+    for output, seed in (("a", 1), ("b", 1), ("c", 2)):
+        make(segmented, output, seed=seed)
+    tables = [(segmented / output / "train.csv").read_text() for output in "abc"]
+    masks = [np.load(segmented / output / "train_relevance.npz")["mask"] for output in "ab"]
+    assert tables[0] == tables[1] != tables[2]
+    np.testing.assert_array_equal(*masks)
+
+
+def test_questions_per_kind_limits_what_one_image_is_asked(segmented):
+    make(segmented, questions_per_kind=1)
+    with open(segmented / "questions" / "train.csv", newline="") as file:
+        asked = Counter((row["image_id"], row["kind"], row["answer"]) for row in csv.DictReader(file))
+    assert set(asked.values()) == {1}
+
+
+def test_only_what_another_file_asks_is_asked(segmented):
+    wordings = ["is there a bed in the left half of the picture", "which is bigger the bed or the lamp", "why"]
+    (segmented / "like.csv").write_text("question,answer\n" + "".join(f"{wording},yes\n" for wording in wordings))
+    make(segmented, like=segmented / "like.csv")
+    with open(segmented / "questions" / "train.csv", newline="") as file:
+        assert {row["question"] for row in csv.DictReader(file)} == set(wordings[:2])
+
+
+def test_an_interrupted_run_leaves_nothing(segmented, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(segmentation_questions, "write_maps", interrupt)
+    before = sorted(segmented.iterdir())
+    with pytest.raises(KeyboardInterrupt):
+        make(segmented)
+    assert sorted(segmented.iterdir()) == before
+
+
+def test_a_photo_is_aligned_as_it_is_shown_and_not_as_it_is_stored(segmented):
+    path, exif = segmented / "images" / "image3.jpg", Image.Exif()
+    exif[ORIENTATION] = 6
+    upright = Image.open(path)
+    upright.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+    make(segmented)
+    upright.save(path, exif=exif)
+    with pytest.raises(ValueError, match=r"image3\.jpg: is 20x30, but its label map is 60x40"):
+        make(segmented, "a")
+
+
+def test_what_is_wrong_is_named(segmented):
+    (segmented / "questions").mkdir()
+    with pytest.raises(ValueError, match="questions: is already there"):
+        make(segmented)
+    with pytest.raises(ValueError, match="group_by keeps images together"):
+        make(segmented, "a", group_by="question")
+    with pytest.raises(ValueError, match="like: is no CSV file with a column `question`"):
+        make(segmented, "a", like=segmented / "like")
+    with pytest.raises(ValueError, match="is no CSV file with a column `question`"):
+        make(segmented, "a", like=segmented / "classes.txt")
+    (segmented / "images" / "image3.jpg").unlink()
+    with pytest.raises(ValueError, match=r"image3: the image of label map image3\.png cannot be read"):
+        make(segmented, "a")
+    Image.new("RGB", (20, 30)).save(segmented / "images" / "image3.jpg")
+    with pytest.raises(ValueError, match=r"image3\.jpg: is 20x30, but its label map is 60x40"):
+        make(segmented, "a")
+    (segmented / "classes.txt").write_text("bed\nlamp")
+    with pytest.raises(ValueError, match=r"image0\.png: class 3 has no name"):
+        make(segmented, "a")
+    (segmented / "classes.txt").write_text("bed\nbed")
+    with pytest.raises(ValueError, match="must be there and differ"):
+        make(segmented, "a")
+    (segmented / "labels" / "image0.png").write_bytes(b"no image")
+    (segmented / "classes.txt").write_text("bed\nlamp\nwall")
+    with pytest.raises(ValueError, match=r"image0\.png: label map cannot be read"):
+        make(segmented, "a")
+    shutil.rmtree(segmented / "labels")
+    with pytest.raises(ValueError, match="no such folder of label maps"):
+        make(segmented, "a")
+
+
+# Label maps
+
+
+def test_classes_with_an_empty_name_and_255_are_unlabeled(tmp_path):
+    Image.fromarray(np.array([[0, 1, 2, 255]], np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "classes.json").write_text(json.dumps({"1": "bed", "2": ""}))
+    assert read_label_maps(tmp_path, tmp_path / "classes.json").read("a").tolist() == [[0, 1, 0, 0]]
+
+
+def test_coco_panoptic_colors_become_classes(tmp_path):
+    segments = np.array([[0, 70000], [300, 300]])
+    colors = np.stack([segments % 256, segments // 256 % 256, segments // 65536], axis=-1)
+    Image.fromarray(colors.astype(np.uint8)).save(tmp_path / "000000000139.png")
+    panoptic = {
+        "categories": [{"id": 1, "name": "person", "isthing": 1}, {"id": 200, "name": "rug-merged", "isthing": 0}],
+        "annotations": [
+            {
+                "image_id": 139,
+                "file_name": "000000000139.png",
+                "segments_info": [{"id": 70000, "category_id": 1}, {"id": 300, "category_id": 200}],
+            }
+        ],
+    }
+    (tmp_path / "panoptic.json").write_text(json.dumps(panoptic))
+    assert read_label_maps(tmp_path, tmp_path / "panoptic.json").read("000000000139").tolist() == [[0, 1], [200, 200]]
+    (tmp_path / "classes.txt").write_text("person")
+    with pytest.raises(ValueError, match="its pixels are colors, not class numbers"):
+        read_label_maps(tmp_path, tmp_path / "classes.txt").read("000000000139")
+
+
+# The shared data
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the shared data is not on this machine")
+def test_rooms_questions_are_found_with_their_answers_and_maps(tmp_path):
+    names = "bed books ceiling chair floor furniture objects picture sofa table tv wall window".split()  # noqa: SIM905
+    (tmp_path / "classes.txt").write_text("\n".join(names))
+    maps = read_label_maps(SHARED / "rooms" / "labels", tmp_path / "classes.txt")
+    masks = np.load(SHARED / "rooms" / "train_relevance.npz")["mask"].astype(np.float32)
+    with open(SHARED / "rooms" / "train.csv", newline="") as file:
+        rooms = list(csv.DictReader(file))
+    stems = maps.stems()[::20]
+    found = missing = 0
+    for stem in stems:
+        labels = maps.read(stem)
+        asked = {question.question: question for question in image_questions(stem, labels, maps.names)}
+        for row, mask in zip(rooms, masks, strict=True):
+            if row["image_id"] != stem:
+                continue
+            question = asked.get(row["question"])
+            if question is None:
+                missing += 1
+                continue
+            found += 1
+            assert (question.kind, question.answer) == (row["kind"], row["answer"])
+            for look, relevance in zip(question.looks, mask, strict=True):
+                np.testing.assert_allclose(cell_shares(look.mask(labels), (16, 16)), relevance, atol=0.04)
+    assert found > 200
+    assert missing <= 0.02 * found  # halves with too little labeled to say "no"

@@ -1,0 +1,260 @@
+"""The models the benchmark times side by side, at their published sizes and with random weights.
+
+I images, B questions (B >= I), L question tokens.
+"""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch._inductor.config
+from torch import nn
+from transformers import (
+    AutoModel,
+    BlipConfig,
+    BlipForQuestionAnswering,
+    PreTrainedModel,
+    ViltConfig,
+    ViltForQuestionAnswering,
+)
+
+from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering
+
+from ..experiments.reference_model import ReferenceVQAModel
+from ..fitting.model_factory import CONFIGURATION
+
+ANSWERS = 3129  # of VQA v2
+QUESTION_TOKENS = 12  # a VQA v2 question in word pieces, [CLS] and [SEP] included
+ANSWER_TOKENS = 3  # that BLIP writes: an answer of one word piece or two, and [SEP]
+EAGER_ONLY = ("vilt", "blip")  # transformers has no other attention for them
+SMALL = {"hidden_size": 48, "intermediate_size": 96, "num_attention_heads": 4, "num_hidden_layers": 4}
+
+
+@contextmanager
+def packed_products() -> Iterator[None]:
+    """Lets what is compiled for answers on a CPU lay its weights out for the matrix products once, not at each call;
+    those of queries, keys and values for one product.
+
+    Freezing is a setting here, because as an option of `torch.compile` it comes when the weights have already become
+    inputs. Allowing TF32 chooses oneDNN's products over MKL's; both compute in float32 where a processor has no TF32.
+    """
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with torch._inductor.config.patch({"freezing": True, "cpp.enable_concat_linear": True}):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a model is asked at once: `questions` questions about `images` images, in turn."""
+
+    images: int = 1
+    questions: int = 1
+    resolution: int | None = None
+    """Pixels of a side of the picture; `None` is the model's own."""
+    mode: str = "answer"
+    """`answer`; `train`: a training step; `cached`: what is left of `answer` when image features are at hand."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model and how it is run."""
+
+    model: str
+    """`qca`, `qca-98` and `qca-49` (with that token budget), `reference`, `vilt` or `blip`."""
+    dtype: str = "float32"
+    attention: str = "sdpa"
+    compiled: bool = False
+    hops: int = 2
+
+    @property
+    def label(self) -> str:
+        hops = [] if self.hops == 2 else [f"{self.hops} hops"]
+        return " ".join([self.model, *hops, self.dtype, self.attention, *(["compiled"] if self.compiled else [])])
+
+
+class Model:
+    """One of the models, ready to be asked."""
+
+    def __init__(self, module: nn.Module, image_size: int, vocabulary: int):
+        self.module = self.callable = module
+        self.image_size, self.vocabulary = image_size, vocabulary
+        parameter = next(module.parameters())
+        self.device, self.dtype = parameter.device, parameter.dtype
+
+    def inputs(self, workload: Workload) -> dict[str, torch.Tensor]:
+        """Random inputs; a picture for each question, as most models need them."""
+        inputs = self._shared_inputs(workload)
+        image_index = inputs.pop("image_index")
+        return inputs | {"pixel_values": inputs["pixel_values"][image_index]}
+
+    def answer(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self.callable(**inputs).logits
+
+    def loss(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        return nn.functional.cross_entropy(self.answer(inputs).float(), inputs["input_ids"][:, 0] % ANSWERS)
+
+    def train_step(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Forward, backward and plain gradient descent: six models with Adam's states would not fit side by side."""
+        loss = self.loss(inputs)
+        loss.backward()
+        with torch.no_grad():
+            for parameter in self.module.parameters():
+                if parameter.grad is not None:
+                    parameter.sub_(parameter.grad, alpha=1e-6)
+                    parameter.grad = None
+        return loss.detach()
+
+    def run(self, inputs: dict[str, torch.Tensor], mode: str) -> torch.Tensor:
+        """What is timed."""
+        if mode == "train":
+            return self.train_step(inputs)
+        with torch.inference_mode():
+            return self.answer(inputs)
+
+    def _shared_inputs(self, workload: Workload) -> dict[str, torch.Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        size = workload.resolution or self.image_size
+        shape = (workload.questions, QUESTION_TOKENS)
+        inputs = {
+            "input_ids": torch.randint(1, self.vocabulary, shape, generator=generator),
+            "attention_mask": torch.ones(shape, dtype=torch.long),
+            "pixel_values": torch.randn(workload.images, 3, size, size, generator=generator).to(self.dtype),
+            "image_index": torch.arange(workload.questions) % workload.images,
+        }
+        return {name: value.to(self.device) for name, value in inputs.items()}
+
+
+class QCA(Model):
+    """Ours: an image is passed in once, whatever the number of questions about it."""
+
+    def inputs(self, workload: Workload) -> dict[str, Any]:
+        inputs: dict[str, Any] = self._shared_inputs(workload)
+        if workload.mode == "cached":
+            with torch.inference_mode():
+                features = self.module.get_image_features(inputs.pop("pixel_values"))
+            inputs |= {"image_features": features.last_hidden_state, "image_grid": features.grid}
+        return inputs
+
+
+class Document(Model):
+    def answer(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        questions = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        return self.callable(inputs["pixel_values"], questions)[0]
+
+
+class Blip(Model):
+    """Writes its answer, token by token."""
+
+    def answer(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        lengths = {"min_new_tokens": ANSWER_TOKENS, "max_new_tokens": ANSWER_TOKENS}
+        return self.module.generate(**inputs, **lengths, do_sample=False, num_beams=1)
+
+    def loss(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self.callable(**inputs, labels=inputs["input_ids"][:, :ANSWER_TOKENS]).loss
+
+
+class Models:
+    """Builds each model once for each dtype; those of ours share their encoders.
+
+    Args:
+        device: where they live.
+        quick: a few narrow layers in place of the published sizes.
+    """
+
+    def __init__(self, device: torch.device, quick: bool):
+        self.device, self.quick = device, quick
+        self._built: dict[tuple[str, str, int], Model] = {}
+        self._compiled: dict[Contender, Any] = {}
+
+    def get(self, contender: Contender) -> Model:
+        """The model of `contender`, set to run as it says."""
+        key = (contender.model, contender.dtype, contender.hops)
+        if key not in self._built:
+            torch.manual_seed(0)
+            build = {"reference": self._reference, "vilt": self._vilt, "blip": self._blip}.get(
+                contender.model, self._qca
+            )
+            self._built[key] = build(contender)
+        model = self._built[key]
+        if contender.model not in EAGER_ONLY:
+            for module in model.module.modules():
+                if isinstance(module, PreTrainedModel):
+                    module.set_attn_implementation(contender.attention)
+        model.callable = self._compile(contender, model.module) if contender.compiled else model.module
+        return model
+
+    def clear(self) -> None:
+        """Forget the models, to make room."""
+        self._built.clear()
+        self._compiled.clear()
+        torch._dynamo.reset()
+
+    def _compile(self, contender: Contender, module: nn.Module) -> Any:
+        """With CUDA graphs on a GPU, with [`packed_products`] on a CPU.
+
+        Each apart from the others, where PyTorch can: the models of transformers share the function that is compiled,
+        so that each call would check the guards of every one, and the ninth would not be compiled at all.
+        """
+        if contender not in self._compiled:
+            can_isolate = "isolate_recompiles" in inspect.signature(torch.compile).parameters
+            apart: dict[str, Any] = {"isolate_recompiles": True} if can_isolate else {}
+            if self.device.type == "cuda":
+                self._compiled[contender] = torch.compile(module, mode="reduce-overhead", **apart)
+            else:
+                self._compiled[contender] = packed_products()(torch.compile(module, **apart))
+        return self._compiled[contender]
+
+    def _place(self, module: nn.Module, contender: Contender) -> nn.Module:
+        return module.to(device=self.device, dtype=getattr(torch, contender.dtype))
+
+    def _qca_config(self) -> QCAConfig:
+        config = QCAConfig.from_pretrained(CONFIGURATION / "qca-base")
+        if not self.quick:
+            return config
+        fields = {name: value for name, value in config.to_dict().items() if name.endswith("_config")}
+        shrunk = {name: value | SMALL for name, value in fields.items()}
+        return QCAConfig(**shrunk, num_attention_heads=4, query_tokens=config.query_tokens)
+
+    def _qca(self, contender: Contender) -> Model:
+        config = self._qca_config()
+        config.num_labels, config.num_attention_layers = ANSWERS, contender.hops
+        _, _, budget = contender.model.partition("-")
+        config.token_budget, config.token_budget_layer = (int(budget) if budget else None), 3
+        built = [model for model in self._built.values() if isinstance(model, QCA)]
+        shared: Any = next((m.module.qca for m in built if m.dtype == getattr(torch, contender.dtype)), None)
+        if shared is not None:
+            config.vision_config, config.text_config = shared.config.vision_config, shared.config.text_config
+        module = QCAForVisualQuestionAnswering(config)
+        if shared is not None:
+            module.qca.vision_encoder.backbone = shared.vision_encoder.backbone
+            module.qca.text_encoder = shared.text_encoder
+        return QCA(self._place(module, contender), config.vision_config.image_size, config.text_config.vocab_size)
+
+    def _reference(self, contender: Contender) -> Model:
+        config = self._qca_config()
+        encoders: list[Any] = [AutoModel.from_config(part) for part in (config.vision_config, config.text_config)]
+        module = ReferenceVQAModel(
+            encoders[0], encoders[1], hidden_dim=config.vision_config.hidden_size, num_answer_classes=ANSWERS
+        )
+        return Document(self._place(module, contender), config.vision_config.image_size, config.text_config.vocab_size)
+
+    def _vilt(self, contender: Contender) -> Model:
+        fields: dict[str, Any] = {"num_labels": ANSWERS} | (SMALL if self.quick else {})
+        config = ViltConfig(**fields)
+        module = ViltForQuestionAnswering(config)
+        return Model(self._place(module, contender), int(config.image_size), config.vocab_size)  # type: ignore[arg-type]
+
+    def _blip(self, contender: Contender) -> Model:
+        text = {"num_attention_heads": 12} | (SMALL | {"encoder_hidden_size": 48} if self.quick else {})
+        # The config's own range, 1e-10, would make the gradients denormal numbers, which processors are slow at.
+        vision = {"image_size": 384, "initializer_range": 0.02} | (SMALL if self.quick else {})
+        config = BlipConfig(text_config=text, vision_config=vision)
+        module = BlipForQuestionAnswering(config)
+        return Blip(self._place(module, contender), config.vision_config.image_size, config.text_config.bos_token_id)

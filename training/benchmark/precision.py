@@ -1,0 +1,47 @@
+"""Whether a trained checkpoint still gives the same answers in half the precision."""
+
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+
+from modeling_qca import QCAProcessor
+
+from ..data.collator import QuestionCollator
+from ..evaluation.evaluation import predict
+from ..fitting.model_factory import load_checkpoint
+
+PAIRS = 500
+
+
+def answer_agreement(
+    checkpoint: str,
+    rows: datasets.Dataset,
+    device: torch.device,
+    dtype: torch.dtype = torch.bfloat16,
+    pairs: int = PAIRS,
+    seed: int = 0,
+) -> dict[str, float]:
+    """
+    Answer random rows of `rows` (images not decoded) in float32 and in `dtype`.
+
+    Args:
+        checkpoint: folder or Hub id of a trained model and its processor.
+        rows: at least `pairs` of them.
+
+    Returns:
+        `pairs`, and `agreement`: the share of them whose top answer is the same.
+
+    Raises:
+        ValueError: where there are fewer rows than `pairs`.
+    """
+    if len(rows) < pairs:
+        raise ValueError(f"{pairs} pairs asked for, but there are {len(rows)} rows")
+    chosen = np.random.default_rng(seed).choice(len(rows), size=pairs, replace=False)
+    rows = rows.select(sorted(chosen.tolist()))
+    model: Any = load_checkpoint(checkpoint)
+    collator = QuestionCollator(QCAProcessor.from_pretrained(checkpoint), model.config)
+    exact = predict(model.to(device).float(), rows, collator)["answer"]
+    rounded = predict(model.to(dtype), rows, collator)["answer"]
+    return {"pairs": pairs, "agreement": float(np.mean([a == b for a, b in zip(exact, rounded, strict=True)]))}

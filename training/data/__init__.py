@@ -1,0 +1,1 @@
+"""Rows of questions about images, from files to batches."""

@@ -1,0 +1,139 @@
+"""Features of a frozen vision encoder, computed once per image and kept on disk, memory-mapped.
+
+I images, P prefix tokens, N patches, E vision width.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from rich.progress import track
+
+from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor
+
+from ..files.atomic_write import atomic_write
+from .image_reading import read_image
+
+BATCH_SIZE = 16
+# what an encoder's config says without changing its features
+_UNRELATED = ("_name_or_path", "architectures", "dtype", "transformers_version")
+
+
+class ImageFeatureCache:
+    """
+    `QCAModel.get_image_features` of every image of a data set.
+
+    The folder's name is a fingerprint of the encoder's weights, of how deep it is shared by all questions, and of the
+    image processor; within it every row carries a fingerprint of its image. Whatever changed is computed again, and a
+    run that was interrupted goes on with the rows it lacks. Processes that need the same features wait for the first.
+
+    Args:
+        folder: where caches live.
+        model: its vision encoder must not train.
+        processor: of the model.
+        rows: a row of each image by image id (its image not decoded).
+        half: encode in bfloat16 and store float16, as a run in bfloat16 does; otherwise float32.
+
+    Raises:
+        ValueError: where an image cannot be read, or the vision encoder trains.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        model: QCAForVisualQuestionAnswering,
+        processor: QCAProcessor,
+        rows: Mapping[str, Mapping[str, Any]],
+        half: bool = False,
+    ):
+        self.half = half
+        encoder = model.base_model.vision_encoder
+        if any(parameter.requires_grad for parameter in encoder.backbone.parameters()):
+            raise ValueError("`cache_image_features` needs a frozen vision encoder: add `vision` to `freeze`.")
+        self.folder = Path(folder) / encoder_fingerprint(model, processor, half)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.position = {image_id: index for index, image_id in enumerate(sorted(rows))}
+        images = track(self.position, "Image fingerprints", transient=True)
+        keys = {image_id: image_fingerprint(image_id, rows[image_id]) for image_id in images}
+        with FileLock(self.folder.with_suffix(".lock")):
+            self._open(model, processor, rows)
+            self.computed = self._compute(model, processor, rows, keys)
+
+    def _compute(self, model, processor, rows, keys) -> int:
+        """Fill in the rows whose image is not the one they were computed from; returns their number."""
+        missing = [image_id for image_id, index in self.position.items() if self._keys[index] != keys[image_id]]
+        for start in track(range(0, len(missing), BATCH_SIZE), "Image features", transient=True, disable=not missing):
+            chunk = missing[start : start + BATCH_SIZE]
+            where = [self.position[image_id] for image_id in chunk]
+            pixel_values = processor(images=[read_image(rows[image_id]) for image_id in chunk])["pixel_values"]
+            self._features[where] = _encode(model, pixel_values, self.half)[0]
+            self._features.flush()
+            self._keys[where] = [keys[image_id] for image_id in chunk]  # only now do the rows count
+            self._keys.flush()
+        return len(missing)
+
+    def read(self, image_ids: list[str]) -> torch.Tensor:
+        """`[I, P + N, E]`
+
+        Raises:
+            KeyError: for an image that was not in `rows`.
+        """
+        return torch.from_numpy(self._features[[self.position[image_id] for image_id in image_ids]])
+
+    def _open(self, model, processor, rows):
+        """Map the files of this set of images, making them where they are not there yet."""
+        images = hashlib.sha256("\0".join(self.position).encode()).hexdigest()[:16]
+        shape_file = self.folder / f"{images}.json"
+        features_file, keys_file = self.folder / f"{images}.features.npy", self.folder / f"{images}.keys.npy"
+        if not shape_file.exists():
+            first = next(iter(self.position))
+            pixel_values = processor(images=[read_image(rows[first])])["pixel_values"]
+            features, grid = _encode(model, pixel_values, self.half)
+            shape = (len(self.position), *features.shape[1:])
+            np.lib.format.open_memmap(features_file, mode="w+", dtype=features.dtype, shape=shape)
+            np.lib.format.open_memmap(keys_file, mode="w+", dtype="S32", shape=shape[:1])
+            with atomic_write(shape_file) as unfinished:
+                unfinished.write_text(json.dumps({"grid": grid, "shape": shape}))
+        self.grid: tuple[int, int] = tuple(json.loads(shape_file.read_text())["grid"])
+        self._features = np.load(features_file, mmap_mode="r+")
+        self._keys = np.load(keys_file, mmap_mode="r+")
+
+
+def encoder_fingerprint(model: QCAForVisualQuestionAnswering, processor: QCAProcessor, half: bool) -> str:
+    """Hex digest of all that decides an image's features, besides the image."""
+    digest = hashlib.sha256()
+    prepared = processor.image_processor.to_dict()
+    prepared.pop("auto_map", None)  # of a saved one: where its code is, not what it does
+    digest.update(json.dumps(prepared, sort_keys=True, default=str).encode())
+    vision = {name: value for name, value in model.config.vision_config.to_dict().items() if name not in _UNRELATED}
+    digest.update(json.dumps(vision, sort_keys=True, default=str).encode())
+    digest.update(repr((model.config.first_question_layer, model.config.vision_feature_layers, half)).encode())
+    for name, tensor in model.base_model.vision_encoder.backbone.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:32]
+
+
+def image_fingerprint(image_id: str, row: Mapping[str, Any]) -> bytes:
+    """Digest of a stored image's content."""
+    stored = row["image"]
+    content = Path(stored["path"]).read_bytes() if stored["bytes"] is None else stored["bytes"]
+    return hashlib.sha256(image_id.encode() + content).hexdigest()[:32].encode()
+
+
+@torch.no_grad()
+def _encode(
+    model: QCAForVisualQuestionAnswering, pixel_values: torch.Tensor, half: bool
+) -> tuple[np.ndarray, tuple[int, int]]:
+    was_training = model.training
+    model.eval()
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=half):
+        features = model.get_image_features(pixel_values.to(model.device))
+    model.train(was_training)
+    return features.last_hidden_state.to(torch.float16 if half else torch.float32).cpu().numpy(), features.grid

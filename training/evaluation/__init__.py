@@ -1,0 +1,1 @@
+"""Predictions, accuracy, attention metrics, faithfulness and reports."""

@@ -1,0 +1,47 @@
+"""Questions about one image, answered by a checkpoint."""
+
+from pathlib import Path
+from typing import Any
+
+from modeling_qca import QCAProcessor, QCAVisualQuestionAnsweringPipeline
+
+from ..fitting.model_factory import load_checkpoint
+
+
+def load_pipeline(checkpoint: str) -> QCAVisualQuestionAnsweringPipeline:
+    """The checkpoint's model and processor, by the installed code.
+
+    Raises:
+        ValueError: where there is no checkpoint of such a model.
+    """
+    model: Any = load_checkpoint(checkpoint)
+    return QCAVisualQuestionAnsweringPipeline(model=model, processor=QCAProcessor.from_pretrained(checkpoint))
+
+
+def answer_questions(
+    checkpoint: str, image: str, questions: list[str], top_k: int, overlay: Path | None
+) -> list[tuple[str, list[dict[str, Any]], Path | None]]:
+    """
+    Args:
+        checkpoint: folder or Hub id.
+        image: file or URL; encoded once.
+        overlay: picture to write; of several questions, `out.png` becomes `out-1.png`, `out-2.png`, ...
+
+    Returns:
+        For each question itself, its answers (`{"answer", "score"}`, best first), and the picture of where the model
+        looked.
+
+    Raises:
+        ValueError: for a checkpoint or image that cannot be read, or an empty or too long question.
+    """
+    pipeline = load_pipeline(checkpoint)
+    if overlay is None:
+        answers = pipeline(image, questions, top_k=top_k)
+        return [(question, found, None) for question, found in zip(questions, answers, strict=True)]
+    answered = []
+    looks: Any = pipeline.look(image, questions, top_k=top_k)
+    for number, look in enumerate(looks, start=1):
+        path = overlay if len(looks) == 1 else overlay.with_stem(f"{overlay.stem}-{number}")
+        look.overlay().save(path)
+        answered.append((look.question, look.answers, path))
+    return answered

@@ -1,0 +1,189 @@
+"""An evaluation as one HTML page that needs nothing beside it: numbers with their baselines, and examples to see."""
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+from jinja2 import Environment, StrictUndefined
+from rich.progress import track
+
+from modeling_qca import QCAVisualQuestionAnsweringPipeline
+from modeling_qca.explanation_qca import Look
+
+from ..data.image_reading import read_image
+from ..files.atomic_write import atomic_write
+from ..files.run_files import ATTENTION_SOURCES, format_value
+
+PICTURE_SIDE = 320  # pixels of the longer side of an example
+SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], Any], Callable[[dict[str, Any]], bool]]] = {
+    "Most confident": ("all questions, by confidence", lambda row: -row["confidence"], lambda row: True),
+    "Least confident": ("all questions, by confidence", lambda row: row["confidence"], lambda row: True),
+    "Worst mistakes": ("wrong answers, by confidence", lambda row: -row["confidence"], lambda row: row["score"] == 0),
+    "Right by a hair": (
+        "right answers, by confidence",
+        lambda row: row["confidence"],
+        lambda row: row["score"] == 1,
+    ),
+}
+PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
+<style>
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; margin: 0 0 2rem; display: block; overflow-x: auto; }
+th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #8884; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+.accuracy td:last-child { font-weight: 600; }
+.examples { display: grid; grid-template-columns: repeat(auto-fill, minmax(16rem, 1fr)); gap: 1rem; }
+figure { margin: 0; }
+img { max-width: 100%; display: block; }
+figcaption { font-size: .9rem; }
+.right { color: #1a7f37; } .wrong { color: #d1242f; }
+.quiet { opacity: .7; }
+</style>
+</head>
+<body>
+<h1>{{ title }}</h1>
+<p class="quiet">{{ rows }} questions about {{ images }} images.</p>
+<h2>Accuracy</h2>
+<table class="accuracy">
+<tr><th></th>{% for name in answerers %}<th>{{ name }}</th>{% endfor %}</tr>
+{% for kind, values in accuracy -%}
+<tr><td>{{ kind }}</td>{% for value in values %}<td>{{ value }}</td>{% endfor %}</tr>
+{% endfor %}</table>
+{% if metrics %}<h2>Other metrics</h2>
+<table>
+{% for name, value in metrics.items() %}<tr><td>{{ name }}</td><td>{{ value }}</td></tr>
+{% endfor %}</table>
+{% endif %}{% if attention %}<h2>Where it looked</h2>
+<p class="quiet">The last hop against where one should look, beside maps that know less.</p>
+<table>
+<tr><th></th>{% for column in columns %}<th>{{ column | words }}</th>{% endfor %}</tr>
+{% for measure, values in attention.items() -%}
+<tr><td>{{ measure | words }}</td>
+{%- for column in columns %}<td>{{ values[column] | number if column in values else "" }}</td>{% endfor %}</tr>
+{% endfor %}</table>
+{% endif %}{% for section in sections %}<h2>{{ section.title }}</h2>
+<p class="quiet">{{ section.order }}</p>
+<div class="examples">
+{% for example in section.examples %}<figure>
+<img src="data:image/jpeg;base64,{{ example.picture }}" alt="Where the model looked: {{ example.question }}">
+<figcaption><b>{{ example.question }}</b><br>
+<span class="{{ example.mark }}">{{ example.answer }}</span> ({{ example.confidence }})
+{%- if example.score != 1 %}, expected {{ example.expected }}{% endif %}
+{%- if example.words %}<br><span class="quiet">read: {{ example.words }}</span>{% endif %}</figcaption>
+</figure>
+{% endfor %}</div>
+{% endfor %}
+</body>
+</html>
+"""
+
+
+def write_report(
+    path: Path,
+    results: dict[str, Any],
+    details: datasets.Dataset,
+    rows: datasets.Dataset,
+    pipeline: QCAVisualQuestionAnsweringPipeline,
+    examples: int = 6,
+    title: str = "Evaluation",
+) -> Path:
+    """
+    Write an evaluation as one self-contained HTML page, whole or not at all.
+
+    Args:
+        results: `metrics`, `baselines`, `per_question_type` and `attention`, as in results.json.
+        details: of `evaluate_model`: `question_id`, `answer`, `confidence` and `score` of each row, in order.
+        rows: the rows evaluated.
+        pipeline: of the model, which draws the examples.
+        examples: of each of the four kinds: most and least confident, worst mistakes, right by a hair.
+
+    Raises:
+        ValueError: where `details` are not of `rows`, or an image cannot be read.
+    """
+    if list(details["question_id"]) != list(rows["question_id"]):
+        raise ValueError("`details` and `rows` are not of the same questions in the same order.")
+    rows = rows.cast_column("image", datasets.Image(decode=False))
+    numbered = [{**detail, "index": index} for index, detail in enumerate(details)]
+    chosen = {
+        name: sorted(filter(belongs, numbered), key=order)[:examples] for name, (_, order, belongs) in SECTIONS.items()
+    }
+    wanted = sorted({detail["index"] for details in chosen.values() for detail in details})
+    drawn = {index: _example(rows[index], pipeline) for index in track(wanted, "Drawing examples", transient=True)}
+    sections = [
+        {"title": name, "order": SECTIONS[name][0], "examples": [_merged(detail, drawn) for detail in details]}
+        for name, details in chosen.items()
+        if details
+    ]
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    environment.filters |= {"number": format_value, "words": _words}
+    page = environment.from_string(PAGE).render(
+        title=title,
+        rows=len(rows),
+        images=len(set(rows["image_id"])),
+        sections=sections,
+        attention=results["attention"],
+        columns=ATTENTION_SOURCES,
+        **_accuracy(results),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as unfinished:
+        unfinished.write_text(page, encoding="utf-8")
+    return path
+
+
+def _accuracy(results: dict[str, Any]) -> dict[str, Any]:
+    """The accuracy of every baseline and of the model, for all questions and for each kind; and the other metrics."""
+    metrics, kinds = dict(results["metrics"]), sorted(results["per_question_type"])
+    answerers = {_words(name): dict(values) for name, values in results["baselines"].items()}
+    by_kind = {kind: values["accuracy"] for kind, values in results["per_question_type"].items()}
+    answerers["this model"] = {"accuracy": metrics.pop("accuracy")} | by_kind
+    return {
+        "answerers": list(answerers),
+        "accuracy": [
+            (label, [format_value(values[kind]) if kind in values else "" for values in answerers.values()])
+            for label, kind in [("all", "accuracy"), *((kind, kind) for kind in kinds)]
+        ],
+        "metrics": {_words(name): format_value(value) for name, value in metrics.items()},
+    }
+
+
+def _example(row: dict[str, Any], pipeline: QCAVisualQuestionAnsweringPipeline) -> dict[str, str]:
+    picture, words = read_image(row), []
+    if pipeline.model.config.num_attention_layers:
+        look: Look = pipeline.look(picture, row["question"], top_k=1).fit(PICTURE_SIDE)
+        picture, words = look.overlay(caption=False), look.words
+    else:  # it looks everywhere alike
+        picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "jpeg", quality=85)
+    expected = sorted(row["answers"], key=lambda answer: -answer["count"])
+    return {
+        "picture": base64.b64encode(buffer.getvalue()).decode(),
+        "expected": ", ".join(answer["answer"] for answer in expected[:3]),
+        "words": _most_read(words),
+    }
+
+
+def _most_read(words: Sequence[Sequence[tuple[str, float]]]) -> str:
+    """The words that each hop read most: `bed 61%, left 20% / table 70%, ...`."""
+    hops = [sorted(hop, key=lambda word: -word[1])[:2] for hop in words]
+    return " / ".join(", ".join(f"{word} {share:.0%}" for word, share in hop) for hop in hops)
+
+
+def _merged(detail: dict[str, Any], drawn: dict[int, dict[str, str]]) -> dict[str, Any]:
+    mark = {1: "right", 0: "wrong"}.get(detail["score"], "partly")
+    return {**detail, "mark": mark, "confidence": f"{detail['confidence']:.0%}", **drawn[detail["index"]]}
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

@@ -1,0 +1,1 @@
+"""Tables of results, the reference model, and the demo."""

@@ -1,0 +1,1 @@
+"""Files of a run: names, safe reading, and atomic writing."""

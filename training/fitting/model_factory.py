@@ -1,0 +1,157 @@
+"""The model and processor a recipe describes."""
+
+import logging
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoImageProcessor, AutoTokenizer
+
+from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor
+
+from ..data.vocabulary import build_vocabulary
+from .recipe import Recipe
+
+logger = logging.getLogger(__name__)
+CONFIGURATION = Path(str(files("modeling_qca.configuration")))
+
+
+def build_model(recipe: Recipe, answers: list[str]) -> tuple[QCAForVisualQuestionAnswering, QCAProcessor]:
+    """
+    Compose two encoders, make a preset from scratch, or go on from a checkpoint.
+
+    Args:
+        recipe: its `model`, or its `vision_encoder` and `text_encoder`, and its `config`.
+        answers: classes of the answer head. A checkpoint keeps the weights of those that it knows.
+
+    Raises:
+        ValueError: where the checkpoint is of another kind of model, or the fields do not fit together.
+    """
+    fields: dict[str, Any] = {**recipe.config, **_classes(answers)}
+    if recipe.model is None:
+        model: Any = QCAForVisualQuestionAnswering.from_vision_text_pretrained(
+            recipe.vision_encoder, recipe.text_encoder, **fields
+        )
+        processor = QCAProcessor(
+            AutoImageProcessor.from_pretrained(recipe.vision_encoder),
+            AutoTokenizer.from_pretrained(recipe.text_encoder),
+        )
+    else:
+        source = _source(recipe.model)
+        processor = QCAProcessor.from_pretrained(source)
+        if source == recipe.model and not _is_config_alone(Path(source)):
+            model = load_checkpoint(source, **recipe.config)
+            _set_answers(model, answers)
+        else:
+            model = QCAForVisualQuestionAnswering(QCAConfig.from_pretrained(source, **fields))
+    last, depth = max(model.config.vision_feature_layers or [0]), model.config.vision_config.num_hidden_layers
+    if 0 < last < depth:
+        logger.warning(
+            "the vision encoder has %d layers, and those after layer %d are not used: `vision_feature_layers` is %s",
+            *(depth, last, model.config.vision_feature_layers),
+        )
+    _whole_picture(processor, recipe.image_size)
+    processor.set_max_question_length(model)
+    return model, processor
+
+
+def _classes(answers: list[str]) -> dict[str, dict]:
+    return {
+        "id2label": dict(enumerate(answers)),
+        "label2id": {answer: index for index, answer in enumerate(answers)},
+    }
+
+
+def _set_answers(model: QCAForVisualQuestionAnswering, answers: list[str]) -> None:
+    """Give `model` one class for each of `answers`. Says how many of them it does not know, which start anew."""
+    known = model.config.label2id
+    if [known.get(answer) for answer in answers] == list(range(model.config.num_labels)):
+        return
+    before: Any = model.classifier[-1]
+    after = nn.Linear(before.in_features, len(answers)).to(before.weight)
+    model._init_weights(after)
+    kept = [index for index, answer in enumerate(answers) if answer in known]
+    origin = [known[answers[index]] for index in kept]
+    with torch.no_grad():
+        after.weight[kept], after.bias[kept] = before.weight[origin], before.bias[origin]
+    model.classifier[-1] = after
+    model.config.update(_classes(answers))
+    new = len(answers) - len(kept)
+    if new:
+        logger.warning("%d of %d answers start anew: the checkpoint does not know them", new, len(answers))
+
+
+def training_answers(recipe: Recipe, rows: datasets.Dataset) -> list[str]:
+    """The answers a recipe trains on, in the order of their classes: of `rows`, or those in the config of its `model`.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if recipe.vocabulary is not None:
+        rule, normalize = recipe.answer_rule, recipe.normalize_answers
+        return build_vocabulary(rows["answers"], rule=rule, normalize=normalize, **recipe.vocabulary)
+    assert recipe.model is not None  # `Recipe` sees to it
+    answers: dict[int, str] = QCAConfig.from_pretrained(_source(recipe.model)).id2label  # type: ignore[assignment]
+    if answers == QCAConfig().id2label:
+        raise ValueError(f"{recipe.model}: no answers in its config; `qca vocab` stores them there")
+    return [answers[index] for index in range(len(answers))]
+
+
+def _source(model: str) -> str:
+    """The folder of a preset, or what else was named."""
+    preset = CONFIGURATION / model
+    return str(preset) if preset.is_dir() and "/" not in model else model
+
+
+def _is_config_alone(folder: Path) -> bool:
+    """A preset's copy, for example one whose answers `qca vocab` chose."""
+    return folder.is_dir() and not any(file.suffix in (".safetensors", ".bin", ".pt") for file in folder.iterdir())
+
+
+def load_checkpoint(source: str, **fields: Any) -> QCAForVisualQuestionAnswering:
+    """
+    A checkpoint with some fields of its config changed. Says which weights are new because of that.
+
+    Raises:
+        ValueError: where `source` holds another kind of model, none, or damaged weights.
+    """
+    try:
+        model_type = QCAConfig.get_config_dict(source)[0].get("model_type")
+    except OSError as error:
+        raise ValueError(f"{source}: no checkpoint there: {str(error).splitlines()[0]}") from error
+    if model_type != QCAConfig.model_type:
+        raise ValueError(f"{source}: a checkpoint of a {model_type!r} model, not of a {QCAConfig.model_type!r} one")
+    try:
+        loaded: Any = QCAForVisualQuestionAnswering.from_pretrained(
+            source, output_loading_info=True, ignore_mismatched_sizes=bool(fields), **fields
+        )
+    except SafetensorError as error:
+        raise ValueError(f"{source}: its weights cannot be read: {error}") from error
+    model, info = loaded
+    new = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
+    if new:
+        logger.warning("%s: %d weights start anew: %s", source, len(new), ", ".join(_modules(new)))
+    return model
+
+
+def _modules(names: list[str]) -> list[str]:
+    return sorted({".".join(name.split(".")[:3]) for name in names})
+
+
+def _whole_picture(processor: QCAProcessor, image_size: list[int] | None) -> None:
+    """Relevance maps speak of the whole picture, so it is squashed to size instead of cropped."""
+    images = processor.image_processor
+    if image_size is None and "height" in images.size:
+        height, width = images.size["height"], images.size["width"]
+    elif image_size is None:
+        height = width = images.size["shortest_edge"]
+        if images.do_center_crop:
+            height, width = images.crop_size["height"], images.crop_size["width"]
+    else:
+        height, width = image_size
+    images.size = {"height": height, "width": width}
+    images.do_center_crop = False

@@ -1,0 +1,308 @@
+"""A recipe: one flat YAML that says what to train, on what, and how."""
+
+import difflib
+import logging
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from reprlib import repr as short
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import torch
+from transformers import TrainingArguments
+
+from modeling_qca import QCAConfig
+
+from ..data.answers import AnswerRule
+from ..files.safe_yaml import parse_yaml
+from .parameter_groups import check_groups
+
+logger = logging.getLogger(__name__)
+SECRETS = ("hub_token", "push_to_hub_token")
+# what the collator needs, and callbacks that keep their state themselves, decide them
+OUR_ARGUMENTS = ("remove_unused_columns", "label_names", "restore_callback_states_from_checkpoint")
+IGNORED_ARGUMENTS = ("do_train", "do_eval", "do_predict", "resume_from_checkpoint")  # only scripts read them
+LIMITS = ("minimum_count", "top_k")  # of a vocabulary
+BASELINES = ("question_only", "image_mean")
+ARGUMENT_DEFAULTS = {
+    "learning_rate": 3e-4,
+    "per_device_train_batch_size": 128,
+    "per_device_eval_batch_size": 128,
+    "warmup_steps": 0.05,
+    "lr_scheduler_type": "cosine",
+    "weight_decay": 0.05,
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "save_total_limit": 2,
+    "logging_steps": 20,
+    "report_to": "none",
+    "metric_for_best_model": "accuracy",
+    "dataloader_pin_memory": torch.accelerator.is_available(),
+    "use_cpu": not torch.accelerator.is_available(),
+}
+STREAMING_DEFAULTS = {
+    "eval_strategy": "steps",
+    "eval_steps": 500,
+    "save_strategy": "steps",
+    "save_steps": 500,
+    "accelerator_config": {"dispatch_batches": False},  # a batch holds fewer images than questions: it is not sliced
+}
+
+
+@dataclass
+class Recipe:
+    """
+    What a run needs besides the fields of [`QCAConfig`] (`config`) and of `transformers.TrainingArguments`
+    (`arguments`), which stand beside these in the same file.
+
+    Args:
+        data: folder with `train.csv|jsonl|parquet`, a file, or the id of a data set of the Hub.
+        format, data_options, validation_ratio, group_by, on_bad_image: of `dataset.load_rows`. Where no
+            `validation_ratio` cuts rows off, training rows of the same group as a validation row are left out.
+        streaming: read the training rows as they are needed, `max_steps` batches of them. They are read through once
+            more before, for the vocabulary. `questions_per_image` has no effect: rows keep near their order.
+        validation_data, validation_options: where the development split comes from, if not from `data`. Training rows
+            of the same group (`group_by`) as one of its rows are then left out too.
+        data_seed: of the cut into train and validation; the seed of everything else is `seed`.
+        model: a preset's name (`qca-tiny`, `qca-small`, `qca-base`; trained from scratch) or a checkpoint to start
+            from; or else
+        vision_encoder, text_encoder: pretrained encoders, by Hub id or folder.
+        image_size: (height, width) in pixels, where it is not the encoder's own.
+        vocabulary: of `vocabulary.build_vocabulary`: `{}` keeps every answer, `{minimum_count: 9}` is the VQA v2 rule.
+            `null` keeps the answers in the config of `model`, such as `qca vocab` stores them.
+        answer_rule, normalize_answers: of `answers.answer_scores`.
+        relevance: what the rows' maps supervise: nothing, the last hop, or every hop.
+        relevance_loss_schedule: `constant`, or `linear` down from `relevance_loss_weight` to 0.
+        freeze: parameter groups that do not train.
+        learning_rates: of groups that differ from `learning_rate`.
+        lora_rank: train low-rank adapters in the encoders instead of their weights.
+        questions_per_image: up to this many questions of an image in one batch.
+        cache_image_features: compute a frozen vision encoder's features once.
+        ema_decay: decay of an exponential moving average of the weights.
+        early_stopping_patience: evaluations without improvement before a run stops.
+        metrics: of `evaluate.compute_metrics`, beside accuracy: `vqa_accuracy`, `wups`.
+        baselines: models to train too and report beside this one: `question_only` sees blank images, `image_mean` has
+            no hops.
+    """
+
+    data: str
+    validation_data: str | None = None
+    format: str = "table"
+    data_options: dict[str, Any] = field(default_factory=dict)
+    validation_options: dict[str, Any] = field(default_factory=dict)
+    validation_ratio: float | None = None
+    group_by: str | None = None
+    data_seed: int = 0
+    on_bad_image: Literal["raise", "skip"] = "raise"
+    streaming: bool = False
+    model: str | None = None
+    vision_encoder: str | None = None
+    text_encoder: str | None = None
+    image_size: list[int] | None = None
+    vocabulary: dict[str, int] | None = field(default_factory=dict)
+    answer_rule: AnswerRule = "consensus"
+    normalize_answers: bool = True
+    attention_supervision: Literal["none", "last_hop", "every_hop"] = "none"
+    relevance_loss_schedule: Literal["constant", "linear"] = "constant"
+    freeze: list[str] = field(default_factory=list)
+    learning_rates: dict[str, float] = field(default_factory=dict)
+    lora_rank: int | None = None
+    questions_per_image: int = 8
+    cache_image_features: bool = False
+    ema_decay: float | None = None
+    early_stopping_patience: int | None = None
+    metrics: list[str] = field(default_factory=list)
+    baselines: list[str] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        check_groups(self.freeze)
+        check_groups(self.learning_rates)
+        for name in self.baselines:
+            if name not in BASELINES:
+                raise ValueError(f"there is no baseline {name!r}; the baselines are {', '.join(BASELINES)}")
+        encoders = self.vision_encoder is not None and self.text_encoder is not None
+        if (self.model is None) != encoders or (self.vision_encoder is None) != (self.text_encoder is None):
+            raise ValueError("a recipe names either `model`, or both `vision_encoder` and `text_encoder`")
+        if self.vocabulary is None and self.model is None:
+            raise ValueError("`vocabulary: null` keeps the answers of `model`, and there is none")
+        if unknown := (self.vocabulary or {}).keys() - LIMITS:
+            raise ValueError(f"`vocabulary` has no `{min(unknown)}`; it may have {' or '.join(LIMITS)}")
+        if self.cache_image_features and ("vision" not in self.freeze or self.streaming):
+            raise ValueError("`cache_image_features` needs `vision` in `freeze`, and no `streaming`")
+        if self.lora_rank is not None and {"vision", "text"} <= set(self.freeze):
+            raise ValueError("`lora_rank` is of adapters in the encoders, and `freeze` has `vision` and `text`")
+        if self.streaming:
+            if self.arguments.get("max_steps", -1) <= 0:
+                raise ValueError("`streaming` needs `max_steps`: a stream does not say how long an epoch is")
+            for name in ("eval_strategy", "save_strategy"):
+                if self.arguments.get(name) == "epoch":
+                    raise ValueError(f"`{name}` is `epoch`, but a stream has no epochs: make it `steps` or `no`")
+        if self.arguments.get("push_to_hub"):
+            raise ValueError("`push_to_hub` is not for a recipe: `qca push` what it trained, card, code and all")
+        if self.attention_supervision != "none" and self.config.get("num_attention_layers") == 0:
+            raise ValueError(
+                f"`attention_supervision: {self.attention_supervision}` is for hops, and `num_attention_layers` is 0: "
+                "use `none`"
+            )
+        if ignored := sorted(self.arguments.keys() & set(IGNORED_ARGUMENTS)):
+            raise ValueError(
+                f"`{ignored[0]}` is not for a recipe: it trains, evaluates, and goes on from the last checkpoint in "
+                "its `output_dir`"
+            )
+        if self.validation_options and self.validation_data is None:
+            raise ValueError("`validation_options` are of `validation_data`, and there is none")
+        if self.early_stopping_patience is not None:
+            if self.early_stopping_patience < 1:
+                raise ValueError(f"`early_stopping_patience` is 1 or more, got {self.early_stopping_patience}")
+            if self.arguments.get("eval_strategy") == "no":
+                raise ValueError("`early_stopping_patience` counts evaluations, and `eval_strategy` is `no`")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"`ema_decay` is a decay between 0 and 1, got {self.ema_decay}")
+
+    @property
+    def output_dir(self) -> Path:
+        return Path(self.arguments["output_dir"])
+
+    def training_arguments(self, **overrides: Any) -> TrainingArguments:
+        """The trainer's arguments.
+
+        Raises:
+            ValueError: where `transformers` refuses them.
+        """
+        defaults = ARGUMENT_DEFAULTS | (STREAMING_DEFAULTS if self.streaming else {})
+        return TrainingArguments(
+            **{**defaults, **self.arguments, **overrides}, remove_unused_columns=False, label_names=["labels"]
+        )
+
+
+# Keys and values of release 0.1, still read.
+RENAMED_KEYS = {"relevance": "attention_supervision", "moving_average": "ema_decay"}
+RENAMED_VALUES = {"attention_supervision": {"final": "last_hop"}}
+OWN_FIELDS = {item.name for item in fields(Recipe)} - {"config", "arguments"}
+CONFIG_FIELDS = set(QCAConfig.__annotations__) - {"vision_config", "text_config", "sub_configs_defaults", "model_type"}
+CONFIG_FIELDS |= {"problem_type"}
+ARGUMENT_FIELDS = {item.name for item in fields(TrainingArguments) if item.init} - OWN_FIELDS
+
+
+def load_recipe(path: str | os.PathLike, overrides: Mapping[str, str] | None = None) -> Recipe:
+    """
+    Read a recipe. Its `extends: other.yaml` names a recipe (relative to this one) whose keys it adds to or replaces.
+
+    Args:
+        path: of the YAML file.
+        overrides: values of single keys as YAML text; they win over the file.
+
+    Raises:
+        ValueError: an unknown key (with the nearest one that exists), a wrong type, a missing `data`, or a
+            secret; the message names the file and the key.
+    """
+    values = read_recipe(Path(path))
+    for key, text in (overrides or {}).items():
+        values[key] = parse_yaml(text, f"--{key}")
+    values.setdefault("output_dir", f"runs/{Path(path).stem}")
+    return make_recipe(values, str(path))
+
+
+def make_recipe(values: Mapping[str, Any], name: str) -> Recipe:
+    """The recipe with these flat `values`; errors as in [`load_recipe`] begin with `name`."""
+    own: dict[str, Any] = {}
+    config: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
+    types, argument_types = get_type_hints(Recipe), get_type_hints(TrainingArguments)
+    for key, value in values.items():
+        if key in RENAMED_KEYS:
+            logger.warning("%s: `%s` is now called `%s`", name, key, RENAMED_KEYS[key])
+            key = RENAMED_KEYS[key]
+        if isinstance(value, str):
+            value = RENAMED_VALUES.get(key, {}).get(value, value)
+        if key in SECRETS:
+            raise ValueError(
+                f"{name}: `{key}` must not stand in a recipe, it would be pushed with the run; set HF_TOKEN or log in"
+            )
+        if key in OWN_FIELDS:
+            own[key] = _typed(value, types[key], f"{name}: `{key}`")
+        elif key in CONFIG_FIELDS:
+            config[key] = value
+        elif key in ARGUMENT_FIELDS and key not in OUR_ARGUMENTS:
+            no = value is False and key.endswith("_strategy")  # YAML 1.1 reads `no` as false
+            arguments[key] = "no" if no else _typed(value, argument_types[key], f"{name}: `{key}`")
+        else:
+            known = sorted((OWN_FIELDS | CONFIG_FIELDS | ARGUMENT_FIELDS) - set(OUR_ARGUMENTS))
+            nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
+            raise ValueError(f"{name}: there is no key `{key}`; the nearest is `{nearest}`")
+    if "data" not in own:
+        raise ValueError(f"{name}: `data` is missing: the folder, file or Hub data set to train on")
+    try:
+        return Recipe(**own, config=config, arguments=arguments)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The keys of a YAML file, and those of the file it extends.
+
+    Raises:
+        ValueError: where there is no such file, or it holds no mapping.
+    """
+    return _read(path, ())
+
+
+def _read(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:  # ValueError: it is no text, or its name is no path
+        raise ValueError(f"{path}: no such recipe ({error})") from error
+    values = parse_yaml(text, str(path))
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: a recipe is a mapping of keys to values")
+    parent = values.pop("extends", None)
+    if parent is None:
+        return values
+    if not isinstance(parent, str):
+        raise ValueError(f"{path}: `extends` is {short(parent)}, not the path of a recipe")
+    children = (*children, path.resolve())
+    if (path.parent / parent).resolve() in children:
+        raise ValueError(f"{path}: `extends` comes back to {parent}")
+    return {**_read(path.parent / parent, children), **values}
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads `1e-4` as text."""
+    if isinstance(value, str):
+        try:
+            number = float(value)
+        except ValueError:
+            return value
+        return number if math.isfinite(number) else value
+    return value
+
+
+def _typed(value: Any, expected: Any, name: str) -> Any:
+    """`value` as a field of type `expected` holds it."""
+    kinds = get_args(expected) if get_origin(expected) in (Union, UnionType) else (expected,)
+    for kind in kinds:
+        plain = get_origin(kind) or kind
+        if plain is Literal and value in get_args(kind):
+            return value
+        if plain is float and type(_number(value)) in (int, float):
+            return float(_number(value))
+        if plain is int and type(number := _number(value)) in (int, float) and number == int(number):
+            return int(number)
+        if plain is list and isinstance(value, list):
+            return [_typed(item, inner, name) for inner in get_args(kind)[:1] for item in value]
+        if plain is dict and isinstance(value, dict):
+            return {key: _typed(item, (get_args(kind) or (Any, Any))[1], name) for key, item in value.items()}
+        if plain is Any or (plain not in (Literal, int) and isinstance(value, plain)):
+            return value
+    if get_origin(expected) is Literal:
+        raise ValueError(f"{name} is {short(value)}, not one of {', '.join(get_args(expected))}")
+    raise ValueError(f"{name} is {short(value)}, not of type {_type_name(expected)}")
+
+
+def _type_name(expected: Any) -> str:
+    return expected.__name__ if isinstance(expected, type) else str(expected).replace("typing.", "")

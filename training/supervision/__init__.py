@@ -1,0 +1,1 @@
+"""Target relevance: label maps, generated questions, views and drawn scenes."""

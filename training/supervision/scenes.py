@@ -1,0 +1,179 @@
+"""Generated scenes: colored shapes on textured grounds, with questions only the picture can answer.
+
+Every object lies inside one cell of a `GRID` x `GRID` grid, so that relevance maps are exact. Answers are balanced
+within each wording, so that the question alone says nothing.
+"""
+
+import csv
+import os
+import random
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+from rich.progress import track
+
+GRID = 5
+CELL = 32  # pixels
+COLORS = {"red": (214, 40, 40), "green": (40, 170, 60), "blue": (45, 85, 225), "yellow": (240, 205, 40)}
+SHAPES = ("circle", "square", "triangle", "star")
+MAX_COUNT = 3
+QUESTIONS_PER_SCENE = 8
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    shape: str
+    color: str
+    row: int
+    column: int
+
+
+@dataclass(frozen=True)
+class SceneQuestion:
+    """`looks`: what to look at first and second, as sets of objects; empty where nothing is to be seen."""
+
+    kind: str
+    text: str
+    answer: str
+    looks: tuple[tuple[SceneObject, ...], tuple[SceneObject, ...]]
+
+
+def draw_scene(objects: list[SceneObject], rng: random.Random) -> Image.Image:
+    """RGB image of `GRID * CELL` pixels a side."""
+    size = GRID * CELL
+    noise = np.random.default_rng(rng.getrandbits(32))
+    base = noise.uniform(60, 200, size=3)
+    texture = noise.normal(0, 30, size=(size // 8, size // 8, 3))
+    ground = Image.fromarray(np.clip(base + texture, 0, 255).astype(np.uint8)).resize(
+        (size, size), Image.Resampling.BILINEAR
+    )
+    drawing = ImageDraw.Draw(ground)
+    for item in objects:
+        radius = rng.uniform(11, 14)
+        slack = min(CELL / 2 - radius - 1, 2)
+        x = (item.column + 0.5) * CELL + rng.uniform(-slack, slack)
+        y = (item.row + 0.5) * CELL + rng.uniform(-slack, slack)
+        _draw_object(drawing, item, x, y, radius)
+    return ground
+
+
+def _draw_object(drawing: ImageDraw.ImageDraw, item: SceneObject, x: float, y: float, radius: float) -> None:
+    color, outline = COLORS[item.color], (20, 20, 20)
+    if item.shape == "circle":
+        drawing.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color, outline=outline)
+    elif item.shape == "square":
+        half = 0.85 * radius
+        drawing.rectangle((x - half, y - half, x + half, y + half), fill=color, outline=outline)
+    else:
+        points = 3 if item.shape == "triangle" else 10
+        radii = [radius * (0.42 if item.shape == "star" and i % 2 else 1) for i in range(points)]
+        angles = [2 * np.pi * i / points - np.pi / 2 for i in range(points)]
+        corners = [(x + r * np.cos(a), y + r * np.sin(a)) for r, a in zip(radii, angles, strict=True)]
+        drawing.polygon(corners, fill=color, outline=outline)
+
+
+def random_objects(rng: random.Random) -> list[SceneObject]:
+    """Two to five objects in different cells."""
+    cells = rng.sample(range(GRID * GRID), rng.randint(2, 5))
+    return [SceneObject(rng.choice(SHAPES), rng.choice(list(COLORS)), *divmod(cell, GRID)) for cell in cells]
+
+
+def possible_questions(objects: list[SceneObject]) -> Iterator[SceneQuestion]:
+    """Every question of the catalog this scene has one answer to."""
+    of_shape = {shape: tuple(item for item in objects if item.shape == shape) for shape in SHAPES}
+    of_color = {color: tuple(item for item in objects if item.color == color) for color in COLORS}
+    for shape, found in of_shape.items():
+        if len(found) == 1:
+            yield SceneQuestion("attribute", f"what color is the {shape}", found[0].color, (found, found))
+        if len(found) <= MAX_COUNT:
+            yield SceneQuestion("count", f"how many {shape}s are there", str(len(found)), (found, found))
+        for color in COLORS:
+            matches = tuple(item for item in found if item.color == color)
+            answer = "yes" if matches else "no"
+            yield SceneQuestion("exists", f"is there a {color} {shape}", answer, (matches, matches))
+        for other, others in of_shape.items():
+            if other != shape and len(found) == len(others) == 1 and found[0].column != others[0].column:
+                answer = "yes" if found[0].column < others[0].column else "no"
+                yield SceneQuestion("compare", f"is the {shape} to the left of the {other}", answer, (found, others))
+    for color, found in of_color.items():
+        if len(found) == 1:
+            yield SceneQuestion("attribute", f"what shape is the {color} object", found[0].shape, (found, found))
+
+
+class BalancedChoice:
+    """Picks questions so that, within each wording, the answers stay equally frequent; kinds take turns."""
+
+    def __init__(self, rng: random.Random):
+        self.rng = rng
+        self.kinds: Counter[str] = Counter()
+        self.answers: dict[str, Counter[str]] = {}
+
+    def pick(self, objects: list[SceneObject], count: int) -> list[SceneQuestion]:
+        candidates = list(possible_questions(objects))
+        self.rng.shuffle(candidates)
+        chosen: list[SceneQuestion] = []
+        while candidates and len(chosen) < count:
+            best = min(candidates, key=self._excess)
+            candidates.remove(best)
+            if self._excess(best)[0] > 0:
+                break
+            self.kinds[best.kind] += 1
+            self.answers.setdefault(best.text, Counter())[best.answer] += 1
+            chosen.append(best)
+        return chosen
+
+    def _excess(self, question: SceneQuestion) -> tuple[int, int]:
+        """How far the answer is ahead of the rarest one of its wording, and how common the kind is."""
+        seen = self.answers.get(question.text, Counter())
+        rarest = min(seen[answer] for answer in answers_of(question))
+        return max(seen[question.answer] - rarest - 1, 0), self.kinds[question.kind]
+
+
+def answers_of(question: SceneQuestion) -> tuple[str, ...]:
+    """All answers the wording of `question` can have."""
+    if question.kind == "count":
+        return tuple(str(count) for count in range(MAX_COUNT + 1))
+    if question.kind == "attribute":
+        return tuple(COLORS) if question.text.startswith("what color") else SHAPES
+    return ("yes", "no")
+
+
+def relevance_maps(question: SceneQuestion) -> np.ndarray:
+    """`[2, GRID, GRID]` float32: 1 on the cells to look at first and second."""
+    maps = np.zeros((2, GRID, GRID), dtype=np.float32)
+    for step, items in enumerate(question.looks):
+        for item in items:
+            maps[step, item.row, item.column] = 1
+    return maps
+
+
+def write_scenes(folder: str | os.PathLike, splits: dict[str, int], seed: int) -> None:
+    """
+    Write a data folder: `images/`, and for each split `<split>.csv` and `<split>_relevance.npz`.
+
+    Args:
+        folder: made if absent; files of the same names are replaced.
+        splits: number of scenes of each split; no scene is in two.
+        seed: decides everything.
+    """
+    folder = Path(folder)
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    rng = random.Random(seed)
+    for split, scenes in splits.items():
+        choice = BalancedChoice(rng)
+        rows: list[tuple[str, str, str, str]] = []
+        maps: list[np.ndarray] = []
+        for scene in track(range(scenes), f"Drawing {split} scenes", transient=True):
+            objects = random_objects(rng)
+            image_id = f"{split}{scene}"
+            draw_scene(objects, rng).save(folder / "images" / f"{image_id}.jpg", quality=90)
+            for question in choice.pick(objects, QUESTIONS_PER_SCENE):
+                rows.append((image_id, question.kind, question.text, question.answer))
+                maps.append(relevance_maps(question))
+        np.savez_compressed(folder / f"{split}_relevance.npz", row=np.arange(len(rows)), mask=np.stack(maps))
+        with open(folder / f"{split}.csv", "w", newline="") as file:
+            csv.writer(file).writerows([("image_id", "kind", "question", "answer"), *rows])
