@@ -67,7 +67,7 @@ def _read(run: Path, right: pd.Series) -> pd.DataFrame:
 def _kind(question: str) -> str:
     if "how many" in question:
         return "how many"
-    return "color" if "color" in question or "color" in question else "what, which or where"
+    return "color" if "color" in question or "colour" in question else "what, which or where"
 
 
 def _accuracies(title: str, groups: pd.Series, answered: pd.DataFrame) -> dict[str, Any]:

@@ -1,10 +1,11 @@
-"""The benchmark's table and plot, from its measurements."""
+"""The report and the plot of the benchmark."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..files.atomic_write import atomic_write
+from ..files.markdown import markdown_table, select_cells
 
 REFERENCE = "vilt"
 COMPARED = {
@@ -13,6 +14,8 @@ COMPARED = {
     "one_image_16_questions": "16 questions on one image",
     "train_8_questions": "training step, 8 questions on one image",
 }
+IMPLEMENTATIONS = {"implementations_one_pair": "one pair", "implementations_batch_8": "batch of 8 pairs"}
+MEMORY = {"memory_batch_8": "batch of 8 pairs", "memory_train_8_questions": "training step"}
 GROWTH = {
     "questions": ("questions", "questions about one image", "ms a question"),
     "resolution": ("resolution", "pixels of a side", "ms a pair"),
@@ -32,55 +35,59 @@ def write_report(results: dict[str, Any], folder: Path) -> None:
 
 
 def render_report(results: dict[str, Any]) -> str:
-    """The measurements as Markdown."""
-    settings, cases = results["settings"], results["cases"]
+    """The measurements as Markdown, a section for each comparison."""
+    settings, cases, peak = results["settings"], results["cases"], results["matmul_peak"]
     packages = ", ".join(f"{name} {number}" for name, number in settings["packages"].items())
-    lines = [
+    introduction = (
         f"Random weights of the published sizes on {settings['device']}, {settings['threads']} threads; medians of "
-        f"{settings['rounds']} rounds in turn, with quartiles; {packages}.",
-    ]
+        f"{settings['rounds']} rounds in turn, with quartiles; {packages}."
+    )
     if settings["quick"]:
-        lines.append("**A quick run with narrow models: it shows that the program runs, and measures nothing.**")
+        introduction += "\n**A quick run with narrow models: it shows that the program runs, and measures nothing.**"
+    parts = [introduction]
     for name, title in COMPARED.items():
         if name in cases:
-            lines += ["", f"### {title[0].upper()}{title[1:]}", "", *_compared(cases[name], results["matmul_peak"])]
-    for name, title in (("implementations_one_pair", "one pair"), ("implementations_batch_8", "batch of 8 pairs")):
+            parts += [f"### {title[0].upper()}{title[1:]}", _compared(cases[name], peak)]
+    for name, title in IMPLEMENTATIONS.items():
         if name in cases:
-            rows = _compared(cases[name], results["matmul_peak"])
-            lines += ["", f"### Precision, attention and compilation, {title}", "", *rows]
+            parts += [f"### Precision, attention and compilation, {title}", _compared(cases[name], peak)]
     if "agreement" in results:
         share, pairs = results["agreement"]["agreement"], results["agreement"]["pairs"]
-        lines += ["", f"A trained checkpoint gives the same answer in bfloat16 to {share:.1%} of {pairs} pairs."]
+        parts.append(f"A trained checkpoint gives the same answer in bfloat16 to {share:.1%} of {pairs} pairs.")
     if "questions" in cases:
-        lines += ["", "### Questions about one image", "", *_questions(cases["questions"])]
-    for name, title in (("memory_batch_8", "batch of 8 pairs"), ("memory_train_8_questions", "training step")):
+        parts += ["### Questions about one image", _questions(cases["questions"])]
+    for name, title in MEMORY.items():
         if name in cases:
             sizes = [[row["model"], f"{row['peak_bytes'] / 2**30:.2f}"] for row in cases[name]]
-            lines += ["", f"### Peak memory, {title}", "", *markdown_table(["model", "GiB"], sizes)]
-    return "\n".join(lines) + "\n"
+            parts += [f"### Peak memory, {title}", markdown_table(["model", "GiB"], sizes)]
+    return "\n\n".join(parts) + "\n"
 
 
-def render_short_report(results: dict[str, Any]) -> str:
-    """Milliseconds of each model for each thing the models are compared in, and how many times those of ViLT."""
-    settings, cases = results["settings"], results["cases"]
-    measured = {title: cases[name] for name, title in COMPARED.items() if name in cases}
+def render_short_report(results: dict[str, Any], models: Sequence[str] = (), cases: Sequence[str] = ()) -> str:
+    """Milliseconds of each model in each comparison, and their ratio to those of ViLT.
+
+    Args:
+        models, cases: the rows and columns to show; all if empty.
+    """
+    settings = results["settings"]
+    measured = {title: results["cases"][name] for name, title in COMPARED.items() if name in results["cases"]}
     dtype = next(iter(measured.values()))[0]["dtype"]
     times = [{row["model"]: row["median_s"] for row in reversed(rows)} for rows in measured.values()]
     cells = [
         [model, *(f"{_ms(each[model])} ({each[model] / each[REFERENCE]:.2f})" for each in times)]
         for model in reversed(times[0])
     ]
-    lines = markdown_table([f"ms (x {REFERENCE})", *measured], cells)
-    return "\n".join([*lines, "", f"{settings['device']}, {settings['threads']} threads, {dtype}; medians."]) + "\n"
+    table = markdown_table(*select_cells([f"ms (x {REFERENCE})", *measured], cells, models, cases))
+    return f"{table}\n\n{settings['device']}, {settings['threads']} threads, {dtype}; medians.\n"
 
 
-def _compared(rows: Sequence[dict[str, Any]], peak: dict[str, float]) -> list[str]:
-    """One line a row, beside ViLT in the same precision and as much compiled, and the first row of the same model."""
+def _compared(rows: Sequence[dict[str, Any]], peak: dict[str, float]) -> str:
+    """One line a row, with ratios to ViLT in the same precision and compilation, and to the model's first row."""
     first = {row["model"]: row["median_s"] for row in reversed(rows)}
     reference = {(r["dtype"], r["compiled"]): r["median_s"] for r in reversed(rows) if r["model"] == REFERENCE}
     header = ["model", "dtype", "attention", "ms", "quartiles", "GFLOP", "share of peak"]
-    beside_itself = len(first) < len(rows)
-    header += [f"x {REFERENCE}"] * bool(reference) + ["x its first row"] * beside_itself
+    several_ways = len(first) < len(rows)
+    header += [f"x {REFERENCE}"] * bool(reference) + ["x its first row"] * several_ways
     table = []
     for row in rows:
         median = row["median_s"]
@@ -90,13 +97,13 @@ def _compared(rows: Sequence[dict[str, Any]], peak: dict[str, float]) -> list[st
         cells = [row["model"], row["dtype"], attention, _ms(median), quartiles]
         cells += [f"{row['flops'] / 1e9:.1f}", f"{share:.0%}"]
         if reference:
-            alike = reference.get((row["dtype"], row["compiled"]))
-            cells.append(f"{median / alike:.2f}" if alike else "")
-        table.append(cells + ([f"{median / first[row['model']]:.2f}"] if beside_itself else []))
+            same_way = reference.get((row["dtype"], row["compiled"]))
+            cells.append(f"{median / same_way:.2f}" if same_way else "")
+        table.append(cells + ([f"{median / first[row['model']]:.2f}"] if several_ways else []))
     return markdown_table(header, table)
 
 
-def _questions(rows: Sequence[dict[str, Any]]) -> list[str]:
+def _questions(rows: Sequence[dict[str, Any]]) -> str:
     models = list(dict.fromkeys(row["model"] for row in rows))
     counts = sorted({row["questions"] for row in rows})
     median = {(row["model"], row["questions"]): row["median_s"] / row["questions"] for row in rows}
@@ -105,12 +112,6 @@ def _questions(rows: Sequence[dict[str, Any]]) -> list[str]:
         for count in counts
     ]
     return markdown_table(["questions", *(f"{model}, ms a question" for model in models), "cheapest"], table)
-
-
-def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
-    """The lines of a Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return ["| " + " | ".join(cells) + " |" for cells in lines]
 
 
 def _ms(seconds: float) -> str:
