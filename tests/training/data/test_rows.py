@@ -29,9 +29,6 @@ from modeling_qca.training.data.rows import (
     split_rows,
 )
 
-SHARED = Path(__file__).parents[4] / "shared" / "data"
-needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="the shared data is not on this machine")
-
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
@@ -482,31 +479,30 @@ def test_a_hub_data_set_that_cannot_be_had_is_named(tmp_path):
         load_rows(str(tmp_path / "damaged"), format="hub")
 
 
-# The shared data
+# DAQUAR and rooms in their own layout
 
 
-@needs_shared
-def test_rooms_load_with_options_alone():
-    rows = load_rows(SHARED / "rooms", images=SHARED / "daquar" / "images")
-    assert len(rows) == 7367
-    assert set(rows["question_type"]) == {"exists", "side", "where", "bigger"}
-    masks = np.load(SHARED / "rooms" / "train_relevance.npz")["mask"]
-    for index in (0, 1234, 7366):
-        np.testing.assert_array_equal(np.array(rows[index]["relevance"], np.float16), masks[index])
-
-
-@needs_shared
-def test_daquar_loads_with_options_alone():
-    rows = load_rows(SHARED / "daquar", answer_separator=",")
-    assert len(rows) == 9974
-    assert sum(maps is not None for maps in rows["relevance"]) == 4278
+def test_loads_daquar_layout_and_keeps_scenes_apart(tmp_path):
+    """Questions in the official text form, two maps for some of them in the npz file, scenes of twelve images."""
+    for number in range(1, 49):
+        draw(tmp_path / "images" / f"image{number}.png")
+    pairs = [
+        (f"what is beside the lamp in the image{number} ?", "night_stand, bed" if number % 2 else "3")
+        for number in range(1, 49)
+    ]
+    text = "".join(f"{question}\n{answer}\n" for question, answer in pairs)
+    (tmp_path / "qa.37.raw.train.txt").write_text(text)
+    masks = np.random.default_rng(0).random((2, 2, 4, 4)).astype(np.float16)
+    np.savez(tmp_path / "qa.37.raw.train_relevance.npz", mask=masks, row=[5, 40])
+    rows = load_rows(tmp_path, format="daquar")
+    assert len(rows) == 48
+    assert [answer["answer"] for answer in rows[0]["answers"]] == ["night_stand", "bed"]
+    relevance = list(rows["relevance"])
+    assert [index for index, maps in enumerate(relevance) if maps is not None] == [5, 40]
+    np.testing.assert_array_equal(np.array(relevance[40], np.float16), masks[1])
+    cut = {"format": "daquar", "validation_ratio": 0.25, "group_by": "image_id // 12"}
     scenes = [
-        {
-            int(name[5:]) // 12
-            for name in load_rows(
-                SHARED / "daquar", split=split, validation_ratio=0.2, group_by="image_id // 12", answer_separator=","
-            )["image_id"]
-        }
+        {int(name[5:]) // 12 for name in load_rows(tmp_path, split=split, **cut)["image_id"]}
         for split in ("train", "validation")
     ]
     assert scenes[0] and scenes[1] and not scenes[0] & scenes[1]

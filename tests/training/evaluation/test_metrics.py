@@ -1,4 +1,4 @@
-"""The `evaluate` modules, loaded by path, against hand-worked cases, loops, scipy and scikit-learn."""
+"""The `evaluate` modules, loaded by path, against hand-computed cases, loops, scipy and scikit-learn."""
 
 import importlib
 import shutil
@@ -9,6 +9,7 @@ import datasets
 import evaluate
 import numpy as np
 import pytest
+from helpers.wordnet import write_wordnet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -29,7 +30,7 @@ def load(name: str):
 
 
 @pytest.mark.parametrize("name", ["vqa_accuracy", "wups", "attention_quality"])
-def test_every_metric_loads_by_path_and_has_a_card(name):
+def test_each_metric_loads_by_path_and_has_a_card(name):
     metric, _ = load(name)
     assert metric.description and metric.citation and metric.inputs_description
     assert (METRICS / name / "README.md").read_text().startswith("---\ntitle:")
@@ -42,7 +43,7 @@ def human(**counts: int) -> list[dict]:
     return [{"answer": answer, "count": count} for answer, count in counts.items()]
 
 
-def test_vqa_accuracy_of_hand_worked_questions_per_type():
+def test_vqa_accuracy_matches_hand_computed_values_per_type():
     metric, _ = load("vqa_accuracy")
     result = metric.compute(
         predictions=["Yes", "two", "dog", "a cat"],
@@ -56,21 +57,21 @@ def test_vqa_accuracy_of_hand_worked_questions_per_type():
     assert result["per_question_type"] == pytest.approx({"is": 1, "how many": 0.9, "what": 0.15})
 
 
-def test_official_accuracy_normalizes_only_where_humans_differ():
+def test_normalizes_only_where_annotators_differ():
     metric, _ = load("vqa_accuracy")
     unanimous = {"predictions": ["Two"], "references": [human(**{"2": 10})]}
     assert metric.compute(**unanimous)["accuracy"] == 0
     assert metric.compute(**unanimous, always_normalize=True)["accuracy"] == 1
 
 
-def test_answer_types_default_to_those_of_the_majority():
+def test_answer_types_default_to_the_majority_answer():
     metric, _ = load("vqa_accuracy")
     result = metric.compute(predictions=["no", "4"], references=[human(yes=10), human(**{"4": 10})])
     assert result["per_answer_type"] == {"number": 1, "yes/no": 0}
     assert "per_question_type" not in result
 
 
-def test_a_question_without_answers_cannot_be_scored():
+def test_refuses_a_question_without_answers():
     _, module = load("vqa_accuracy")
     with pytest.raises(ValueError, match="without human answers"):
         module.question_accuracy("yes", [])
@@ -78,50 +79,10 @@ def test_a_question_without_answers_cannot_be_scored():
 
 # WUPS
 
-TAXONOMY = {
-    "entity": (),
-    "furniture": ("entity",),
-    "chair": ("furniture",),
-    "table": ("furniture",),
-    "night_stand": ("table",),
-    "animal": ("entity",),
-    "dog": ("animal",),
-}
-
-
-def write_wordnet(folder: Path) -> None:
-    """A database in WordNet's own format (wndb(5WN)); offsets are byte positions in data.noun."""
-
-    def lines(offsets: dict[str, int]) -> list[str]:
-        written = []
-        for word, parents in TAXONOMY.items():
-            children = [child for child, above in TAXONOMY.items() if word in above]
-            pointers = [f"@ {offsets[above]:08d} n 0000" for above in parents]
-            pointers += [f"~ {offsets[child]:08d} n 0000" for child in children]
-            written.append(
-                f"{offsets[word]:08d} 03 n 01 {word} 0 {len(pointers):03d} {' '.join(pointers)} | a {word}  \n"
-            )
-        return written
-
-    lengths = [len(line) for line in lines(dict.fromkeys(TAXONOMY, 0))]
-    offsets = {word: sum(lengths[:index]) for index, word in enumerate(TAXONOMY)}
-    folder.mkdir(parents=True)
-    (folder / "data.noun").write_text("".join(lines(offsets)))
-    (folder / "index.noun").write_text(
-        "".join(f"{word} n 1 2 @ ~ 1 0 {offsets[word]:08d}  \n" for word in sorted(TAXONOMY))
-    )
-    (folder / "index.sense").write_text("".join(f"{word}%1:03:00:: {offsets[word]:08d} 1 0\n" for word in TAXONOMY))
-    for part in ("verb", "adj", "adv"):
-        (folder / f"data.{part}").write_text("")
-        (folder / f"index.{part}").write_text("")
-    for part in ("noun", "verb", "adj", "adv"):
-        (folder / f"{part}.exc").write_text("")
-    (folder / "lexnames").write_text("".join(f"{number:02d}\tnoun.{number}\t1\n" for number in range(45)))
-
 
 @pytest.fixture
 def wups(tmp_path, monkeypatch):
-    """The metric on the small taxonomy instead of the WordNet that may be installed."""
+    """The metric with the small database in place of an installed WordNet."""
     write_wordnet(tmp_path / "corpora" / "wordnet")
     metric, module = load("wups")
     monkeypatch.setattr("nltk.data.path", [str(tmp_path)])
@@ -133,12 +94,12 @@ def wups(tmp_path, monkeypatch):
 
 
 def clear_caches(module) -> None:
-    module._wordnet.cache_clear()
+    module.load_wordnet.cache_clear()
     module.similarity.cache_clear()
 
 
 @pytest.mark.filterwarnings("ignore:The multilingual functions")
-def test_similarity_is_wu_and_palmers(wups):
+def test_similarity_matches_the_wu_palmer_formula(wups):
     # 2 * depth(lowest common ancestor) / (depth + depth), with entity at depth 1
     _, module = wups
     assert module.similarity("chair", "table") == pytest.approx(2 * 2 / (3 + 3))
@@ -150,7 +111,7 @@ def test_similarity_is_wu_and_palmers(wups):
 
 
 @pytest.mark.filterwarnings("ignore:The multilingual functions")
-def test_wups_of_hand_worked_questions(wups):
+def test_wups_matches_hand_computed_values(wups):
     metric, _ = wups
     result = metric.compute(
         predictions=[["Chair"], ["table"], ["table", "dog"], ["night_stand"]],
@@ -163,7 +124,7 @@ def test_wups_of_hand_worked_questions(wups):
 
 
 @pytest.mark.filterwarnings("ignore:The multilingual functions")
-def test_training_reports_the_whole_set_and_the_first_answer(wups):
+def test_compute_metrics_reports_set_and_first_answer_scores(wups):
     sets = [["chair"], ["chair", "dog"], ["table", "chair"]]
     answers = [[{"answer": name, "count": 1} for name in names] for names in sets]
     rows = datasets.Dataset.from_dict({"answers": answers})
@@ -177,7 +138,7 @@ def test_training_reports_the_whole_set_and_the_first_answer(wups):
 
 
 @pytest.mark.filterwarnings("ignore:The multilingual functions")
-def test_wups_takes_the_smaller_of_both_directions(wups):
+def test_set_score_is_the_smaller_of_both_directions(wups):
     _, module = wups
     # predicted in right: 1; right in predicted: chair 1 times dog's best, 1/3
     assert module.set_score(["chair"], ["chair", "dog"], 0.0) == pytest.approx(1 / 3)
@@ -185,14 +146,14 @@ def test_wups_takes_the_smaller_of_both_directions(wups):
     assert module.set_score([], [], 0.0) == 1
 
 
-def test_absent_wordnet_says_how_to_fetch_it(wups, tmp_path):
+def test_missing_wordnet_error_names_the_install_commands(wups, tmp_path):
     metric, _ = wups
     shutil.rmtree(tmp_path / "corpora")
     with pytest.raises(ImportError, match=r"(?s)nltk\.download\('wordnet'\).*apt-get install wordnet-base"):
         metric.compute(predictions=[["chair"]], references=[["table"]])
 
 
-def test_the_systems_wordnet_serves_where_nltk_has_none(wups, tmp_path, monkeypatch):
+def test_reads_the_system_wordnet_where_nltk_has_none(wups, tmp_path, monkeypatch):
     _, module = wups
     system = (tmp_path / "corpora" / "wordnet").rename(tmp_path / "dict")
     for absent in ("lexnames", "index.sense"):  # as Debian has it
@@ -202,16 +163,14 @@ def test_the_systems_wordnet_serves_where_nltk_has_none(wups, tmp_path, monkeypa
 
 
 @pytest.mark.filterwarnings("ignore:The multilingual functions")
-def test_similarity_on_the_real_wordnet_is_as_published():
-    _, module = load("wups")
-    try:
-        module._wordnet()
-    except LookupError:
-        pytest.skip("WordNet is not installed")
-    # Malinowski and Fritz, NIPS 2014
-    assert module.similarity("curtain", "blinds") == pytest.approx(0.94, abs=0.005)
-    assert module.similarity("carton", "box") == pytest.approx(0.94, abs=0.005)
-    assert module.similarity("stove", "fire extinguisher") == pytest.approx(0.82, abs=0.005)
+@pytest.mark.parametrize(
+    ("first", "second", "published"),
+    [("curtain", "blinds", 0.94), ("carton", "box", 0.94), ("stove", "fire extinguisher", 0.82)],
+)
+def test_similarity_matches_the_published_values(wups, first, second, published):
+    """Malinowski and Fritz, NIPS 2014; the database holds the chains of WordNet 3.0 for these words."""
+    _, module = wups
+    assert module.similarity(first, second) == pytest.approx(published, abs=0.005)
 
 
 # Attention quality
@@ -235,7 +194,7 @@ def inside_of(target):
 
 @settings(max_examples=60, deadline=None)
 @given(map_pairs())
-def test_measures_agree_with_scipy_scikit_learn_and_loops(pair):
+def test_attention_quality_matches_scipy_scikit_learn_and_loops(pair):
     _, module = load("attention_quality")
     measured = module.attention_quality(*pair)
     for index, (predicted, target) in enumerate(zip(*(maps.reshape(len(maps), -1) for maps in pair), strict=True)):
@@ -279,7 +238,7 @@ def expected_iou(predicted, inside) -> float:
     return intersection / (2 * area - intersection)
 
 
-def test_the_target_itself_is_perfect_and_a_flat_map_is_chance():
+def test_target_scores_perfectly_and_flat_map_scores_chance():
     metric, _ = load("attention_quality")
     target = np.zeros((1, 4, 4))
     target[0, :2, :2] = 1
@@ -295,7 +254,7 @@ def test_the_target_itself_is_perfect_and_a_flat_map_is_chance():
     assert perfect["shuffled"] is None and perfect["shuffled_maps"] == 0
 
 
-def test_center_baseline_finds_a_central_target_and_not_a_corner():
+def test_center_baseline_hits_only_a_central_target():
     metric, _ = load("attention_quality")
     targets = np.zeros((2, 6, 8))
     targets[0, 2:4, 3:5] = 1
@@ -306,7 +265,7 @@ def test_center_baseline_finds_a_central_target_and_not_a_corner():
     assert metric.compute(predictions=targets, references=targets)["center"]["pointing"] == 0.5
 
 
-def test_shuffled_baseline_compares_questions_about_the_same_image():
+def test_shuffled_baseline_pairs_questions_about_one_image():
     metric, module = load("attention_quality")
     groups = ["a", "b", "a", "c", "b", "b"]
     rows, others = module.shuffled_rows(groups, seed=3)
@@ -331,7 +290,7 @@ def test_shuffled_baseline_compares_questions_about_the_same_image():
         (np.ones((2, 2)), np.ones((2, 2)), r"must be \[n, rows, columns\]"),
     ],
 )
-def test_malformed_maps_are_named(predicted, target, message):
+def test_refuses_malformed_maps(predicted, target, message):
     _, module = load("attention_quality")
     with pytest.raises(ValueError, match=message):
         module.attention_quality(predicted, target)

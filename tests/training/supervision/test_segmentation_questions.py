@@ -26,7 +26,6 @@ from modeling_qca.training.supervision.segmentation_questions import (
     question_only_accuracy,
 )
 
-SHARED = Path(__file__).parents[4] / "shared" / "data"
 NAMES = {1: "bed", 2: "lamp", 3: "wall"}
 
 
@@ -357,34 +356,3 @@ def test_coco_panoptic_colors_become_classes(tmp_path):
     (tmp_path / "classes.txt").write_text("person")
     with pytest.raises(ValueError, match="its pixels are colors, not class numbers"):
         read_label_maps(tmp_path, tmp_path / "classes.txt").read("000000000139")
-
-
-# The shared data
-
-
-@pytest.mark.skipif(not SHARED.exists(), reason="the shared data is not on this machine")
-def test_rooms_questions_are_found_with_their_answers_and_maps(tmp_path):
-    names = "bed books ceiling chair floor furniture objects picture sofa table tv wall window".split()  # noqa: SIM905
-    (tmp_path / "classes.txt").write_text("\n".join(names))
-    maps = read_label_maps(SHARED / "rooms" / "labels", tmp_path / "classes.txt")
-    masks = np.load(SHARED / "rooms" / "train_relevance.npz")["mask"].astype(np.float32)
-    with open(SHARED / "rooms" / "train.csv", newline="") as file:
-        rooms = list(csv.DictReader(file))
-    stems = maps.stems()[::20]
-    found = missing = 0
-    for stem in stems:
-        labels = maps.read(stem)
-        asked = {question.question: question for question in image_questions(stem, labels, maps.names)}
-        for row, mask in zip(rooms, masks, strict=True):
-            if row["image_id"] != stem:
-                continue
-            question = asked.get(row["question"])
-            if question is None:
-                missing += 1
-                continue
-            found += 1
-            assert (question.kind, question.answer) == (row["kind"], row["answer"])
-            for look, relevance in zip(question.looks, mask, strict=True):
-                np.testing.assert_allclose(cell_shares(look.mask(labels), (16, 16)), relevance, atol=0.04)
-    assert found > 200
-    assert missing <= 0.02 * found  # halves with too little labeled to say "no"

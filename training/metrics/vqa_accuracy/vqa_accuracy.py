@@ -11,8 +11,8 @@ from modeling_qca.training.data.answers import agreement, answer_type, clean_ans
 
 _DESCRIPTION = """\
 VQA accuracy (Antol et al., ICCV 2015): the mean of min(1, matches / 3) over the subsets of the human answers that
-leave one annotator out, with the answer normalization of the official evaluation code. Where fewer
-than three are left, matching all of them is 1.
+leave one annotator out, with the answer normalization of the official evaluation code. With fewer
+than three annotators left, an answer that matches all of them scores 1.
 """
 _CITATION = """\
 @inproceedings{antol2015vqa,
@@ -41,10 +41,10 @@ def question_accuracy(prediction: str, answers: Sequence[Mapping[str, Any]], alw
     """Accuracy in [0, 1] of one predicted answer against `answers`, a list of {"answer", "count"}.
 
     Raises:
-        ValueError: there are no human answers.
+        ValueError: `answers` is empty.
     """
     if not answers:
-        raise ValueError("a question without human answers cannot be scored")
+        raise ValueError("a question without human answers has no accuracy; leave such questions out")
     differ = len({clean_answer(answer["answer"]) for answer in answers}) > 1
     form = normalize_answer if differ or always_normalize else clean_answer
     predicted = form(prediction)

@@ -1,4 +1,4 @@
-"""WUPS, the accuracy of DAQUAR that gives credit to answers close in meaning, as an `evaluate` metric."""
+"""WUPS as an `evaluate` metric: the accuracy of DAQUAR with partial credit for answers of similar meaning."""
 
 import io
 import os
@@ -35,7 +35,7 @@ Returns:
 """
 _SYSTEM_FOLDER = "/usr/share/wordnet"
 _NO_WORDNET = """\
-WUPS needs the WordNet database, which is not on this machine. Fetch it once (10 MB) with one of
+WUPS needs the WordNet database, which is not installed. Install it once (10 MB) with one of
     python -c "import nltk; nltk.download('wordnet')"
     apt-get install wordnet-base
 or set NLTK_DATA to a directory that holds corpora/wordnet, or WNSEARCHDIR to one that holds data.noun."""
@@ -43,7 +43,7 @@ _PENALTY = 0.1
 
 
 class _SystemWordNet(WordNetCorpusReader):
-    """The database as WordNet itself and Debian install it: without two files that no similarity depends on."""
+    """The database as Debian installs it. It lacks `lexnames` and `index.sense`, which similarity does not need."""
 
     def open(self, file: str) -> io.TextIOBase:
         if file == "lexnames":
@@ -51,18 +51,23 @@ class _SystemWordNet(WordNetCorpusReader):
         return super().open(file)
 
     def map_wn(self, version: str = "wordnet") -> None:
-        """No mapping to the words of other languages: it takes `index.sense`."""
+        """Skip the mapping to other languages, which needs `index.sense`."""
 
 
 @cache
-def _wordnet() -> WordNetCorpusReader:
+def load_wordnet() -> WordNetCorpusReader:
+    """The database of nltk, or else the system's.
+
+    Raises:
+        ImportError: WordNet is not installed. The message has the install commands.
+    """
     try:
         wordnet.ensure_loaded()
     except LookupError as error:
         folder = os.environ.get("WNSEARCHDIR", _SYSTEM_FOLDER)
         if not Path(folder, "data.noun").exists():
             raise ImportError(_NO_WORDNET) from error
-        nltk.data.path.append(folder)  # nltk opens nothing outside
+        nltk.data.path.append(folder)  # nltk opens only files below these folders
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The multilingual functions")
             return _SystemWordNet(folder, None)
@@ -71,24 +76,25 @@ def _wordnet() -> WordNetCorpusReader:
 
 @lru_cache(maxsize=200_000)
 def similarity(first: str, second: str) -> float:
-    """Wu-Palmer similarity in [0, 1] of two answers: the best over their noun senses, 1 for equal ones.
+    """Wu-Palmer similarity in [0, 1] of two answers: the maximum over their noun senses, and 1 for equal answers.
 
-    Answers of several words are looked up joined by `_`, as WordNet writes them. Words it does not know score 0.
+    The words of an answer are joined by `_`, as in WordNet. A word that WordNet does not have scores 0.
 
     Raises:
-        ImportError: WordNet is not installed; the message says how to fetch it.
+        ImportError: WordNet is not installed. The message has the install commands.
     """
     if first == second:
         return 1.0
     words = (answer.replace(" ", "_") for answer in (first, second))
-    senses = [_wordnet().synsets(word, pos=WordNetCorpusReader.NOUN) for word in words]
+    senses = [load_wordnet().synsets(word, pos=WordNetCorpusReader.NOUN) for word in words]
     return max((one.wup_similarity(other) or 0.0 for one in senses[0] for other in senses[1]), default=0.0)
 
 
 def set_score(predicted: Sequence[str], right: Sequence[str], threshold: float) -> float:
     """WUPS in [0, 1] of one predicted set of answers at `threshold` (Malinowski and Fritz, NIPS 2014).
 
-    The smaller of the products, over one set, of each member's best similarity to the other set.
+    Each direction is the product, over one set, of each member's best similarity to the other set. The score is the
+    smaller direction.
     """
 
     def membership(answer: str, others: Sequence[str]) -> float:
@@ -117,7 +123,7 @@ class WUPS(evaluate.Metric):
         )
 
     def _compute(self, predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> dict[str, float]:
-        _wordnet()
+        load_wordnet()
         pairs = [([*map(_form, a)], [*map(_form, b)]) for a, b in zip(predictions, references, strict=True)]
         scores = {f"wups_{level}": [set_score(*pair, level) for pair in pairs] for level in (0.9, 0.0)}
         scores["accuracy"] = [float(set(predicted) == set(right)) for predicted, right in pairs]
@@ -125,5 +131,5 @@ class WUPS(evaluate.Metric):
 
 
 def _form(answer: str) -> str:
-    """DAQUAR joins the words of an answer by `_`; a vocabulary of normalized answers by a space."""
+    """DAQUAR joins the words of an answer by `_`, a vocabulary of normalized answers by a space."""
     return answer.strip().lower().replace("_", " ")
