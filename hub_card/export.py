@@ -21,7 +21,7 @@ from PIL import Image
 from torch.export import Dim
 
 from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor
-from modeling_qca.training.fitting.model_factory import load_checkpoint
+from modeling_qca.training.evaluation.checkpoint import load_checkpoint, load_processor
 
 from .publish import forget_folders
 
@@ -76,7 +76,7 @@ def export_checkpoint(checkpoint: str, output_dir: Path, format: Format = "onnx"
     model = load_checkpoint(checkpoint).float()
     if model.config.token_budget is not None and model.config.token_budget_scorer == "random":
         raise ValueError(f"{checkpoint} keeps patches by chance (`token_budget_scorer`), which no program repeats.")
-    processor = QCAProcessor.from_pretrained(checkpoint)
+    processor = load_processor(checkpoint)
     forget_folders(model.config)
     with _quietly():
         try:

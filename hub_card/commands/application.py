@@ -158,7 +158,7 @@ def faithfulness(
     """Take patches away in order of relevance, and put them back: does the answer hang on them?"""
     from modeling_qca.training.data.rows import checked_options, load_rows
     from modeling_qca.training.evaluation import figures  # noqa: F401  what is missing for them is better said before the rows are read
-    from modeling_qca.training.evaluation.ask import load_pipeline
+    from modeling_qca.training.evaluation.checkpoint import load_pipeline
     from modeling_qca.training.evaluation.faithfulness import measure_faithfulness
 
     pipeline = load_pipeline(checkpoint)

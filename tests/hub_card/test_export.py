@@ -20,8 +20,9 @@ from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor
 from modeling_qca.hub_card import export
 from modeling_qca.hub_card.export import EncoderQuantizer, export_checkpoint
 from modeling_qca.training.data.rows import load_rows
+from modeling_qca.training.evaluation.checkpoint import load_checkpoint
 from modeling_qca.training.experiments.demo import run_demo
-from modeling_qca.training.fitting.model_factory import CONFIGURATION, load_checkpoint
+from modeling_qca.training.fitting.model_factory import CONFIGURATION
 
 needs_onnx = pytest.mark.skipif(
     any(find_spec(package) is None for package in export.ONNX_PACKAGES), reason="the export extra is not installed"

@@ -21,7 +21,7 @@ from transformers import AutoConfig
 from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor, QCAVisualQuestionAnsweringPipeline
 from modeling_qca import image_qca as limits
 from modeling_qca.image_qca import open_encoded, open_image
-from modeling_qca.training.fitting.model_factory import load_checkpoint
+from modeling_qca.training.evaluation.checkpoint import load_checkpoint
 from modeling_qca.training.fitting.recipe import load_recipe
 
 PACKAGE = Path(limits.__file__).parent

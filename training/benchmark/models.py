@@ -23,8 +23,8 @@ from transformers import (
 
 from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering
 
-from ..experiments.reference_model import ReferenceVQAModel
 from ..fitting.model_factory import CONFIGURATION
+from ..fitting.reference_model import ReferenceVQAModel
 
 ANSWERS = 3129  # of VQA v2
 QUESTION_TOKENS = 12  # a VQA v2 question in word pieces, [CLS] and [SEP] included

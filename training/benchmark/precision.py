@@ -6,11 +6,9 @@ import datasets
 import numpy as np
 import torch
 
-from modeling_qca import QCAProcessor
-
 from ..data.collator import QuestionCollator
+from ..evaluation.checkpoint import load_checkpoint, load_processor
 from ..evaluation.evaluation import predict
-from ..fitting.model_factory import load_checkpoint
 
 PAIRS = 500
 
@@ -41,7 +39,7 @@ def answer_agreement(
     chosen = np.random.default_rng(seed).choice(len(rows), size=pairs, replace=False)
     rows = rows.select(sorted(chosen.tolist()))
     model: Any = load_checkpoint(checkpoint)
-    collator = QuestionCollator(QCAProcessor.from_pretrained(checkpoint), model.config)
+    collator = QuestionCollator(load_processor(checkpoint), model.config)
     exact = predict(model.to(device).float(), rows, collator)["answer"]
     rounded = predict(model.to(dtype), rows, collator)["answer"]
     return {"pairs": pairs, "agreement": float(np.mean([a == b for a, b in zip(exact, rounded, strict=True)]))}

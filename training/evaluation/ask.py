@@ -3,19 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from modeling_qca import QCAProcessor, QCAVisualQuestionAnsweringPipeline
-
-from ..fitting.model_factory import load_checkpoint
-
-
-def load_pipeline(checkpoint: str) -> QCAVisualQuestionAnsweringPipeline:
-    """The checkpoint's model and processor, by the installed code.
-
-    Raises:
-        ValueError: where there is no checkpoint of such a model.
-    """
-    model: Any = load_checkpoint(checkpoint)
-    return QCAVisualQuestionAnsweringPipeline(model=model, processor=QCAProcessor.from_pretrained(checkpoint))
+from .checkpoint import load_pipeline
 
 
 def answer_questions(

@@ -31,7 +31,7 @@ from ..data.collator import QuestionCollator
 from ..data.rows import checked_options, data_name, load_rows, split_name
 from ..files.run_files import QUESTIONS, RECIPE, RESULTS, write_json
 from ..metrics.attention_quality.attention_quality import attention_quality, center_maps, shuffled_rows, uniform_maps
-from .ask import load_pipeline
+from .checkpoint import load_pipeline
 from .device import device_name
 
 logger = logging.getLogger(__name__)

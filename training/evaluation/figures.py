@@ -135,7 +135,7 @@ def explain_to_files(
     Raises:
         ValueError: for a checkpoint or image that cannot be read, an empty question or an unknown method.
     """
-    from .ask import load_pipeline
+    from .checkpoint import load_pipeline
 
     looks: Any = load_pipeline(checkpoint).look(image, questions, method=method, top_k=top_k)
     output_dir.mkdir(parents=True, exist_ok=True)

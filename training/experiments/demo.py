@@ -7,7 +7,7 @@ import numpy as np
 
 from modeling_qca.overlay_qca import strip
 
-from ..evaluation.ask import load_pipeline
+from ..evaluation.checkpoint import load_pipeline
 from ..fitting.model_factory import CONFIGURATION
 from ..fitting.recipe import Recipe, load_recipe
 from ..fitting.training_run import load_splits, train

@@ -17,15 +17,16 @@ from safetensors.torch import load_model
 
 from modeling_qca import QCAProcessor
 
+from ..evaluation.checkpoint import load_checkpoint
 from ..evaluation.evaluation import command_line
 from ..evaluation.faithfulness import CURVES, measure_faithfulness
 from ..files.atomic_write import atomic_write
 from ..files.run_files import DOCUMENT, FAITHFULNESS, FIGURE, QUESTIONS, RECIPE, REPORT, RESULTS, write_json
 from ..files.safe_yaml import parse_yaml
-from ..fitting.model_factory import build_model, load_checkpoint
+from ..fitting.model_factory import build_model
 from ..fitting.recipe import Recipe, make_recipe, read_recipe
+from ..fitting.reference_model import reference_model
 from ..fitting.training_run import Baseline, finished_results, load_splits, train
-from .reference_model import reference_model
 from .results_report import rows_table
 
 logger = logging.getLogger(__name__)

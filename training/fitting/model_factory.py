@@ -7,13 +7,13 @@ from typing import Any
 
 import datasets
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoImageProcessor, AutoTokenizer
 
 from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor
 
 from ..data.vocabulary import build_vocabulary
+from ..evaluation.checkpoint import load_checkpoint
 from .recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -110,36 +110,6 @@ def _source(model: str) -> str:
 def _is_config_alone(folder: Path) -> bool:
     """A preset's copy, for example one whose answers `qca vocab` chose."""
     return folder.is_dir() and not any(file.suffix in (".safetensors", ".bin", ".pt") for file in folder.iterdir())
-
-
-def load_checkpoint(source: str, **fields: Any) -> QCAForVisualQuestionAnswering:
-    """
-    A checkpoint with some fields of its config changed. Says which weights are new because of that.
-
-    Raises:
-        ValueError: where `source` holds another kind of model, none, or damaged weights.
-    """
-    try:
-        model_type = QCAConfig.get_config_dict(source)[0].get("model_type")
-    except OSError as error:
-        raise ValueError(f"{source}: no checkpoint there: {str(error).splitlines()[0]}") from error
-    if model_type != QCAConfig.model_type:
-        raise ValueError(f"{source}: a checkpoint of a {model_type!r} model, not of a {QCAConfig.model_type!r} one")
-    try:
-        loaded: Any = QCAForVisualQuestionAnswering.from_pretrained(
-            source, output_loading_info=True, ignore_mismatched_sizes=bool(fields), **fields
-        )
-    except SafetensorError as error:
-        raise ValueError(f"{source}: its weights cannot be read: {error}") from error
-    model, info = loaded
-    new = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
-    if new:
-        logger.warning("%s: %d weights start anew: %s", source, len(new), ", ".join(_modules(new)))
-    return model
-
-
-def _modules(names: list[str]) -> list[str]:
-    return sorted({".".join(name.split(".")[:3]) for name in names})
 
 
 def _whole_picture(processor: QCAProcessor, image_size: list[int] | None) -> None:

@@ -19,6 +19,7 @@ from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor, QCAVisualQ
 
 from ..data.answers import answer_scores
 from ..data.collator import QuestionCollator, tokenize_questions
+from ..data.image_digests import image_digests
 from ..data.image_features import ImageFeatureCache, image_fingerprint
 from ..data.image_reading import read_image
 from ..data.images import image_key
@@ -33,12 +34,12 @@ from ..evaluation.evaluation import (
     provenance,
     validate_metrics,
 )
-from ..experiments.reference_model import reference_model
-from ..files.run_files import DOCUMENT, FAITHFULNESS, OVERLAY, QUESTIONS, RECIPE, RESULTS, write_json
+from ..files.run_files import DOCUMENT, FAITHFULNESS, OVERLAY, QUESTIONS, RECIPE, RESULTS, RUN, RUN_KEYS, write_json
 from .callbacks import EarlyStopping, LinearRelevanceWeight, SaveOnInterrupt, TrainingClock, last_complete_checkpoint
 from .model_factory import build_model, training_answers
 from .parameter_groups import freeze
 from .recipe import Recipe
+from .reference_model import reference_model
 from .trainer import QCATrainer, whole_weights
 
 logger = logging.getLogger(__name__)
@@ -177,6 +178,8 @@ def _train_one(
     _warn_of_no_maps(recipe, train_rows)
     answers = training_answers(recipe, answered)
     _claim_folder(recipe, arguments.should_save, {"baseline": baseline, "answers": answers})
+    if arguments.should_save:
+        write_json(recipe.output_dir / RUN, _run_memory(recipe, answers, train_rows))
     set_seed(arguments.seed)
     for split, rows in (("train", answered), ("validation", validation_rows)):
         _warn_of_answers_outside(answers, rows, split, recipe)
@@ -324,6 +327,14 @@ def _claim_folder(recipe: Recipe, should_save: bool, further: dict[str, Any]) ->
         if (recipe.output_dir / "adapter").exists():
             shutil.rmtree(recipe.output_dir / "adapter")
         write_json(note, described)
+
+
+def _run_memory(recipe: Recipe, answers: list[str], train_rows: Rows) -> dict[str, Any]:
+    """What `read_run` reads."""
+    streamed = isinstance(train_rows, datasets.IterableDataset)
+    images = None if streamed else sorted(image_digests(train_rows))
+    own = {key: value for key, value in _described(recipe).items() if key in RUN_KEYS}
+    return own | {"split": "validation", "answers": answers, "training_images": images}
 
 
 def _described(recipe: Recipe) -> dict[str, Any]:

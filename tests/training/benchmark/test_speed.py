@@ -33,8 +33,8 @@ from modeling_qca.training.benchmark.models import Contender, Models, Workload
 from modeling_qca.training.benchmark.precision import answer_agreement
 from modeling_qca.training.benchmark.report import render_report, render_short_report
 from modeling_qca.training.benchmark.speed import Task, benchmark_cases, measure_memory, measure_times, run_benchmark
-from modeling_qca.training.experiments.reference_model import ReferenceForVisualQuestionAnswering, ReferenceVQAModel
-from modeling_qca.training.fitting.model_factory import load_checkpoint
+from modeling_qca.training.evaluation.checkpoint import load_checkpoint
+from modeling_qca.training.fitting.reference_model import ReferenceForVisualQuestionAnswering, ReferenceVQAModel
 
 SEED_DOCUMENT = Path(__file__).parents[4] / "shared" / "seed" / "query-conditioned-visual-attention.md"
 CPU = torch.device("cpu")

@@ -19,8 +19,10 @@ from safetensors.torch import load_file
 from transformers import EvalPrediction, TrainerCallback, TrainingArguments
 
 from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, configuration
+from modeling_qca.training.data.image_digests import image_digests
 from modeling_qca.training.data.rows import load_rows
 from modeling_qca.training.data.vocabulary import store_vocabulary
+from modeling_qca.training.files.run_files import read_run
 from modeling_qca.training.fitting import training_run as training
 from modeling_qca.training.fitting.model_factory import training_answers
 from modeling_qca.training.fitting.recipe import Recipe, load_recipe, make_recipe
@@ -349,7 +351,7 @@ def test_stored_answers_are_those_that_train(scenes, tmp_path):
 def test_an_edited_recipe_does_not_go_on_from_the_checkpoints_of_what_it_was(scenes, tmp_path):
     train(recipe(scenes, tmp_path))
     before = (tmp_path / "results.json").read_bytes()
-    with pytest.raises(ValueError, match=r"checkpoint-\d+ is of a run that differs in learning_rate, relevance: give"):
+    with pytest.raises(ValueError, match="differs in attention_supervision, learning_rate: give"):
         train(recipe(scenes, tmp_path, attention_supervision="last_hop", learning_rate=1e-4))
     assert (tmp_path / "results.json").read_bytes() == before
 
@@ -563,3 +565,14 @@ def test_answers_outside_the_vocabulary_are_counted_and_the_first_is_named(scene
     outside = round(len(rows) * (1 - results["data"]["vocabulary"]["validation"]["coverage"]))
     assert f"{outside} of {len(rows)} questions have no answer in the vocabulary of 2, the first is" in message
     assert outside > 0 and "validation-" in message
+
+
+def test_run_remembers_its_data_answers_and_training_images(scenes, tmp_path):
+    results = train(recipe(scenes, tmp_path, max_steps=1, eval_strategy="no", data_options={"relevance_grid": [8, 8]}))
+    run = read_run(tmp_path)
+    assert (run["data"], run["format"], run["split"]) == (str(scenes), "table", "validation")
+    assert run["data_options"] == {"relevance_grid": [8, 8]} and run["validation_data"] is None
+    assert (run["answer_rule"], run["normalize_answers"]) == ("consensus", True)
+    assert len(run["answers"]) == results["data"]["vocabulary"]["answers"]
+    assert set(run["training_images"]) == image_digests(load_rows(scenes, split="train"))
+    assert not set(run["training_images"]) & image_digests(load_rows(scenes, split="validation"))
