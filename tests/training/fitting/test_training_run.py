@@ -568,10 +568,10 @@ def test_answers_outside_the_vocabulary_are_counted_and_the_first_is_named(scene
 
 
 def test_run_remembers_its_data_answers_and_training_images(scenes, tmp_path):
-    results = train(recipe(scenes, tmp_path, max_steps=1, eval_strategy="no", data_options={"relevance_grid": [8, 8]}))
+    results = train(recipe(scenes, tmp_path, max_steps=1, eval_strategy="no"))
     run = read_run(tmp_path)
     assert (run["data"], run["format"], run["split"]) == (str(scenes), "table", "validation")
-    assert run["data_options"] == {"relevance_grid": [8, 8]} and run["validation_data"] is None
+    assert run["data_options"] == {} and run["validation_data"] is None
     assert (run["answer_rule"], run["normalize_answers"]) == ("consensus", True)
     assert len(run["answers"]) == results["data"]["vocabulary"]["answers"]
     assert set(run["training_images"]) == image_digests(load_rows(scenes, split="train"))
