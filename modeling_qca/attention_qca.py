@@ -6,13 +6,13 @@ B questions, I images (B >= I), L question tokens, Q queries a question (1 or L)
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_qca import QCAConfig
+from .pairs_qca import ImageIndex, expand_to_questions, image_matmul
 
 
 def masked_softmax(scores: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -55,66 +55,6 @@ def masked_mean(states: torch.Tensor, mask: torch.Tensor | None, dim: int) -> to
         return states.mean(dim=dim)
     weights = mask.to(states.dtype).reshape(mask.shape + (1,) * (states.dim() - mask.dim()))
     return (states * weights).sum(dim=dim) / weights.sum(dim=dim).clamp(min=1)
-
-
-class ImageIndex(NamedTuple):
-    """
-    The image of each question.
-
-    Args:
-        rows: `[B]` row of its image.
-        slots: `[B]` place of each question where those about an image lie together, `most` places an image; `None`
-            where giving each question a copy of its image costs less than empty places.
-        most: how many questions there are about one image at most.
-    """
-
-    rows: torch.Tensor
-    slots: torch.Tensor | None = None
-    most: int = 0
-
-    @classmethod
-    def of(cls, rows: torch.Tensor, images: int) -> "ImageIndex | None":
-        """With slots where they pay, and `None` where question b is about image b; a GPU is waited for.
-
-        Raises:
-            ValueError: where a row is not one of `images`.
-        """
-        if torch.compiler.is_compiling():
-            return cls(rows)
-        values, counts, places = rows.tolist(), [0] * images, []
-        for question, image in enumerate(values):
-            if not 0 <= image < images:
-                raise ValueError(
-                    f"`image_index` of question {question} is {image}, but there are {images} images (0 is the first)."
-                )
-            places.append((image, counts[image]))
-            counts[image] += 1
-        most = max(counts)
-        if values == list(range(images)):
-            return None
-        if images * most > 4 * len(values):
-            return cls(rows)
-        return cls(rows, rows.new_tensor([image * most + before for image, before in places]), most)
-
-
-def image_matmul(left: torch.Tensor, right: torch.Tensor, image_index: ImageIndex | None) -> torch.Tensor:
-    """
-    `left[b] @ right[image_index.rows[b]]`: `[B, M, K] x [I, K, N] -> [B, M, N]`.
-
-    All questions about an image share one product with it. Giving each its own copy of the image's patches costs more
-    than the product, so that is done only where a few images have most of the questions.
-    """
-    if image_index is None or image_index.slots is None:
-        return torch.matmul(left, expand_to_questions(right, image_index))
-    images, rows, places = right.shape[0], left.shape[1], right.shape[0] * image_index.most
-    grouped = left.new_zeros(places, *left.shape[1:]).index_copy(0, image_index.slots, left)
-    products = torch.matmul(grouped.view(images, image_index.most * rows, -1), right)
-    return products.view(places, rows, -1).index_select(0, image_index.slots)
-
-
-def expand_to_questions(states: torch.Tensor, image_index: ImageIndex | None) -> torch.Tensor:
-    """`[I, ...] -> [B, ...]`: those of each question's image."""
-    return states if image_index is None else states.index_select(0, image_index.rows.to(states.device))
 
 
 def split_heads(states: torch.Tensor, num_heads: int) -> torch.Tensor:
@@ -400,6 +340,5 @@ __all__ = [
     "AttentionHops",
     "BilinearScorer",
     "DotProductScorer",
-    "ImageIndex",
     "QueryConditionedAttention",
 ]

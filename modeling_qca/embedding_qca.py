@@ -22,12 +22,13 @@ class QueryEmbedder(nn.Module):
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """`states` `[B, L, Dt]` and boolean `mask` `[B, L]` (padding on either side) -> `[B, D]` and `[B, L, D]`"""
-        return self._project(self._pool(states, mask)), self._project(states)
+        return self._project(self.pool(states, mask)), self._project(states)
 
     def _project(self, states: torch.Tensor) -> torch.Tensor:
         return self.activation(self.norm(self.projection(states)))
 
-    def _pool(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def pool(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """`states` `[B, L, Dt]` and boolean `mask` `[B, L]` -> `[B, Dt]`, by `question_pooling`"""
         if self.pooling == "mean":
             return masked_mean(states, mask, dim=1)
         # the first or the last token that is not padding

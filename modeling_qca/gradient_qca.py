@@ -175,7 +175,7 @@ class AttentionRecorder(TorchFunctionMode):
 def pooling_weights(query_embedder: Any, mask: torch.Tensor) -> torch.Tensor:
     """The share of each question token in the pooled question, `[B, L]`, which is linear in the tokens' states."""
     tokens = torch.eye(mask.shape[1], device=mask.device).expand(len(mask), -1, -1)
-    return query_embedder._pool(tokens, mask)
+    return query_embedder.pool(tokens, mask)
 
 
 def _weighted(weights: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:

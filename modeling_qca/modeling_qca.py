@@ -16,18 +16,30 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.integrations import is_deepspeed_zero3_enabled
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple, logging
 
-from .attention_qca import AdditiveScorer, AttentionHops, ImageIndex
+from .attention_qca import AdditiveScorer, AttentionHops
 from .conditioning_qca import GatedConditioning
 from .configuration_qca import QCAConfig
 from .embedding_qca import PatchEmbedder, QueryEmbedder, grid_coordinates
 from .loss_qca import answer_loss, relevance_loss
+from .pairs_qca import pair_images, pair_questions
 from .pipeline_qca import QCAVisualQuestionAnsweringPipeline  # noqa: F401  imported so that saving copies it
 from .relevance_qca import QCAExplanation, explain
-from .text_qca import build_text_encoder, max_question_length, read_questions
+from .text_qca import (
+    QCATextFeatures,
+    build_text_encoder,
+    check_questions,
+    encode_questions,
+    max_question_length,
+    question_inputs,
+)
 from .validation_qca import check_parameters
 from .vision_qca import QCAImageFeatures, QCAVisionOutput, QuestionAwareVisionEncoder
+
+logger = logging.get_logger(__name__)
+KEYWORDS = ("output_attentions", "output_hidden_states", "num_items_in_batch")  # the last is `Trainer`'s
 
 
 @dataclass
@@ -201,75 +213,117 @@ class QCAModel(QCAPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module):
         self.text_encoder.set_input_embeddings(value)
 
-    def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> QCAImageFeatures:
+    @can_return_tuple
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> QCAImageFeatures:
         """
-        What images contribute before any question is asked; feed it to `forward(image_features=..., image_grid=...)`.
+        Features of images before any question is asked. Pass them to `forward(image_features=..., image_grid=...)`.
 
         Args:
             pixel_values: `[I, 3, h, w]`.
+            kwargs: `output_hidden_states`, `output_attentions` and `return_dict`.
 
         Returns:
             [`QCAImageFeatures`]: `last_hidden_state` `[I, prefix + N, vision width]` after the last layer that no
-            question changes, or of all `vision_feature_layers` side by side, and the `grid`.
+            question changes (all `vision_feature_layers` side by side, if given), and the `grid`.
         """
-        return self.vision_encoder.encode_images(pixel_values, **kwargs)
+        return self.vision_encoder.encode_images(pixel_values, **self._requested(kwargs))
+
+    @can_return_tuple
+    def get_text_features(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> QCATextFeatures:
+        """
+        Features of questions before any image is seen. Pass them to `forward(text_features=..., attention_mask=...)`.
+
+        Args:
+            input_ids, attention_mask, token_type_ids: `[U, L]`, padded on either side.
+            inputs_embeds: `[U, L, E]` token embeddings, in place of `input_ids`.
+            kwargs: `output_hidden_states`, `output_attentions` and `return_dict`.
+
+        Returns:
+            [`QCATextFeatures`]: `last_hidden_state` `[U, L, text width]` with padding behind the tokens, and the
+            `attention_mask` `[U, L]` that belongs to it.
+
+        Raises:
+            ValueError: if a question is too long, or has a token that the text encoder does not know.
+        """
+        requested = self._requested(kwargs)
+        words = question_inputs(input_ids, inputs_embeds, attention_mask, token_type_ids)
+        words = check_questions(words, self.max_question_length, getattr(self.config.text_config, "vocab_size", None))
+        separately = torch.is_grad_enabled() and not self.training
+        text = encode_questions(self.text_encoder, words, requested, separately)
+        return QCATextFeatures(
+            last_hidden_state=text.last_hidden_state,
+            pooler_output=self.query_embedder.pool(text.last_hidden_state, words["attention_mask"].bool()),
+            attention_mask=words["attention_mask"],
+            hidden_states=text.hidden_states,
+            attentions=text.attentions,
+        )
 
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
         image_grid: tuple[int, int] | None = None,
         image_index: torch.Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
+        text_features: torch.Tensor | None = None,
+        question_index: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> QCAModelOutput:
         r"""
         Args:
-            input_ids, attention_mask, token_type_ids: `[B, L]`, padded on either side.
+            input_ids, attention_mask, token_type_ids: `[U, L]`, padded on either side.
             pixel_values: `[I, 3, h, w]`, or else
             image_features: `last_hidden_state` of [`get_image_features`], and
-            image_grid: their `(rows, columns)`, where they are not those of the config's image size.
-            image_index: `[B]` row of the image each question is about; may be left out where there are as many
-                images as questions.
+            image_grid: their `(rows, columns)`, if not those of the config's image size.
+            image_index: `[B]` image of each pair; may be left out if pair b is about image b.
+            text_features: `last_hidden_state` `[U, L, E]` of [`get_text_features`] with its `attention_mask`, in place
+                of `input_ids`.
+            question_index: `[B]` question of each pair; may be left out if pair b has question b.
+            inputs_embeds: `[U, L, E]` token embeddings, in place of `input_ids`.
+            kwargs: `output_hidden_states`, `output_attentions` and `return_dict`.
 
         Raises:
-            ValueError: where images and questions do not fit together.
+            ValueError: if images and questions do not fit together.
         """
-        requested = {
-            "output_attentions": self.config.output_attentions if output_attentions is None else output_attentions,
-            "output_hidden_states": (
-                self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-            ),
-        }
+        requested = self._requested(kwargs)
         if (pixel_values is None) == (image_features is None):
             raise ValueError("Pass the images as exactly one of `pixel_values` and `image_features`.")
+        questions = (input_ids, inputs_embeds, text_features)
+        if sum(given is not None for given in questions) != 1:
+            raise ValueError("Pass the questions as exactly one of `input_ids`, `inputs_embeds` and `text_features`.")
+        num_questions = len(next(given for given in questions if given is not None))
+        num_images = len(pixel_values if image_features is None else image_features)
+        num_pairs = num_questions if question_index is None else len(question_index)
+        question_index = pair_questions(question_index, num_questions)
+        index = pair_images(image_index, num_images, num_pairs, self.training)
+        if text_features is None:
+            text = self.get_text_features(
+                input_ids, attention_mask, token_type_ids, inputs_embeds, return_dict=True, **requested
+            )
+        else:
+            text = self._cached_text(text_features, attention_mask)
         if pixel_values is not None:
-            features = self.get_image_features(pixel_values, **requested)
+            features = self.get_image_features(pixel_values, return_dict=True, **requested)
         else:
             features = self._features(image_features, image_grid)
-        index = self._image_index(image_index, features.last_hidden_state.shape[0], input_ids.shape[0])
-        if self.max_question_length is not None and input_ids.shape[1] > self.max_question_length:
-            raise ValueError(
-                f"The longest question has {input_ids.shape[1]} tokens, the text encoder reads at most "
-                f"{self.max_question_length}: shorten it, or have the processor cut it with `truncation=True` and "
-                f"`max_length={self.max_question_length}`."
-            )
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
-        words = {"input_ids": input_ids, "attention_mask": attention_mask.to(input_ids.dtype)}
-        if token_type_ids is not None:
-            words["token_type_ids"] = token_type_ids
-        # Padding goes behind the tokens, because encoders count absolute positions from the first column.
-        order = attention_mask.sort(dim=1, descending=True, stable=True).indices
-        words = {name: values.gather(1, order) for name, values in words.items()}
-        explained = torch.is_grad_enabled() and not self.training
-        text = read_questions(self.text_encoder, words, requested, explained)
-        question_mask = words["attention_mask"].bool()
+        question_mask = text.attention_mask.bool()
         question, question_tokens = self.query_embedder(text.last_hidden_state, question_mask)
+        if question_index is not None:
+            question, question_tokens, question_mask = (
+                states.index_select(0, question_index.to(states.device))
+                for states in (question, question_tokens, question_mask)
+            )
         vision = self.vision_encoder(features, index, question, question_tokens, question_mask, **requested)
         coordinates = grid_coordinates(features.grid, vision.patches.device)
         if vision.positions is not None:
@@ -302,6 +356,30 @@ class QCAModel(QCAPreTrainedModel):
             text_attentions=text.attentions,
         )
 
+    def _requested(self, options: Mapping[str, Any]) -> dict[str, bool]:
+        """Which outputs of the encoders are wanted, by the arguments or else by the config."""
+        unknown = [name for name, value in options.items() if name not in KEYWORDS and value is not None]
+        if unknown:
+            raise TypeError(f"{type(self).__name__} takes no argument {', '.join(sorted(unknown))}.")
+        names = ("output_attentions", "output_hidden_states")
+        return {name: getattr(self.config, name) if options.get(name) is None else options[name] for name in names}
+
+    def _cached_text(self, text_features: torch.Tensor, attention_mask: torch.Tensor | None) -> QCATextFeatures:
+        width = self.config.text_config.hidden_size
+        if text_features.dim() != 3 or text_features.shape[-1] != width:
+            raise ValueError(
+                f"`text_features` must be [questions, tokens, {width}], got {tuple(text_features.shape)}; pass the "
+                "`last_hidden_state` of `get_text_features`."
+            )
+        if attention_mask is None:
+            attention_mask = torch.ones(text_features.shape[:2], dtype=torch.long, device=text_features.device)
+        if attention_mask.shape != text_features.shape[:2]:
+            raise ValueError(
+                f"`attention_mask` {tuple(attention_mask.shape)} does not fit `text_features` "
+                f"{tuple(text_features.shape)}; pass the `attention_mask` of `get_text_features`."
+            )
+        return QCATextFeatures(last_hidden_state=text_features.to(self.dtype), attention_mask=attention_mask)
+
     def _features(self, image_features: torch.Tensor, image_grid: tuple[int, int] | None) -> QCAImageFeatures:
         rows, columns = self.config.image_grid if image_grid is None else image_grid
         others = image_features.shape[1] - rows * columns if image_features.dim() == 3 else -1
@@ -311,19 +389,6 @@ class QCAModel(QCAPreTrainedModel):
                 "`last_hidden_state` of `get_image_features` and its `grid` as `image_grid`."
             )
         return QCAImageFeatures(last_hidden_state=image_features.to(self.dtype), grid=(rows, columns))
-
-    @staticmethod
-    def _image_index(image_index: torch.Tensor | None, images: int, questions: int) -> ImageIndex | None:
-        """`None` where question b is about image b."""
-        if image_index is None:
-            if images != questions:
-                raise ValueError(
-                    f"{questions} questions but {images} images: pass `image_index`, the image of each question."
-                )
-            return None
-        if image_index.shape != (questions,):
-            raise ValueError(f"`image_index` must hold one image for each of {questions} questions.")
-        return ImageIndex.of(image_index, images)
 
     @staticmethod
     def _on_full_grid(
@@ -358,34 +423,48 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
         check_parameters(self)
         self.post_init()
 
-    def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> QCAImageFeatures:
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> QCAImageFeatures:
         """See [`QCAModel.get_image_features`]."""
         return self.qca.get_image_features(pixel_values, **kwargs)
+
+    def get_text_features(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> QCATextFeatures:
+        """See [`QCAModel.get_text_features`]."""
+        return self.qca.get_text_features(input_ids, attention_mask, token_type_ids, inputs_embeds, **kwargs)
 
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
         image_grid: tuple[int, int] | None = None,
         image_index: torch.Tensor | None = None,
+        text_features: torch.Tensor | None = None,
+        question_index: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         target_relevance: torch.Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> QCAForVisualQuestionAnsweringOutput:
         r"""
         Args, besides those of [`QCAModel.forward`]:
             labels: `[B]` answer indices (-100: not in the vocabulary) or `[B, C]` soft scores, see `problem_type`.
-            target_relevance: `[B, N]` where the last hop should look, or `[B, T, N]` with a map for every hop; rows
-                without a map are zero. The union of the maps also supervises a learned token budget.
-
-        `Trainer` reports an evaluation loss where a batch has every argument named here whose name holds "label";
-        data without maps takes `TrainingArguments(label_names=["labels"])`.
+            target_relevance: `[B, N]` target of the last hop's relevance map, or `[B, T, N]` of each hop's. Rows
+                without a target are zero. The union of the targets also supervises a learned token budget.
         """
+        options: dict[str, Any] = dict(kwargs)
+        if (renamed := options.pop("relevance_labels", None)) is not None:
+            logger.warning_once("`relevance_labels` is now called `target_relevance`; please rename it.")
+            target_relevance = renamed if target_relevance is None else target_relevance
         outputs = self.qca(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -394,9 +473,11 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
             image_features=image_features,
             image_grid=image_grid,
             image_index=image_index,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
+            text_features=text_features,
+            question_index=question_index,
+            inputs_embeds=inputs_embeds,
             return_dict=True,
+            **options,
         )
         read = [outputs.evidence.flatten(1), outputs.query]
         if self.with_product:

@@ -13,6 +13,7 @@ from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
 from .gradient_qca import AttentionRecorder, gradient_relevance, pooling_weights
+from .pairs_qca import pair_images
 from .rollout_qca import ImageTokens, rollout, rollout_relevance
 
 
@@ -118,7 +119,7 @@ def _by_rollout(model: Any, inputs: dict, answers: torch.Tensor | None) -> QCAEx
 
 def _by_gradient(model: Any, inputs: dict, answers: torch.Tensor | None) -> QCAExplanation:
     pixel_values, mask = inputs["pixel_values"], _question_mask(inputs)
-    model.base_model._image_index(inputs.get("image_index"), len(pixel_values), len(mask))  # as the model would refuse
+    pair_images(inputs.get("image_index"), len(pixel_values), len(mask), training=False)  # as the model would refuse
     pixel_values = pixel_values[_image_index(inputs)]
     with torch.enable_grad(), eager_attention(model), AttentionRecorder.of(model) as recorder:
         inputs["pixel_values"] = pixel_values.detach().requires_grad_()  # also where all weights are frozen

@@ -19,10 +19,10 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention_qca import ImageIndex, expand_to_questions
 from .budget_qca import TokenBudget
 from .conditioning_qca import GatedConditioning
 from .configuration_qca import QCAConfig
+from .pairs_qca import ImageIndex, expand_to_questions
 from .validation_qca import build_encoder
 
 
@@ -73,6 +73,7 @@ class QCAImageFeatures(ModelOutput):
         last_hidden_state (`torch.FloatTensor` of shape `(images, prefix + patches, vision width)`):
             Tokens after the last layer that does not depend on the question; with `vision_feature_layers` those of
             each layer side by side, as many times as wide.
+        pooler_output (`torch.FloatTensor` of shape `(images, vision width)`): the mean of the patches.
         grid (`tuple[int, int]`):
             (rows, columns) of the patches.
         hidden_states, attentions (`tuple[torch.FloatTensor]`, *optional*):
@@ -80,6 +81,7 @@ class QCAImageFeatures(ModelOutput):
     """
 
     last_hidden_state: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
     grid: tuple[int, int] | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
@@ -182,8 +184,10 @@ class QuestionAwareVisionEncoder(nn.Module):
                 f"The vision encoder ({self.config.vision_config.model_type}) returns "
                 f"{tuple(outputs.last_hidden_state.shape)}, not a prefix and a {grid[0]} x {grid[1]} grid of patches."
             )
+        prefix = outputs.last_hidden_state.shape[1] - grid[0] * grid[1]
         return QCAImageFeatures(
             last_hidden_state=outputs.last_hidden_state,
+            pooler_output=outputs.last_hidden_state[:, prefix:].mean(dim=1),
             grid=grid,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,

@@ -14,14 +14,13 @@ from modeling_qca.attention_qca import (
     SCORERS,
     AttentionHop,
     AttentionHops,
-    ImageIndex,
     PatchUpdate,
     QueryConditionedAttention,
-    image_matmul,
     masked_mean,
     masked_softmax,
 )
 from modeling_qca.embedding_qca import PatchEmbedder, grid_coordinates
+from modeling_qca.pairs_qca import ImageIndex, image_matmul
 
 SCORER_NAMES = sorted(SCORERS)
 
@@ -345,12 +344,12 @@ def test_all_tokens_look_for_themselves_and_padding_does_not_count():
     assert model(**batch).relevance[:, 0].allclose(torch.stack(each).mean(0), atol=1e-5)
 
 
-def test_an_index_has_slots_where_they_pay_and_is_none_where_each_question_has_its_image():
+def test_image_index_groups_questions_where_it_saves_work_and_is_none_for_pairs():
     index = ImageIndex.of(torch.tensor([1, 0, 1, 1]), images=2)
-    assert index.most == 3 and index.slots.tolist() == [3, 0, 4, 5]
+    assert index.max_questions_per_image == 3 and index.group_positions.tolist() == [3, 0, 4, 5]
     assert ImageIndex.of(torch.tensor([0, 1, 2]), images=3) is None
-    assert ImageIndex.of(torch.tensor([0, 1, 2]), images=4).slots is not None
-    assert ImageIndex.of(torch.tensor([0] * 9 + [1]), images=5).slots is None  # 45 places for 10 questions
+    assert ImageIndex.of(torch.tensor([0, 1, 2]), images=4).group_positions is not None
+    assert ImageIndex.of(torch.tensor([0] * 9 + [1]), images=5).group_positions is None  # 45 places for 10 questions
     with pytest.raises(ValueError, match="`image_index` of question 1 is -1, but there are 2 images"):
         ImageIndex.of(torch.tensor([0, -1]), images=2)
 

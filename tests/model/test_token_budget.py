@@ -11,8 +11,8 @@ from torch import nn
 from transformers.masking_utils import create_bidirectional_mask
 
 from modeling_qca import QCAForVisualQuestionAnswering
-from modeling_qca.attention_qca import expand_to_questions
 from modeling_qca.budget_qca import TokenBudget
+from modeling_qca.pairs_qca import expand_to_questions
 from modeling_qca.vision_qca import QCAVisionOutput
 
 LABELS = torch.tensor([0, 1, 2])
