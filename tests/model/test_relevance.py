@@ -127,13 +127,13 @@ class Cams:
         self.hops: list = []
         self.words: list = []
         self.conditioning: list = []
-        self.pool = model.qca.query_embedder._pool
+        self.pool = model.qca.query_embedder.pool
         for hop in model.qca.hops.layers:
             monkeypatch.setattr(hop.attention.softmax, "forward", self.probed_softmax(self.hops))
             if hop.question_attention is not None:
                 monkeypatch.setattr(hop.question_attention.softmax, "forward", self.probed_softmax(self.words))
         monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", self.probed_attention)
-        monkeypatch.setattr(model.qca.query_embedder, "_pool", self.probed_pool)
+        monkeypatch.setattr(model.qca.query_embedder, "pool", self.probed_pool)
         self.outputs = model(**inputs, output_attentions=True)
         monkeypatch.undo()
         for attention in (*self.outputs.vision_attentions, *self.outputs.text_attentions):
