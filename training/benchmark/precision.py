@@ -8,7 +8,7 @@ import torch
 
 from ..data.collator import QuestionCollator
 from ..evaluation.checkpoint import load_checkpoint, load_processor
-from ..evaluation.evaluation import predict
+from ..evaluation.predictions import predict
 
 PAIRS = 500
 

@@ -23,8 +23,10 @@ from ..data.collator import QuestionCollator
 from ..data.rows import data_name
 from ..data.sampler import ImageGroupedSampler
 from ..data.text_features import cache_text_features
+from ..evaluation.accuracy import answer_accuracy
 from ..evaluation.device import synchronize
-from ..evaluation.evaluation import answer_accuracy, predict, provenance
+from ..evaluation.predictions import predict
+from ..evaluation.provenance import provenance
 from ..files.run_files import write_json
 from ..fitting.model_factory import build_model, training_answers
 from ..fitting.parameter_groups import freeze

@@ -1,4 +1,4 @@
-"""The processor or GPU that computes."""
+"""The device that computes: its name, and waiting for it."""
 
 import platform
 from pathlib import Path
@@ -7,7 +7,7 @@ import torch
 
 
 def device_name(device: torch.device) -> str:
-    """The model of the GPU, or of the processor."""
+    """The model of the GPU or of the processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     information = Path("/proc/cpuinfo")
@@ -19,6 +19,6 @@ def device_name(device: torch.device) -> str:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for a GPU, so that time can be taken."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    """Wait until `device` has finished its work, so that time can be taken."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

@@ -18,8 +18,8 @@ from safetensors.torch import load_model
 from modeling_qca import QCAProcessor
 
 from ..evaluation.checkpoint import load_checkpoint
-from ..evaluation.evaluation import command_line
 from ..evaluation.faithfulness import CURVES, measure_faithfulness
+from ..evaluation.provenance import command_line
 from ..files.atomic_write import atomic_write
 from ..files.run_files import DOCUMENT, FAITHFULNESS, FIGURE, QUESTIONS, RECIPE, REPORT, RESULTS, write_json
 from ..files.safe_yaml import parse_yaml

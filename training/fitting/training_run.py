@@ -27,13 +27,11 @@ from ..data.rows import checked_options, data_name, group_key, load_rows, parse_
 from ..data.streams import endless, read_answers
 from ..data.text_features import cache_text_features
 from ..data.vocabulary import vocabulary_reach
-from ..evaluation.evaluation import (
-    evaluate_model,
-    majority_accuracy,
-    milliseconds_per_question,
-    provenance,
-    validate_metrics,
-)
+from ..evaluation.accuracy import majority_accuracy
+from ..evaluation.answer_metrics import validate_metrics
+from ..evaluation.evaluation import evaluate_model
+from ..evaluation.predictions import milliseconds_per_question
+from ..evaluation.provenance import provenance
 from ..files.run_files import DOCUMENT, FAITHFULNESS, OVERLAY, QUESTIONS, RECIPE, RESULTS, RUN, RUN_KEYS, write_json
 from .callbacks import EarlyStopping, LinearRelevanceWeight, SaveOnInterrupt, TrainingClock, last_complete_checkpoint
 from .model_factory import build_model, training_answers

@@ -1,25 +1,18 @@
-"""`qca evaluate`: what it measures of a checkpoint on a data set, and what it refuses."""
+"""`qca evaluate`: the results of a checkpoint on a data set, and the arguments that it refuses."""
 
-import io
 import json
 
 import datasets
 import numpy as np
 import pytest
 from helpers.data_files import draw, write_json
-from helpers.tiny import save_tiny_model, tiny_image, tiny_model, tiny_processor
+from helpers.tiny import save_tiny_model, tiny_processor
 from qca_cli.main import app
 from typer.testing import CliRunner
 
 from modeling_qca import QCAForVisualQuestionAnswering
 from modeling_qca.training.data.collator import QuestionCollator
-from modeling_qca.training.evaluation.evaluation import (
-    attention_table,
-    compute_metrics,
-    evaluate_checkpoint,
-    milliseconds_per_question,
-    shuffle_questions,
-)
+from modeling_qca.training.evaluation.evaluation import evaluate_checkpoint
 
 
 def write_rows(folder, answers):
@@ -30,37 +23,7 @@ def write_rows(folder, answers):
     (folder / "validation.jsonl").write_text("\n".join(lines) + "\n")
 
 
-def test_the_official_accuracy_stands_beside_the_plain_one():
-    answers = [[{"answer": "yes", "count": 10}], [{"answer": "2", "count": 2}, {"answer": "3", "count": 8}]]
-    rows = datasets.Dataset.from_dict({"answers": answers})
-    measured = compute_metrics(["vqa_accuracy"], ["yes", "2"], rows)
-    two_of_ten = (8 * 2 / 3 + 2 * 1 / 3) / 10  # the subsets that leave one annotator out
-    assert measured["vqa_accuracy_yes/no"] == 1 and measured["vqa_accuracy_number"] == pytest.approx(two_of_ten)
-    assert measured["vqa_accuracy"] == pytest.approx((1 + two_of_ten) / 2)
-    with pytest.raises(ValueError, match="no metric 'bleu'; the metrics are vqa_accuracy, wups"):
-        compute_metrics(["bleu"], ["yes", "2"], rows)
-
-
-def test_only_questions_whose_image_has_others_are_shuffled():
-    rows = datasets.Dataset.from_dict({"image_id": ["a", "b", "a", "c"], "question": ["1", "2", "3", "4"]})
-    shuffled, indices = shuffle_questions(rows, seed=0)
-    assert (indices, shuffled["image_id"][:], shuffled["question"][:]) == ([0, 2], ["a", "a"], ["3", "1"])
-
-
-def test_maps_of_shuffled_questions_are_compared_with_the_targets_they_do_not_belong_to():
-    corner, other = np.zeros((2, 4, 4), np.float32)
-    corner[0, 0] = other[3, 3] = 1
-    rows = datasets.Dataset.from_dict({"relevance": [[corner], [other], [corner]]})
-    maps = [corner[None], other[None], corner[None]]
-    pointing = attention_table(maps, rows, {0: other[None], 1: other[None]})["pointing"]
-    assert (pointing["model"], pointing["shuffled_question"]) == (1, 0.5)
-    table = attention_table(maps, rows, {1: other[None]})
-    assert table["pointing"]["shuffled_question"] == 1
-    assert table["maps"] == {"model": 3, "center": 3, "uniform": 3, "shuffled_question": 1}
-    assert set(attention_table(maps, rows, {})["pointing"]) == {"model", "center", "uniform"}
-
-
-def test_answers_are_scored_by_the_rules_of_the_training_unless_told(tmp_path):
+def test_scores_answers_by_the_rule_of_the_training_unless_given(tmp_path):
     save_tiny_model(tmp_path / "checkpoint")
     write_rows(tmp_path / "data", [["red", "green", "blue", "yes", "no"]])  # a set of which all are right
     told = str(tmp_path / "checkpoint"), str(tmp_path / "data"), "validation"
@@ -83,7 +46,7 @@ def test_answers_are_scored_by_the_rules_of_the_training_unless_told(tmp_path):
             evaluate_checkpoint(*told, {}, tmp_path / "out", 0)
 
 
-def test_no_more_questions_are_answered_at_once_than_told(tmp_path, monkeypatch):
+def test_batch_size_limits_the_questions_answered_at_once(tmp_path, monkeypatch):
     save_tiny_model(tmp_path / "checkpoint")
     write_rows(tmp_path / "data", [["red"], ["blue"], ["green"]])
     sizes, plain = [], QuestionCollator.__call__
@@ -95,7 +58,7 @@ def test_no_more_questions_are_answered_at_once_than_told(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("hops", [0, 2])
-def test_the_command_writes_results_rows_and_a_page(tmp_path, hops):
+def test_evaluate_writes_results_questions_and_report(tmp_path, hops):
     model = save_tiny_model(tmp_path / "checkpoint", num_attention_layers=hops)
     write_rows(tmp_path / "data", [["red"] * 3, ["blue"] * 3, ["red", "blue", "green"]])
     arguments = ["evaluate", str(tmp_path / "checkpoint"), str(tmp_path / "data"), "--metrics", "vqa_accuracy"]
@@ -119,7 +82,7 @@ def test_the_command_writes_results_rows_and_a_page(tmp_path, hops):
     assert "what is 2" in (tmp_path / "page.html").read_text()
 
 
-def test_answers_are_normalized_only_where_the_checkpoint_was_trained_so(tmp_path):
+def test_normalizes_answers_only_if_the_option_says_so(tmp_path):
     save_tiny_model(tmp_path / "checkpoint")
     model = QCAForVisualQuestionAnswering.from_pretrained(tmp_path / "checkpoint")
     answers = [f"night_{number}" for number in range(model.config.num_labels)]
@@ -148,13 +111,13 @@ def test_answers_are_normalized_only_where_the_checkpoint_was_trained_so(tmp_pat
         ({"streaming": True}, [], "option 'streaming' does not belong"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_before_anything_is_loaded(tmp_path, options, metrics, message):
+def test_refuses_invalid_arguments_before_loading_anything(tmp_path, options, metrics, message):
     with pytest.raises(ValueError, match=message):
         evaluate_checkpoint("none", "none", "validation", options, tmp_path / "out", 0, metrics=metrics)
 
 
 @pytest.mark.parametrize("crops", [False, True])
-def test_maps_of_a_crop_are_not_compared_with_targets_of_the_whole_picture(tmp_path, caplog, crops):
+def test_does_not_measure_attention_if_the_image_processor_crops(tmp_path, caplog, crops):
     save_tiny_model(tmp_path / "checkpoint")
     crop_size = {"height": 32, "width": 32}
     tiny_processor(do_center_crop=crops, crop_size=crop_size).save_pretrained(tmp_path / "checkpoint")
@@ -165,20 +128,7 @@ def test_maps_of_a_crop_are_not_compared_with_targets_of_the_whole_picture(tmp_p
     assert ("set `do_center_crop=False`" in caplog.text) == crops
 
 
-def test_a_question_is_timed_with_an_image_of_its_own():
-    """Where all are about one image, as where it is blank, the vision encoder would run once for all of them."""
-    model, seen, png = tiny_model(), [], io.BytesIO()
-    tiny_image().save(png, "PNG")
-    picture = {"path": None, "bytes": png.getvalue()}
-    answers = [{"answer": "red", "count": 1}]
-    row = {"image": picture, "image_id": "blank", "question": "red", "answers": answers}
-    rows = datasets.Dataset.from_list([row] * 3).cast_column("image", datasets.Image(decode=False))
-    model.register_forward_pre_hook(lambda _, args, inputs: seen.append(len(inputs["pixel_values"])), with_kwargs=True)
-    assert milliseconds_per_question(model, rows, QuestionCollator(tiny_processor(), model.config), rounds=1) > 0
-    assert set(seen) == {3}
-
-
-def test_an_answer_rule_there_is_none_of_is_refused(tmp_path):
+def test_refuses_an_unknown_answer_rule(tmp_path):
     save_tiny_model(tmp_path / "checkpoint")
     with pytest.raises(ValueError, match="`answer_rule` is 'sets', not one of consensus, set"):
         evaluate_checkpoint(
@@ -187,7 +137,7 @@ def test_an_answer_rule_there_is_none_of_is_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_split_without_answers_is_named(tmp_path):
+def test_refuses_a_split_without_answers(tmp_path):
     save_tiny_model(tmp_path / "checkpoint")
     questions = {"questions": [{"image_id": 7, "question": "what is red", "question_id": 70}]}
     write_json(tmp_path / "vqa" / "v2_OpenEnded_mscoco_test2015_questions.json", questions)

@@ -18,7 +18,7 @@ from nltk.corpus.util import LazyCorpusLoader
 from scipy import stats
 from sklearn import metrics
 
-from modeling_qca.training.evaluation.evaluation import compute_metrics
+from modeling_qca.training.evaluation.answer_metrics import compute_metrics
 
 METRICS = Path(__file__).parents[3] / "training" / "metrics"
 

@@ -1,0 +1,47 @@
+"""The accuracy of answers, and of one answer to every question."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import datasets
+import numpy as np
+
+from ..data.answers import AnswerRule, answer_scores
+
+
+def answer_accuracy(
+    answers: Sequence[str], rows: datasets.Dataset, answer_rule: AnswerRule, normalize: bool
+) -> np.ndarray:
+    """The score in [0, 1] of each answer: its agreement with the row's annotators, see `answers.answer_scores`."""
+    return np.array(
+        [
+            answer_scores(expected, answer_rule, normalize).get(answer, 0.0)
+            for answer, expected in zip(answers, rows["answers"], strict=True)
+        ]
+    )
+
+
+def best_single_answer(rows: datasets.Dataset, answer_rule: AnswerRule, normalize: bool) -> str:
+    """The answer that scores most if every question of `rows` gets it; the first of equals."""
+    totals: dict[str, float] = defaultdict(float)
+    for answers in rows["answers"]:
+        for answer, score in answer_scores(answers, answer_rule, normalize).items():
+            totals[answer] += score
+    return max(totals, key=totals.__getitem__)
+
+
+def majority_accuracy(
+    train: datasets.Dataset, rows: datasets.Dataset, answer_rule: AnswerRule, normalize: bool
+) -> float:
+    """The accuracy on `rows` of the one answer that scores most on `train`."""
+    majority = best_single_answer(train, answer_rule, normalize)
+    return float(answer_accuracy([majority] * len(rows), rows, answer_rule, normalize).mean())
+
+
+def by_type(values: np.ndarray, types: Sequence[str]) -> dict[str, float]:
+    """The mean of `values` for each question type that has a name."""
+    groups: dict[str, list[float]] = defaultdict(list)
+    for value, kind in zip(values, types, strict=True):
+        if kind:
+            groups[kind].append(float(value))
+    return {kind: float(np.mean(group)) for kind, group in sorted(groups.items())}

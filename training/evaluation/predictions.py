@@ -1,0 +1,81 @@
+"""The answers and relevance maps of a model for rows of questions."""
+
+import dataclasses
+import statistics
+import time
+from typing import Any
+
+import datasets
+import torch
+from rich.progress import track
+from torch.utils.data import DataLoader
+
+from modeling_qca import QCAForVisualQuestionAnswering
+
+from ..data.collator import QuestionCollator
+
+BATCH_SIZE = 128  # questions
+
+
+@torch.no_grad()
+def predict(
+    model: QCAForVisualQuestionAnswering,
+    rows: datasets.Dataset,
+    collator: QuestionCollator,
+    batch_size: int = BATCH_SIZE,
+    description: str = "Answering",
+) -> dict[str, list[Any]]:
+    """
+    Answer every row of `rows` (images not decoded), in order.
+
+    Returns:
+        Columns `answer`, `confidence` and `relevance`: `[T, rows, columns]` float32, the mean over heads.
+    """
+    was_training = model.training
+    model.eval()
+    columns: dict[str, list[Any]] = {"answer": [], "confidence": [], "relevance": []}
+    several = model.config.problem_type == "multi_label_classification"
+    loader = DataLoader(rows, batch_size, collate_fn=collator)
+    for batch in track(loader, description, total=len(loader), transient=True):
+        inputs = {
+            name: value.to(model.device) if isinstance(value, torch.Tensor) else value
+            for name, value in batch.items()
+            if name not in ("labels", "target_relevance", "question_ids")
+        }
+        outputs = model(**inputs)
+        scores = outputs.logits.sigmoid() if several else outputs.logits.softmax(dim=-1)
+        best = scores.max(dim=-1)
+        columns["answer"] += [model.config.id2label[index] for index in best.indices.tolist()]
+        columns["confidence"] += best.values.tolist()
+        columns["relevance"] += list(outputs.relevance.mean(dim=2).unflatten(-1, outputs.grid).float().cpu().numpy())
+    model.train(was_training)
+    return columns
+
+
+@torch.no_grad()
+def milliseconds_per_question(
+    model: QCAForVisualQuestionAnswering,
+    rows: datasets.Dataset,
+    collator: QuestionCollator,
+    batch_size: int = 8,
+    rounds: int = 3,
+) -> float:
+    """Median time of one forward pass, divided by the questions of its batch.
+
+    The rows of the batch are spread over `rows`. Each question has an image of its own, because the vision encoder
+    would run only once for questions that share an image.
+    """
+    spread = range(0, len(rows), max(1, len(rows) // batch_size))[:batch_size]
+    batch = dataclasses.replace(collator, features=None, attention_supervision="none", with_question_ids=False)(
+        [rows[index] | {"image_id": str(index)} for index in spread]
+    )
+    inputs = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
+    was_training = model.training
+    model.eval()
+    seconds = []
+    for _ in range(rounds + 1):
+        start = time.perf_counter()
+        model(**inputs).logits.sum().item()  # waits for the device
+        seconds.append(time.perf_counter() - start)
+    model.train(was_training)
+    return 1000 * statistics.median(seconds[1:]) / len(spread)
