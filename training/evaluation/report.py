@@ -1,4 +1,4 @@
-"""An evaluation as one HTML page that needs nothing beside it: numbers with their baselines, and examples to see."""
+"""An evaluation as one self-contained HTML page: numbers beside their baselines, and examples with overlays."""
 
 import base64
 import io
@@ -8,6 +8,7 @@ from typing import Any
 
 import datasets
 from jinja2 import Environment, StrictUndefined
+from PIL import Image
 from rich.progress import track
 
 from modeling_qca import QCAVisualQuestionAnsweringPipeline
@@ -18,11 +19,12 @@ from ..files.atomic_write import atomic_write
 from ..files.run_files import ATTENTION_SOURCES, format_value
 
 PICTURE_SIDE = 320  # pixels of the longer side of an example
+# title -> the order in words, the key to sort by, and which rows belong to the section
 SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], Any], Callable[[dict[str, Any]], bool]]] = {
     "Most confident": ("all questions, by confidence", lambda row: -row["confidence"], lambda row: True),
     "Least confident": ("all questions, by confidence", lambda row: row["confidence"], lambda row: True),
     "Worst mistakes": ("wrong answers, by confidence", lambda row: -row["confidence"], lambda row: row["score"] == 0),
-    "Right by a hair": (
+    "Correct with low confidence": (
         "right answers, by confidence",
         lambda row: row["confidence"],
         lambda row: row["score"] == 1,
@@ -52,7 +54,8 @@ figcaption { font-size: .9rem; }
 </head>
 <body>
 <h1>{{ title }}</h1>
-<p class="quiet">{{ rows }} questions about {{ images }} images.</p>
+<p class="quiet">{{ rows }} questions about {{ images }} images.
+{%- for note in notes %} {{ note }}{% endfor %}</p>
 <h2>Accuracy</h2>
 <table class="accuracy">
 <tr><th></th>{% for name in answerers %}<th>{{ name }}</th>{% endfor %}</tr>
@@ -63,8 +66,8 @@ figcaption { font-size: .9rem; }
 <table>
 {% for name, value in metrics.items() %}<tr><td>{{ name }}</td><td>{{ value }}</td></tr>
 {% endfor %}</table>
-{% endif %}{% if attention %}<h2>Where it looked</h2>
-<p class="quiet">The last hop against where one should look, beside maps that know less.</p>
+{% endif %}{% if attention %}<h2>Relevance maps</h2>
+<p class="quiet">The maps of the last hop against the target regions, beside control maps.</p>
 <table>
 <tr><th></th>{% for column in columns %}<th>{{ column | words }}</th>{% endfor %}</tr>
 {% for measure, values in attention.items() -%}
@@ -75,11 +78,11 @@ figcaption { font-size: .9rem; }
 <p class="quiet">{{ section.order }}</p>
 <div class="examples">
 {% for example in section.examples %}<figure>
-<img src="data:image/jpeg;base64,{{ example.picture }}" alt="Where the model looked: {{ example.question }}">
+<img src="data:image/jpeg;base64,{{ example.picture }}" alt="Relevance map for: {{ example.question }}">
 <figcaption><b>{{ example.question }}</b><br>
 <span class="{{ example.mark }}">{{ example.answer }}</span> ({{ example.confidence }})
 {%- if example.score != 1 %}, expected {{ example.expected }}{% endif %}
-{%- if example.words %}<br><span class="quiet">read: {{ example.words }}</span>{% endif %}</figcaption>
+{%- if example.words %}<br><span class="quiet">words: {{ example.words }}</span>{% endif %}</figcaption>
 </figure>
 {% endfor %}</div>
 {% endfor %}
@@ -100,15 +103,17 @@ def write_report(
     """
     Write an evaluation as one self-contained HTML page, whole or not at all.
 
+    The page shows pictures of the data with their questions, without the metadata of their files.
+
     Args:
-        results: `metrics`, `baselines`, `per_question_type` and `attention`, as in results.json.
+        results: `metrics`, `baselines`, `per_question_type`, `attention` and, if known, `data`, as in results.json.
         details: of `evaluate_model`: `question_id`, `answer`, `confidence` and `score` of each row, in order.
         rows: the rows evaluated.
-        pipeline: of the model, which draws the examples.
-        examples: of each of the four kinds: most and least confident, worst mistakes, right by a hair.
+        pipeline: of the model; draws the examples.
+        examples: how many of each of the four sections in `SECTIONS`.
 
     Raises:
-        ValueError: where `details` are not of `rows`, or an image cannot be read.
+        ValueError: `details` are not of `rows`, or an image cannot be read.
     """
     if list(details["question_id"]) != list(rows["question_id"]):
         raise ValueError("`details` and `rows` are not of the same questions in the same order.")
@@ -130,6 +135,7 @@ def write_report(
         title=title,
         rows=len(rows),
         images=len(set(rows["image_id"])),
+        notes=_notes(results.get("data", {})),
         sections=sections,
         attention=results["attention"],
         columns=ATTENTION_SOURCES,
@@ -141,8 +147,22 @@ def write_report(
     return path
 
 
+def _notes(data: dict[str, Any]) -> list[str]:
+    """What limits the accuracy: answers outside the vocabulary, and images that were trained on."""
+    notes = []
+    reach = data.get("vocabulary", {}).get("validation", {"coverage": 1})
+    if reach["coverage"] < 1:
+        notes.append(
+            f"{1 - reach['coverage']:.1%} of the questions have no answer in the vocabulary, so no model with it can "
+            f"exceed {format_value(reach['oracle_ceiling'])}."
+        )
+    if data.get("images_trained_on"):
+        notes.append(f"{data['images_trained_on']:,} of the images were trained on.")
+    return notes
+
+
 def _accuracy(results: dict[str, Any]) -> dict[str, Any]:
-    """The accuracy of every baseline and of the model, for all questions and for each kind; and the other metrics."""
+    """The accuracy of each baseline and of the model, for all questions and by type; and the other metrics."""
     metrics, kinds = dict(results["metrics"]), sorted(results["per_question_type"])
     answerers = {_words(name): dict(values) for name, values in results["baselines"].items()}
     by_kind = {kind: values["accuracy"] for kind, values in results["per_question_type"].items()}
@@ -162,10 +182,11 @@ def _example(row: dict[str, Any], pipeline: QCAVisualQuestionAnsweringPipeline) 
     if pipeline.model.config.num_attention_layers:
         look: Look = pipeline.look(picture, row["question"], top_k=1).fit(PICTURE_SIDE)
         picture, words = look.overlay(caption=False), look.words
-    else:  # it looks everywhere alike
+    else:  # no relevance map
         picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-    buffer = io.BytesIO()
-    picture.save(buffer, "jpeg", quality=85)
+    buffer, clean = io.BytesIO(), Image.new("RGB", picture.size)
+    clean.paste(picture)  # the pixels alone: Pillow writes a comment of the original file
+    clean.save(buffer, "jpeg", quality=85)
     expected = sorted(row["answers"], key=lambda answer: -answer["count"])
     return {
         "picture": base64.b64encode(buffer.getvalue()).decode(),
@@ -175,7 +196,7 @@ def _example(row: dict[str, Any], pipeline: QCAVisualQuestionAnsweringPipeline) 
 
 
 def _most_read(words: Sequence[Sequence[tuple[str, float]]]) -> str:
-    """The words that each hop read most: `bed 61%, left 20% / table 70%, ...`."""
+    """The two words that each hop weights most: `bed 61%, left 20% / table 70%, ...`."""
     hops = [sorted(hop, key=lambda word: -word[1])[:2] for hop in words]
     return " / ".join(", ".join(f"{word} {share:.0%}" for word, share in hop) for hop in hops)
 

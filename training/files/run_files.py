@@ -8,6 +8,7 @@ from .atomic_write import atomic_write
 
 RESULTS = "results.json"
 RECIPE = "_recipe.json"  # in a training's folder, what it is of; a trainer does not push what begins so
+EVALUATION = "_evaluation.json"  # beside the results of an evaluation, what they are of
 RUN = "run.json"  # the data, split, answers and training images of a training; see `read_run`
 QUESTIONS = "questions.parquet"  # beside it: every question with its answer and score
 REPORT = "results.md"  # a table's results, to read
@@ -19,6 +20,7 @@ FAITHFULNESS = ("faithfulness.json", "faithfulness.png")  # whether the answers 
 RUN_KEYS = {
     *("data", "format", "data_options", "validation_data", "validation_options", "validation_ratio", "group_by"),
     *("data_seed", "split", "answers", "answer_rule", "normalize_answers", "training_images"),
+    *("on_bad_image", "majority_answer"),
 }
 ATTENTION_SOURCES = ("model", "center", "uniform", "shuffled_question")
 
@@ -45,10 +47,11 @@ def read_run(folder: str | Path) -> dict[str, Any] | None:
     What a training in `folder` remembers of its data; None where there is no `run.json`.
 
     Returns:
-        `data`, `format`, `data_options`, `validation_data`, `validation_options`, `validation_ratio`, `group_by` and
-        `data_seed` as in its recipe; `split`, the split it was measured on; `answers` in the order of their classes,
-        `answer_rule` and `normalize_answers`; and `training_images`, the sorted digests of the images it was trained
-        on (`data.image_digests`), or None for a stream.
+        `data`, `format`, `data_options`, `validation_data`, `validation_options`, `validation_ratio`, `group_by`,
+        `data_seed` and `on_bad_image` as in its recipe; `split`, the split it was measured on; `answers` in the order
+        of their classes, `answer_rule` and `normalize_answers`; `majority_answer`, the one answer that scores most on
+        the training rows; and `training_images`, the sorted digests of the images it was trained on
+        (`data.image_digests`), or None for a stream.
 
     Raises:
         ValueError: the file is not one that a training wrote.

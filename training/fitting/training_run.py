@@ -27,7 +27,7 @@ from ..data.rows import checked_options, data_name, group_key, load_rows, parse_
 from ..data.streams import endless, read_answers
 from ..data.text_features import cache_text_features
 from ..data.vocabulary import vocabulary_reach
-from ..evaluation.accuracy import majority_accuracy
+from ..evaluation.accuracy import best_single_answer, majority_accuracy
 from ..evaluation.answer_metrics import validate_metrics
 from ..evaluation.evaluation import evaluate_model
 from ..evaluation.predictions import milliseconds_per_question
@@ -177,7 +177,7 @@ def _train_one(
     answers = training_answers(recipe, answered)
     _claim_folder(recipe, arguments.should_save, {"baseline": baseline, "answers": answers})
     if arguments.should_save:
-        write_json(recipe.output_dir / RUN, _run_memory(recipe, answers, train_rows))
+        write_json(recipe.output_dir / RUN, _run_memory(recipe, answers, train_rows, answered))
     set_seed(arguments.seed)
     for split, rows in (("train", answered), ("validation", validation_rows)):
         _warn_of_answers_outside(answers, rows, split, recipe)
@@ -327,12 +327,14 @@ def _claim_folder(recipe: Recipe, should_save: bool, further: dict[str, Any]) ->
         write_json(note, described)
 
 
-def _run_memory(recipe: Recipe, answers: list[str], train_rows: Rows) -> dict[str, Any]:
+def _run_memory(recipe: Recipe, answers: list[str], train_rows: Rows, answered: datasets.Dataset) -> dict[str, Any]:
     """What `read_run` reads."""
     streamed = isinstance(train_rows, datasets.IterableDataset)
     images = None if streamed else sorted(image_digests(train_rows))
     own = {key: value for key, value in _described(recipe).items() if key in RUN_KEYS}
-    return own | {"split": "validation", "answers": answers, "training_images": images}
+    majority = best_single_answer(answered, recipe.answer_rule, recipe.normalize_answers)
+    known = {"split": "validation", "answers": answers, "majority_answer": majority, "training_images": images}
+    return own | known
 
 
 def _described(recipe: Recipe) -> dict[str, Any]:

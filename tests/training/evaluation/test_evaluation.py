@@ -4,6 +4,7 @@ import json
 
 import datasets
 import numpy as np
+import pandas as pd
 import pytest
 from helpers.data_files import draw, write_json
 from helpers.tiny import save_tiny_model, tiny_processor
@@ -13,6 +14,8 @@ from typer.testing import CliRunner
 from modeling_qca import QCAForVisualQuestionAnswering
 from modeling_qca.training.data.collator import QuestionCollator
 from modeling_qca.training.evaluation.evaluation import evaluate_checkpoint
+from modeling_qca.training.fitting.recipe import make_recipe
+from modeling_qca.training.fitting.training_run import train
 
 
 def write_rows(folder, answers):
@@ -27,23 +30,24 @@ def test_scores_answers_by_the_rule_of_the_training_unless_given(tmp_path):
     save_tiny_model(tmp_path / "checkpoint")
     write_rows(tmp_path / "data", [["red", "green", "blue", "yes", "no"]])  # a set of which all are right
     told = str(tmp_path / "checkpoint"), str(tmp_path / "data"), "validation"
-    accuracies = [evaluate_checkpoint(*told, {}, tmp_path / "out", 0)["metrics"]["accuracy"]]
+    accuracies = [evaluate_checkpoint(*told, {}, tmp_path / "defaults", 0)["metrics"]["accuracy"]]
     recipe = {"answer_rule": "set", "normalize_answers": True}
     write_json(tmp_path / "checkpoint" / "results.json", {"recipe": recipe})
     for options in ({}, {"answer_rule": "consensus"}):
-        accuracies.append(evaluate_checkpoint(*told, options, tmp_path / "out", 0)["metrics"]["accuracy"])
+        out = tmp_path / f"out{len(options)}"
+        accuracies.append(evaluate_checkpoint(*told, options, out, 0)["metrics"]["accuracy"])
     assert accuracies == pytest.approx([4 / 15, 1, 4 / 15])
     (tmp_path / "checkpoint" / "results.json").unlink()
     write_json(tmp_path / "checkpoint" / "_recipe.json", recipe)  # as in the folder of a baseline
-    results = evaluate_checkpoint(*told, {}, tmp_path / "out", 0)
+    results = evaluate_checkpoint(*told, {}, tmp_path / "out0", 0)
     assert results["metrics"]["accuracy"] == 1 and results["data"]["answer_rule"] == "set"
     for content, message in (
-        ("[]", r"_recipe\.json is of no training"),
-        ('{"normalize_answers": 1}', "is 1, neither"),
+        ("[]", r"_recipe\.json was written by no training"),
+        ('{"normalize_answers": 1}', "`normalize_answers` is 1"),
     ):
         (tmp_path / "checkpoint" / "_recipe.json").write_text(content)
         with pytest.raises(ValueError, match=message):
-            evaluate_checkpoint(*told, {}, tmp_path / "out", 0)
+            evaluate_checkpoint(*told, {}, tmp_path / "out0", 0)
 
 
 def test_batch_size_limits_the_questions_answered_at_once(tmp_path, monkeypatch):
@@ -76,7 +80,11 @@ def test_evaluate_writes_results_questions_and_report(tmp_path, hops):
     scores = [given[row["question"]].get(row["answer"], 0.0) for row in details]
     assert details["score"][:] == pytest.approx(scores)
     assert results["metrics"]["accuracy"] == pytest.approx(sum(scores) / 3)
-    assert results["baselines"]["majority"]["accuracy"] == pytest.approx((1 + 1 / 3) / 3)
+    assert results["baselines"]["best_single_answer"]["accuracy"] == pytest.approx((1 + 1 / 3) / 3)
+    assert [sorted(answers) for answers in details["expected_answers"]] == [
+        sorted(given[q]) for q in details["question"]
+    ]
+    assert results["data"]["vocabulary"]["validation"]["coverage"] == 1
     assert "vqa_accuracy_other" in results["metrics"]
     assert f"vqa accuracy: {results['metrics']['vqa_accuracy']:.3f}" in finished.output
     assert "what is 2" in (tmp_path / "page.html").read_text()
@@ -95,7 +103,7 @@ def test_normalizes_answers_only_if_the_option_says_so(tmp_path):
             str(tmp_path / "data"),
             "validation",
             {"answer_rule": "set", "normalize_answers": normalize},
-            tmp_path / "out",
+            tmp_path / str(normalize),
             0,
         )["metrics"]["accuracy"]
         for normalize in (False, True)
@@ -148,3 +156,68 @@ def test_refuses_a_split_without_answers(tmp_path):
             str(tmp_path / "checkpoint"), str(tmp_path / "vqa"), "test2015", options, tmp_path / "out", 0
         )
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A training whose validation rows are cut from its data, image by image."""
+    folder = tmp_path_factory.mktemp("run")
+    lines = ["image_id,question,answer"]
+    for row in range(24):
+        draw(folder / "data" / "images" / f"image{row // 2}.png", shade=20 * (row // 2))
+        answer = f"seldom {row}" if row % 4 == 3 else "red" if row % 3 else "blue"  # `red` in 12 of 24 rows
+        lines.append(f"image{row // 2},what is {row},{answer}")
+    (folder / "data" / "train.csv").write_text("\n".join(lines) + "\n")
+    values = {"model": "qca-tiny", "max_steps": 1, "baselines": [], "attention_supervision": "none"}
+    values |= {"validation_ratio": 0.4, "group_by": "image_id", "data_seed": 3, "disable_tqdm": True}
+    train(make_recipe(values | {"data": str(folder / "data"), "output_dir": str(folder / "run")}, "test"))
+    return folder
+
+
+def test_evaluates_a_run_on_its_own_validation_rows(run, caplog):
+    trained = json.loads((run / "run" / "results.json").read_text())
+    results = evaluate_checkpoint(str(run / "run"), None, None, {}, run / "evaluation", 0)
+    assert results["metrics"] == pytest.approx(trained["metrics"])
+    assert results["baselines"]["majority"] == pytest.approx(trained["baselines"]["majority"])
+    for entry in ("name", "split", "fingerprint"):
+        assert results["data"][entry] == trained["data"][entry]
+    reach = results["data"]["vocabulary"]["validation"]
+    assert reach == trained["data"]["vocabulary"]["validation"] and 0 < reach["oracle_ceiling"] < 1
+    assert results["data"]["images_trained_on"] == 0 and "trained on" not in caplog.text
+    rows = [pd.read_parquet(folder / "questions.parquet") for folder in (run / "run", run / "evaluation")]
+    pd.testing.assert_frame_equal(*rows, check_exact=False)
+
+
+def test_warns_when_evaluation_images_were_trained_on(run, caplog):
+    options = {"validation_ratio": 0.4, "group_by": "image_id", "seed": 4}  # another cut than the run's
+    results = evaluate_checkpoint(str(run / "run"), str(run / "data"), None, options, run / "other cut", 0)
+    seen = {
+        name: set(pd.read_parquet(run / folder / "questions.parquet")["image_id"])
+        for name, folder in (("own", "run"), ("other", "other cut"))
+    }
+    trained_on = len(seen["other"] - seen["own"])
+    assert trained_on and results["data"]["images_trained_on"] == trained_on
+    assert f"{trained_on} of the {len(seen['other'])} images" in caplog.text
+
+
+def test_requires_data_for_a_checkpoint_that_remembers_none(tmp_path):
+    save_tiny_model(tmp_path)
+    with pytest.raises(ValueError, match=r"has no run\.json"):
+        evaluate_checkpoint(str(tmp_path), None, None, {}, tmp_path / "out", 0)
+
+
+@pytest.mark.parametrize(("split", "options"), [("test", {}), (None, {"group_by": "image_id"})])
+def test_refuses_a_split_or_options_without_data(run, split, options):
+    with pytest.raises(ValueError, match="name the data too"):
+        evaluate_checkpoint(str(run / "run"), None, split, options, run / "out", 0)
+
+
+def test_refuses_to_overwrite_the_results_of_something_else(run, tmp_path):
+    before = (run / "run" / "results.json").read_text()
+    with pytest.raises(ValueError, match="holds the results of something else"):
+        evaluate_checkpoint(str(run / "run"), None, None, {}, run / "run", 0)
+    assert (run / "run" / "results.json").read_text() == before
+    for _ in range(2):  # the same evaluation may be repeated
+        evaluate_checkpoint(str(run / "run"), None, None, {}, tmp_path / "out", 0)
+    with pytest.raises(ValueError, match="choose another output folder"):
+        evaluate_checkpoint(str(run / "run"), str(run / "data"), "train", {}, tmp_path / "out", 0)

@@ -1,5 +1,4 @@
-"""The HTML report, parsed: its numbers are the results', its examples sorted, and it needs nothing beside it; and what
-the command line shows."""
+"""The HTML report, parsed, and the results that the command line shows."""
 
 import base64
 import io
@@ -117,7 +116,7 @@ def page(rows, details, tmp_path) -> Page:
     return Page(text)
 
 
-def test_tables_hold_the_results(page):
+def test_tables_show_the_results(page):
     accuracy, metrics, attention = page.tables
     assert accuracy == [
         ["", "majority", "question only", "shuffled questions", "this model"],
@@ -141,15 +140,15 @@ def test_examples_are_sorted_by_confidence_and_error(page):
         "Most confident": [0, 2, 4],
         "Least confident": [1, 3, 4],
         "Worst mistakes": [2, 1],
-        "Right by a hair": [3, 0],
+        "Correct with low confidence": [3, 0],
     }
     first, second = page.examples["Most confident"][:2]
     assert "red" in first and "90%" in first and "expected" not in first
     assert "blue" in second and "80%" in second and "expected often, seldom" in second
-    assert "read: " in first and " / " in first
+    assert "words: " in first and " / " in first
 
 
-def test_the_page_needs_nothing_beside_it(page):
+def test_page_is_self_contained(page):
     assert len(page.sources) == 10
     for source in page.sources:
         kind, content = source.split(",", 1)
@@ -158,16 +157,16 @@ def test_the_page_needs_nothing_beside_it(page):
     assert page.open == []
 
 
-def test_sections_without_anything_are_left_out(rows, details, tmp_path):
+def test_leaves_out_empty_sections(rows, details, tmp_path):
     results = {**RESULTS, "metrics": {"accuracy": 1.0}, "attention": {}, "per_question_type": {}, "baselines": {}}
     right = details.remove_columns("score").add_column("score", [1.0] * 5)
     pipeline = QCAVisualQuestionAnsweringPipeline(model=tiny_model(), processor=tiny_processor())
     page = Page(write_report(tmp_path / "report.html", results, right, rows, pipeline, examples=1).read_text())
-    assert page.headings == ["Accuracy", "Most confident", "Least confident", "Right by a hair"]
+    assert page.headings == ["Accuracy", "Most confident", "Least confident", "Correct with low confidence"]
     assert page.tables == [[["", "this model"], ["all", "1.000"]]]
 
 
-def test_a_control_that_was_not_measured_is_an_empty_cell(rows, details, tmp_path, monkeypatch):
+def test_leaves_the_cell_of_an_unmeasured_control_empty(rows, details, tmp_path, monkeypatch):
     results = {**RESULTS, "attention": {"pointing": {"model": 0.8, "center": 0.4, "uniform": 0.25}}}
     pipeline = QCAVisualQuestionAnsweringPipeline(model=tiny_model(), processor=tiny_processor())
     page = Page(write_report(tmp_path / "report.html", results, details, rows, pipeline, examples=1).read_text())
@@ -178,14 +177,14 @@ def test_a_control_that_was_not_measured_is_an_empty_cell(rows, details, tmp_pat
     assert "pointing 0.800 0.400 0.250" in " ".join(shown.file.getvalue().split())
 
 
-def test_details_of_other_rows_are_refused(rows, details, tmp_path):
+def test_refuses_details_of_other_rows(rows, details, tmp_path):
     pipeline = QCAVisualQuestionAnsweringPipeline(model=tiny_model(), processor=tiny_processor())
     with pytest.raises(ValueError, match="same questions in the same order"):
         write_report(tmp_path / "report.html", RESULTS, details.select([1, 0, 2, 3, 4]), rows, pipeline)
     assert not (tmp_path / "report.html").exists()
 
 
-def test_the_command_line_shows_every_question_type_however_many(monkeypatch):
+def test_command_line_shows_every_question_type(monkeypatch):
     shown = Console(file=io.StringIO(), width=80)
     monkeypatch.setattr(cli, "console", shown)
     kinds = {f"what is the [{number}]": {"accuracy": number / 100} for number in range(65)}
@@ -195,7 +194,7 @@ def test_the_command_line_shows_every_question_type_however_many(monkeypatch):
     assert {f"what is the [{number}] {number / 100:.3f}" for number in range(65)} <= {*lines}
 
 
-def test_a_demo_that_is_stopped_ends_in_one_line(tmp_path, monkeypatch):
+def test_stopped_demo_exits_with_130_and_one_line(tmp_path, monkeypatch):
     def stop(*arguments):
         raise TrainingStoppedError("stopped at step 3")
 
@@ -203,3 +202,31 @@ def test_a_demo_that_is_stopped_ends_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("modeling_qca.training.experiments.demo.write_scenes", lambda *arguments: None)
     finished = CliRunner().invoke(cli.app, ["demo", "--output-dir", str(tmp_path)])
     assert (finished.exit_code, finished.output) == (130, "stopped at step 3\n")
+
+
+def test_pictures_have_no_metadata_of_the_original_files(rows, details, tmp_path):
+    exif = Image.Exif()
+    exif[0x010E] = "/home/someone/secret"  # ImageDescription
+    for number in range(2):
+        tiny_image(seed=number).save(tmp_path / f"{number}.jpg", exif=exif, comment=b"/home/someone/secret")
+    images = [{"path": str(tmp_path / f"{number % 2}.jpg"), "bytes": None} for number in range(5)]
+    rows = rows.remove_columns("image").add_column("image", images).cast_column("image", datasets.Image(decode=False))
+    for hops in (0, 2):
+        pipeline = QCAVisualQuestionAnsweringPipeline(
+            model=tiny_model(num_attention_layers=hops), processor=tiny_processor()
+        )
+        page = Page(write_report(tmp_path / "report.html", RESULTS, details, rows, pipeline).read_text())
+        for source in page.sources:
+            content = base64.b64decode(source.split(",", 1)[1])
+            picture = Image.open(io.BytesIO(content))
+            assert b"secret" not in content and not picture.getexif() and "comment" not in picture.info
+
+
+def test_page_says_what_limits_the_accuracy(rows, details, tmp_path):
+    reach = {"rows": 5, "coverage": 0.62, "oracle_ceiling": 0.6}
+    data = {"vocabulary": {"answers": 5, "validation": reach}, "images_trained_on": 2}
+    pipeline = QCAVisualQuestionAnsweringPipeline(model=tiny_model(), processor=tiny_processor())
+    path = write_report(tmp_path / "report.html", RESULTS | {"data": data}, details, rows, pipeline, examples=1)
+    text = path.read_text()
+    assert "38.0% of the questions have no answer in the vocabulary" in text and "exceed 0.600" in text
+    assert "2 of the images were trained on" in text

@@ -1,0 +1,84 @@
+"""The rows that `qca evaluate` measures on: the data that it is given, or the validation rows of the run itself."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+
+from ..data.image_digests import image_digests
+from ..data.rows import checked_options, data_name, load_rows, split_name
+from ..files.run_files import RUN
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EvaluationData:
+    """`data`, `split` and further `options` of `rows.load_rows`."""
+
+    data: str
+    split: str
+    options: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return data_name(self.data, self.options)
+
+    @property
+    def split_name(self) -> str:
+        return split_name(self.split, self.options)
+
+    def rows(self) -> datasets.Dataset:
+        """The rows, images not decoded, questions about one image together.
+
+        Raises:
+            ValueError: no question has an answer; or see `load_rows`.
+        """
+        rows = load_rows(self.data, split=self.split, **self.options)
+        if not any(rows["answers"]):
+            raise ValueError(f"{self.data}: no question of its {self.split} split has an answer to compare with")
+        return rows.cast_column("image", datasets.Image(decode=False)).sort("image_id")
+
+
+def evaluation_data(
+    checkpoint: str, run: Mapping[str, Any] | None, data: str | None, split: str | None, options: Mapping[str, Any]
+) -> EvaluationData:
+    """
+    Args:
+        run: see `run_files.read_run`.
+        data, split, options: of `load_rows`. Without `data` they are those of the run's own validation rows.
+
+    Raises:
+        ValueError: an option that has its place elsewhere; without `data`, a checkpoint that remembers no data, or
+            another split or options.
+    """
+    options = checked_options(options)
+    if data is not None:
+        return EvaluationData(data, split or "validation", options)
+    if run is None:
+        raise ValueError(f"{checkpoint} has no {RUN} that says what it was validated on: name the data to evaluate on")
+    if options or split not in (None, run["split"]):
+        raise ValueError("a split or options of the data are given, but no data: name the data too, or leave them out")
+    cut: dict[str, Any] = {}
+    if run["validation_ratio"] is not None:
+        cut = {"validation_ratio": run["validation_ratio"], "group_by": run["group_by"], "seed": run["data_seed"]}
+    if run["validation_data"] is None:
+        own, chosen = run["data"], {"format": run["format"], **run["data_options"]}
+    else:
+        own, chosen = run["validation_data"], run["validation_options"]
+    return EvaluationData(own, run["split"], {"on_bad_image": run["on_bad_image"], **chosen, **cut})
+
+
+def count_training_images(run: Mapping[str, Any] | None, rows: datasets.Dataset) -> int | None:
+    """How many images of `rows` the run was trained on, with a warning if there are any; None if it is not known."""
+    if run is None or run["training_images"] is None:
+        return None
+    shown = image_digests(rows)
+    seen = len(shown.intersection(run["training_images"]))
+    if seen:
+        logger.warning(
+            "%d of the %d images to evaluate on were trained on: the accuracy on new images is lower", seen, len(shown)
+        )
+    return seen
