@@ -1,80 +1,78 @@
-"""`qca`, with the commands that make cards, and those that share what the others made."""
+"""`qca`: its commands in groups, and how an error ends."""
 
-from pathlib import Path
-from typing import Annotated, Literal
+import logging
+import os
+import sys
+from typing import Annotated
 
 import typer
-from qca_cli.application import PASS_ON, app, console, main, split_overrides, stopped_on_request
-from qca_cli.push import push
-from rich.filesize import decimal
 
-app.command()(push)
+from .console import FIRST_PROCESS, report_error
+from .explain import explain
+from .measure import bench, bench_training, evaluate, faithfulness, results
+from .options import Command, RecipeCommand, hyphenate
+from .prepare_data import make_questions, make_views, vocab
+from .share import export, push
+from .train import train
+from .try_model import ask, demo, launch
 
+DEBUG = "QCA_DEBUG"
+GROUPS = {
+    "Try": {"demo": demo, "ask": ask, "app": launch},
+    "Prepare data": {"vocab": vocab, "make-questions": make_questions, "make-views": make_views},
+    "Train": {"train": train},
+    "Measure": {
+        "evaluate": evaluate,
+        "faithfulness": faithfulness,
+        "results": results,
+        "bench": bench,
+        "bench-training": bench_training,
+    },
+    "Explain": {"explain": explain},
+    "Share": {"push": push, "export": export},
+}
+TAKES_RECIPE_KEYS = ("train", "results", "bench-training")
 
-@app.command(context_settings=PASS_ON)
-def results(
-    context: typer.Context,
-    table: Annotated[Path, typer.Argument(help="A file of rows, such as configuration/recipes/results/rooms.yaml.")],
-    output_dir: Annotated[
-        Path,
-        typer.Option(
-            "--output_dir",
-            "--output-dir",
-            help="Gets results.json, .md and .png, and a folder with a card for each row.",
-        ),
-    ] = Path("runs/results"),
-    seeds: Annotated[str | None, typer.Option(help="Only these of the table's seeds, as in `0,2`.")] = None,
-):
-    """Train every row of TABLE.yaml from every seed; `--key value` replaces a key of all rows. Resumes. Needs the
-    `figures` extra."""
-    from modeling_qca.hub_card.row_card import write_row_cards
-    from modeling_qca.training.experiments.results_table import load_table, run_table
-
-    paths, overrides = split_overrides(context.args)
-    if paths:
-        raise ValueError(f"{paths[0]}: one table at a time")
-    described = load_table(table, overrides)
-    folder = output_dir / described.name
-    with stopped_on_request():
-        chosen = None if seeds is None else _seeds(seeds)
-        run_table(described, folder, chosen, lambda summary: write_row_cards(described, summary, folder))
-    console.print(f"Results: {folder}", highlight=False)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"token_normalize_func": hyphenate},
+)
 
 
-@app.command("app")
-def launch(
-    checkpoint: Annotated[str, typer.Argument(help="A folder or a Hub id.")],
-    port: Annotated[int, typer.Option(help="Of the page, on this machine.")] = 7860,
-):
-    """Open the demo page: an image, questions, answers, and where the model looked (needs the `app` extra)."""
-    from modeling_qca.hub_card.space.app import launch_app
-
-    launch_app(checkpoint, server_port=port)
+@app.callback()
+def qca(
+    debug: Annotated[bool, typer.Option("--debug", help=f"Show tracebacks of errors, as {DEBUG}=1 does.")] = False,
+) -> None:
+    """Query-conditioned visual attention: train a model, ask it about an image, and see where it looked."""
+    if debug:
+        os.environ[DEBUG] = "1"
 
 
-@app.command()
-def export(
-    checkpoint: Annotated[str, typer.Argument(help="A folder or a Hub id.")],
-    output_dir: Annotated[Path, typer.Argument(help="Folder to make.")],
-    format: Annotated[Literal["onnx", "torch"], typer.Option(help="torch is a `torch.export` program.")] = "onnx",
-    int8: Annotated[bool, typer.Option("--int8", help="Encoders in 8 bits, heads in float (ONNX).")] = False,
-):
-    """Write a program that answers without this code (ONNX needs the `export` extra)."""
-    from modeling_qca.hub_card.export import export_checkpoint
-
-    exported = export_checkpoint(checkpoint, output_dir, format, int8)
-    for name, size in exported.files.items():
-        console.print(f"{name}  {decimal(size)}", highlight=False)
-    for name, difference in exported.differences.items():
-        console.print(f"{name}: within {difference:.1e} of the checkpoint's", highlight=False)
-    console.print(f"Exported: {output_dir}", highlight=False)
+for group, commands in GROUPS.items():
+    for name, function in commands.items():
+        kind = RecipeCommand if name in TAKES_RECIPE_KEYS else Command
+        app.command(name, cls=kind, rich_help_panel=group)(function)
 
 
-def _seeds(text: str) -> list[int]:
+def main() -> None:
+    """Run a command. An error that the user can mend ends in one line and a non-zero exit status."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING if FIRST_PROCESS else logging.ERROR)
     try:
-        return [int(seed) for seed in text.split(",")]
-    except ValueError as error:
-        raise ValueError(f"--seeds: numbers with commas between them, as in `0,2`, not {text!r}") from error
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get(DEBUG, "0") not in ("", "0") or not _is_expected(error):
+            raise
+        report_error(error)
+        sys.exit(1)
 
 
-__all__ = ["main"]
+def _is_expected(error: Exception) -> bool:
+    if isinstance(error, (ValueError, OSError, FloatingPointError, ImportError, RuntimeError)):
+        return True
+    from huggingface_hub.errors import StrictDataclassError  # a wrong field of a config
+
+    return isinstance(error, StrictDataclassError)

@@ -7,17 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-import typer
 from helpers.hub.card_validation import card_metadata, card_problems
 from helpers.hub.checkpoint import example_results
 from helpers.hub.client import Client
 from helpers.hub.local_hub import TOKEN, LocalHub
 from helpers.hub.publishing import Published, run_pushes
 from peft import get_peft_model
-from qca_cli.push import push as push_command
 from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainingArguments
-from typer.testing import CliRunner
 
 from modeling_qca import QCAForVisualQuestionAnswering
 from modeling_qca.hub_card.card import Release, read_results
@@ -138,15 +135,6 @@ def test_the_card_peft_writes_for_a_trainer_names_its_base_by_hub_id_alone(
     assert "base_model:adapter:user/base" in card and str(tmp_path) not in card
 
 
-def test_the_command_shows_every_file_and_what_nothing_was_done_about(checkpoint: Path) -> None:
-    command = typer.Typer()
-    command.command()(push_command)
-    options = ["--dry_run", "--tag", "v1", "--license", "cc-by-4.0", "--base_model", "a/b", "--base_model", "c/d"]
-    shown = CliRunner().invoke(command, [str(checkpoint), "user/model", *options])
-    assert shown.exit_code == 0, shown.output
-    for name in push(checkpoint, "user/model", dry_run=True).files:
-        assert name in shown.output
-    assert "Nothing was uploaded" in shown.output
 
 
 def test_directories_of_this_machine_are_cut_from_the_results(checkpoint: Path, folder: Path) -> None:

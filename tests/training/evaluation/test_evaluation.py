@@ -2,17 +2,13 @@
 
 import json
 
-import datasets
 import numpy as np
 import pandas as pd
 import pytest
 from helpers.data_files import draw, write_json
 from helpers.tiny import save_tiny_model, tiny_processor
-from qca_cli.main import app
-from typer.testing import CliRunner
 
 from modeling_qca import QCAForVisualQuestionAnswering
-from modeling_qca.training.data.collator import QuestionCollator
 from modeling_qca.training.evaluation.evaluation import evaluate_checkpoint
 from modeling_qca.training.fitting.recipe import make_recipe
 from modeling_qca.training.fitting.training_run import train
@@ -48,46 +44,6 @@ def test_scores_answers_by_the_rule_of_the_training_unless_given(tmp_path):
         (tmp_path / "checkpoint" / "_recipe.json").write_text(content)
         with pytest.raises(ValueError, match=message):
             evaluate_checkpoint(*told, {}, tmp_path / "out0", 0)
-
-
-def test_batch_size_limits_the_questions_answered_at_once(tmp_path, monkeypatch):
-    save_tiny_model(tmp_path / "checkpoint")
-    write_rows(tmp_path / "data", [["red"], ["blue"], ["green"]])
-    sizes, plain = [], QuestionCollator.__call__
-    monkeypatch.setattr(QuestionCollator, "__call__", lambda self, rows: sizes.append(len(rows)) or plain(self, rows))
-    command = ["evaluate", str(tmp_path / "checkpoint"), str(tmp_path / "data"), "--batch-size", "2"]
-    finished = CliRunner().invoke(app, [*command, "--output-dir", str(tmp_path / "out")])
-    assert finished.exit_code == 0, finished.output
-    assert sizes[:2] == [2, 1]
-
-
-@pytest.mark.parametrize("hops", [0, 2])
-def test_evaluate_writes_results_questions_and_report(tmp_path, hops):
-    model = save_tiny_model(tmp_path / "checkpoint", num_attention_layers=hops)
-    write_rows(tmp_path / "data", [["red"] * 3, ["blue"] * 3, ["red", "blue", "green"]])
-    arguments = ["evaluate", str(tmp_path / "checkpoint"), str(tmp_path / "data"), "--metrics", "vqa_accuracy"]
-    outputs = ["--output-dir", str(tmp_path / "out"), "--report", str(tmp_path / "page.html")]
-    finished = CliRunner().invoke(app, arguments + outputs)
-    assert finished.exit_code == 0, finished.output
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
-    details = datasets.Dataset.from_parquet(str(tmp_path / "out" / "questions.parquet"))
-    assert set(details["answer"]) <= set(model.config.id2label.values())
-    given = {
-        "what is 0": {"red": 1},
-        "what is 1": {"blue": 1},
-        "what is 2": dict.fromkeys(("red", "blue", "green"), 1 / 3),
-    }
-    scores = [given[row["question"]].get(row["answer"], 0.0) for row in details]
-    assert details["score"][:] == pytest.approx(scores)
-    assert results["metrics"]["accuracy"] == pytest.approx(sum(scores) / 3)
-    assert results["baselines"]["best_single_answer"]["accuracy"] == pytest.approx((1 + 1 / 3) / 3)
-    assert [sorted(answers) for answers in details["expected_answers"]] == [
-        sorted(given[q]) for q in details["question"]
-    ]
-    assert results["data"]["vocabulary"]["validation"]["coverage"] == 1
-    assert "vqa_accuracy_other" in results["metrics"]
-    assert f"vqa accuracy: {results['metrics']['vqa_accuracy']:.3f}" in finished.output
-    assert "what is 2" in (tmp_path / "page.html").read_text()
 
 
 def test_normalizes_answers_only_if_the_option_says_so(tmp_path):

@@ -1,7 +1,6 @@
 """Deletion and insertion curves, against one forward pass after the other."""
 
 import json
-import sys
 from pathlib import Path
 
 import datasets
@@ -11,11 +10,8 @@ import torch
 from helpers.tiny import tiny_image, tiny_model, tiny_processor
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qca_cli.main import app
 from sklearn.metrics import auc
-from typer.testing import CliRunner
 
-from modeling_qca import training
 from modeling_qca.training.data.rows import FEATURES
 from modeling_qca.training.evaluation.faithfulness import (
     FRACTIONS,
@@ -25,7 +21,6 @@ from modeling_qca.training.evaluation.faithfulness import (
     ranks,
     remove_patches,
 )
-from modeling_qca.training.fitting.model_factory import CONFIGURATION
 
 QUESTIONS = ["what is left", "is there a red cube", "how many", "where is the ball", "what color"]
 
@@ -201,21 +196,3 @@ def test_results_are_written_with_their_figure(rows, tmp_path):
     assert results["questions"] == 2
     assert json.loads((tmp_path / "out" / "faithfulness.json").read_text()) == results
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"faithfulness.json", "faithfulness.png"}
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["results", str(CONFIGURATION / "recipes" / "results" / "rooms.yaml")],
-        ["faithfulness", "no checkpoint", "no data"],
-    ],
-)
-def test_a_missing_matplotlib_is_said_before_anything_is_trained_or_read(command, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    monkeypatch.delitem(sys.modules, "modeling_qca.training.evaluation.figures", raising=False)
-    monkeypatch.delattr(training, "figures", raising=False)
-    monkeypatch.setattr(
-        "modeling_qca.training.experiments.results_table.train", lambda *arguments: pytest.fail("trained")
-    )
-    with pytest.raises(ImportError, match=r"modeling-qca\[figures\]"):
-        CliRunner().invoke(app, command, catch_exceptions=False)

@@ -1,4 +1,4 @@
-"""The HTML report, parsed, and the results that the command line shows."""
+"""The HTML report, parsed."""
 
 import base64
 import io
@@ -10,14 +10,10 @@ import datasets
 import pytest
 from helpers.tiny import ANSWERS, tiny_image, tiny_model, tiny_processor
 from PIL import Image
-from qca_cli import application as cli
-from rich.console import Console
-from typer.testing import CliRunner
 
 from modeling_qca import QCAVisualQuestionAnsweringPipeline
 from modeling_qca.training.data.rows import FEATURES
 from modeling_qca.training.evaluation.report import write_report
-from modeling_qca.training.fitting.training_run import TrainingStoppedError
 
 QUESTION = "what is <left> & right"
 CONFIDENCE = [0.9, 0.1, 0.8, 0.3, 0.7]
@@ -166,15 +162,11 @@ def test_leaves_out_empty_sections(rows, details, tmp_path):
     assert page.tables == [[["", "this model"], ["all", "1.000"]]]
 
 
-def test_leaves_the_cell_of_an_unmeasured_control_empty(rows, details, tmp_path, monkeypatch):
+def test_leaves_the_cell_of_an_unmeasured_control_empty(rows, details, tmp_path):
     results = {**RESULTS, "attention": {"pointing": {"model": 0.8, "center": 0.4, "uniform": 0.25}}}
     pipeline = QCAVisualQuestionAnsweringPipeline(model=tiny_model(), processor=tiny_processor())
     page = Page(write_report(tmp_path / "report.html", results, details, rows, pipeline, examples=1).read_text())
     assert page.tables[2][1] == ["pointing", "0.800", "0.400", "0.250", ""]
-    shown = Console(file=io.StringIO(), width=80)
-    monkeypatch.setattr(cli, "console", shown)
-    cli.print_results(results)
-    assert "pointing 0.800 0.400 0.250" in " ".join(shown.file.getvalue().split())
 
 
 def test_refuses_details_of_other_rows(rows, details, tmp_path):
@@ -182,26 +174,6 @@ def test_refuses_details_of_other_rows(rows, details, tmp_path):
     with pytest.raises(ValueError, match="same questions in the same order"):
         write_report(tmp_path / "report.html", RESULTS, details.select([1, 0, 2, 3, 4]), rows, pipeline)
     assert not (tmp_path / "report.html").exists()
-
-
-def test_command_line_shows_every_question_type(monkeypatch):
-    shown = Console(file=io.StringIO(), width=80)
-    monkeypatch.setattr(cli, "console", shown)
-    kinds = {f"what is the [{number}]": {"accuracy": number / 100} for number in range(65)}
-    cli.print_results(RESULTS | {"per_question_type": RESULTS["per_question_type"] | kinds})
-    lines = [" ".join(line.split()) for line in shown.file.getvalue().splitlines()]
-    assert {"all 0.200 0.310 0.400 0.460", "side 0.520 0.610", "wups 0.9: 0.500 ± 0.010"} <= {*lines}
-    assert {f"what is the [{number}] {number / 100:.3f}" for number in range(65)} <= {*lines}
-
-
-def test_stopped_demo_exits_with_130_and_one_line(tmp_path, monkeypatch):
-    def stop(*arguments):
-        raise TrainingStoppedError("stopped at step 3")
-
-    monkeypatch.setattr("modeling_qca.training.experiments.demo.train", stop)
-    monkeypatch.setattr("modeling_qca.training.experiments.demo.write_scenes", lambda *arguments: None)
-    finished = CliRunner().invoke(cli.app, ["demo", "--output-dir", str(tmp_path)])
-    assert (finished.exit_code, finished.output) == (130, "stopped at step 3\n")
 
 
 def test_pictures_have_no_metadata_of_the_original_files(rows, details, tmp_path):

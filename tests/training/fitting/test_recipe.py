@@ -3,11 +3,8 @@
 from pathlib import Path
 
 import pytest
-from qca_cli.application import app
-from typer.testing import CliRunner
 
 from modeling_qca import configuration
-from modeling_qca.training.fitting import training_run as training
 from modeling_qca.training.fitting.recipe import load_recipe
 
 RECIPES = sorted(Path(configuration.__file__).parent.glob("recipes/*.yaml"))
@@ -30,33 +27,8 @@ def test_keys_find_the_recipe_the_model_and_the_trainer(tmp_path):
     assert recipe.output_dir == Path("runs/recipe")
 
 
-def test_the_command_line_passes_values_on_as_they_are_typed(tmp_path, monkeypatch):
-    """Not as paths, which would make `image_id / 12` of the first."""
-    seen = []
-    monkeypatch.setattr(training, "train", lambda recipe: seen.append(recipe) or {"baselines": {}, "attention": {}})
-    monkeypatch.setattr("qca_cli.application.print_results", lambda results: None)
-    path = write(tmp_path, "data: d\nmodel: qca-tiny\n")
-    command = ["train", str(path), "--group_by", "image_id // 12", "--data=hf://data//d", "--seed", "7"]
-    CliRunner().invoke(app, command, catch_exceptions=False)
-    assert [(r.group_by, r.data, r.arguments["seed"]) for r in seen] == [("image_id // 12", "hf://data//d", 7)]
 
 
-def test_stages_follow_one_another_and_none_begins_before_all_are_read(tmp_path, monkeypatch):
-    ran = []
-    monkeypatch.setattr(training, "train", lambda recipe: ran.append(recipe) or {"baselines": {}, "attention": {}})
-    monkeypatch.setattr("qca_cli.application.print_results", lambda results: None)
-    first = write(tmp_path, "data: d\nvision_encoder: a\ntext_encoder: b\noutput_dir: one\n", "first.yaml")
-    second = write(tmp_path, "data: d\nmodel: later\noutput_dir: two\n", "second.yaml")
-    wrong = write(tmp_path, "data: d\nmodel: later\nfreez: [text]\n", "wrong.yaml")
-    encoders = ["--vision_encoder", "v", "--text_encoder", "t"]
-    CliRunner().invoke(app, ["train", str(first), str(second), *encoders], catch_exceptions=False)
-    assert [(r.vision_encoder, r.text_encoder, r.model) for r in ran] == [("v", "t", None), (None, None, "one")]
-    ran.clear()
-    with pytest.raises(ValueError, match="no key `freez`"):
-        CliRunner().invoke(app, ["train", str(first), str(wrong)], catch_exceptions=False)
-    with pytest.raises(ValueError, match="--output_dir: several stages need a folder each"):
-        CliRunner().invoke(app, ["train", str(first), str(second), "--output_dir", "x"], catch_exceptions=False)
-    assert not ran
 
 
 def test_a_recipe_extends_another_beside_it(tmp_path):

@@ -1,0 +1,59 @@
+"""Commands to share a model: `qca push`, `qca export`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.filesize import decimal
+
+from .console import say, say_table
+from .options import Checkpoint
+from .preflight import check_checkpoint
+
+
+def push(
+    checkpoint: Annotated[str, typer.Argument(help="Folder of a checkpoint or of a LoRA adapter.")],
+    repo_id: Annotated[str, typer.Argument(help="owner/name on the Hub.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be uploaded; contact nobody.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    tag: Annotated[str | None, typer.Option(help="Name of this version, such as v1.")] = None,
+    license: Annotated[str, typer.Option(help="License identifier of the Hub.")] = "apache-2.0",
+    language: Annotated[str, typer.Option(help="Language of the questions, an ISO 639 code.")] = "en",
+    base_model: Annotated[list[str] | None, typer.Option(help="Hub id of a base model; may be repeated.")] = None,
+) -> None:
+    """Publish a checkpoint on the Hub: weights, code, processor, card and results, in one commit."""
+    check_checkpoint(checkpoint)
+    from modeling_qca.hub_card.publish import push as publish
+
+    publication = publish(
+        checkpoint,
+        repo_id,
+        dry_run=dry_run,
+        private=private,
+        tag=tag,
+        license=license,
+        language=language,
+        base_model=tuple(base_model or ()),
+    )
+    rows = [[name, decimal(size)] for name, size in publication.files.items()]
+    total = [f"{len(publication.files)} files", decimal(sum(publication.files.values()))]
+    say_table([*rows, total], ["file", "size"])
+    say(publication.url or f"Nothing was uploaded. These are the files that {repo_id} would hold.")
+
+
+def export(
+    checkpoint: Checkpoint,
+    output_dir: Annotated[Path, typer.Argument(help="Folder to make.")],
+    format: Annotated[Literal["onnx", "torch"], typer.Option(help="torch is a `torch.export` program.")] = "onnx",
+    int8: Annotated[bool, typer.Option("--int8", help="Encoders in 8 bits, heads in float (ONNX).")] = False,
+):
+    """Export a checkpoint to a program that runs without this package. ONNX needs the `export` extra."""
+    check_checkpoint(checkpoint)
+    from modeling_qca.hub_card.export import export_checkpoint
+
+    exported = export_checkpoint(checkpoint, output_dir, format, int8)
+    for name, size in exported.files.items():
+        say(f"{name}  {decimal(size)}")
+    for name, difference in exported.differences.items():
+        say(f"{name}: within {difference:.1e} of the checkpoint's")
+    say(f"Exported: {output_dir}")
