@@ -14,7 +14,7 @@ from modeling_qca import QCAConfig, QCAProcessor
 
 from .answers import AnswerRule, answer_scores, majority_answer
 from .image_features import ImageFeatureCache
-from .image_reading import read_image
+from .images import read_image
 
 
 @dataclass

@@ -18,7 +18,7 @@ from rich.progress import track
 from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor
 
 from ..files.atomic_write import atomic_write
-from .image_reading import read_image
+from .images import read_image
 
 BATCH_SIZE = 16
 # what an encoder's config says without changing its features

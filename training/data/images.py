@@ -1,4 +1,4 @@
-"""Images of a data set: found in a folder by name, and read once to see that they can be."""
+"""Images of a data set: found in a folder by name, checked once, and read from a row."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -7,41 +7,65 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from modeling_qca.image_qca import open_encoded
+from PIL import Image
+
+from modeling_qca.image_qca import open_encoded, open_image
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+_EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
 
-# What a row stores: a path, or the encoded bytes with the name they had.
+# What a row stores: a path, or the encoded bytes with the name they had. `fault` says why the bytes are missing.
 StoredImage = str | Mapping[str, Any]
 
 
 class ImageFolder:
-    """A folder in which images are named by path relative to it, or by file name without its suffix."""
+    """A folder in which images are named by path relative to it, or by file name without its suffix.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: the folder.
+        beside: a second folder that paths may be relative to, such as that of the table.
+    """
+
+    def __init__(self, folder: Path, beside: Path | None = None) -> None:
         if not folder.is_dir():
             raise ValueError(f"{folder}: no such folder of images")
         self.folder = folder.resolve()
+        self.beside = None if beside is None else beside.resolve()
 
     def find(self, name: str) -> str:
-        """The path of the image called `name`; where there is none, the path at which it was expected.
+        """The path of the image called `name`; if there is none, the path at which it was expected.
+
+        A name may repeat the folder (`images/a.png` in the folder `images`) and may have backslashes.
 
         Raises:
             ValueError: `name` fits several files.
         """
         path = self.folder / name
-        if path.suffix.lower() in SUFFIXES:
-            return str(path)
+        if path.suffix.lower() in SUFFIXES or "/" in name or "\\" in name:
+            return str(self._existing(name) or path)
         names = self._names_by_stem.get(name, [])
         if len(names) > 1:
             raise ValueError(f"{path}: fits {' and '.join(sorted(names))}; give the suffix")
         return str(self.folder / names[0]) if names else str(path)
 
+    def _existing(self, name: str) -> Path | None:
+        plain = name.replace("\\", "/")
+        within = Path(plain)
+        candidates = [self.folder / name, self.folder / within]
+        if within.parts[0] == self.folder.name:
+            candidates.append(self.folder.parent / within)
+        if self.beside is not None:
+            candidates.append(self.beside / within)
+        return next((path for path in candidates if path.is_file()), None)
+
     @cached_property
     def _names_by_stem(self) -> dict[str, list[str]]:
+        """File names by name without suffix; a file of another kind of image is found by its whole name."""
         stems: dict[str, list[str]] = {}
-        for path in image_files(self.folder):
-            stems.setdefault(path.stem, []).append(path.name)
+        with os.scandir(self.folder) as entries:
+            for entry in entries:
+                stem, suffix = os.path.splitext(entry.name)
+                stems.setdefault(stem if suffix.lower() in SUFFIXES else entry.name, []).append(entry.name)
         return stems
 
 
@@ -54,13 +78,15 @@ def image_files(folder: Path) -> Iterator[Path]:
 
 
 class ImageCheck:
-    """Says why an image cannot be read, reading each image once however many rows show it."""
+    """Says why an image cannot be read. It reads each image once, however many rows show it."""
 
     def __init__(self) -> None:
         self._reasons: dict[str, str | None] = {}
 
-    def reason(self, image: StoredImage) -> str | None:
-        """None for an image that can be read to its end, else what is wrong with it."""
+    def reason(self, image: StoredImage | None) -> str | None:
+        """None for an image that can be read to its end, otherwise the reason."""
+        if image is None:
+            return "no image"
         key = image_key(image)
         if key not in self._reasons:
             self._reasons[key] = _fault(image)
@@ -68,16 +94,36 @@ class ImageCheck:
 
 
 def image_key(image: StoredImage) -> str:
-    """What tells one image from another: its path, or a digest of its bytes."""
+    """A text that tells one image from another: its path, or a digest of its bytes."""
     if isinstance(image, str):
         return image
     return blake2b(image["bytes"], digest_size=16).hexdigest() if image.get("bytes") else str(image.get("path"))
 
 
-def _fault(image: StoredImage) -> str | None:
-    encoded = None if isinstance(image, str) else image.get("bytes")
+def read_image(row: Mapping[str, Any]) -> Image.Image:
+    """The picture of a row, upright and in RGB. Its image is stored as `{"path", "bytes"}`, or decoded.
+
+    Raises:
+        ValueError: the image cannot be read. The message names the file and the question.
+    """
+    stored = row["image"]
+    path, content = (None, stored) if isinstance(stored, Image.Image) else (stored["path"], stored["bytes"])
     try:
-        with open_encoded(encoded or image_key(image)) as opened:
+        return open_image(Path(path) if content is None else content)
+    except ValueError as error:
+        raise ValueError(
+            f"Image {path or row['image_id']} of question {row['question_id']} cannot be read: {error.__cause__}"
+        ) from error
+
+
+def _fault(image: StoredImage) -> str | None:
+    if not isinstance(image, str) and image.get("fault"):
+        return image["fault"]
+    encoded = (None if isinstance(image, str) else image.get("bytes")) or image_key(image)
+    try:
+        with open_encoded(encoded) as opened:
+            if opened.mode not in _EIGHT_BIT_MODES:  # whether its range of values is known
+                open_image(encoded if isinstance(encoded, bytes) else Path(encoded))
             # JPEG decodes its whole stream at an eighth of the size: as strict, several times faster.
             opened.draft("L", (1, 1))
             opened.load()

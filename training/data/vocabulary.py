@@ -9,7 +9,8 @@ from typing import Any
 from modeling_qca import QCAConfig
 
 from .answers import AnswerRule, answer_scores, majority_answer
-from .rows import checked_options, load_rows
+from .formats import checked_options
+from .rows import load_rows
 
 logger = logging.getLogger(__name__)
 Answers = Sequence[Mapping[str, Any]]
@@ -90,7 +91,7 @@ def store_vocabulary(
     Build the vocabulary of `data`'s train split and write it into the config in `folder`.
 
     Args:
-        data, options: of `dataset.load_rows`.
+        data, options: of [`load_rows`].
         folder: with the `config.json` of a preset; `vocabulary: null` trains it with these answers.
         minimum_count, top_k, rule: of [`build_vocabulary`].
 

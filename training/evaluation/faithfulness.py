@@ -15,7 +15,7 @@ from rich.progress import track
 from modeling_qca import QCAForVisualQuestionAnswering, QCAModel, QCAProcessor
 from modeling_qca.relevance_qca import eager_attention
 
-from ..data.image_reading import read_image
+from ..data.images import read_image
 from ..files.run_files import FAITHFULNESS, write_json
 
 FRACTIONS = (0.0, 0.25, 0.5, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)

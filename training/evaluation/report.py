@@ -14,7 +14,7 @@ from rich.progress import track
 from modeling_qca import QCAVisualQuestionAnsweringPipeline
 from modeling_qca.explanation_qca import Look
 
-from ..data.image_reading import read_image
+from ..data.images import read_image
 from ..files.atomic_write import atomic_write
 from ..files.run_files import ATTENTION_SOURCES, format_value
 

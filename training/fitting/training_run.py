@@ -21,7 +21,7 @@ from ..data.answers import answer_scores
 from ..data.collator import QuestionCollator, tokenize_questions
 from ..data.image_digests import image_digests
 from ..data.image_features import ImageFeatureCache, image_fingerprint
-from ..data.image_reading import read_image
+from ..data.images import read_image
 from ..data.images import image_key
 from ..data.rows import checked_options, data_name, group_key, load_rows, parse_group_by, split_name
 from ..data.streams import endless, read_answers

@@ -25,7 +25,7 @@ from modeling_qca.image_qca import ORIENTATION, open_encoded
 
 from ..data.images import ImageFolder
 from ..data.relevance_maps import Grid, cell_shares, write_maps
-from ..data.rows import group_key, parse_group_by
+from ..data.splits import group_key, parse_group_by
 from .label_maps import UNLABELED, LabelMaps, read_label_maps
 
 # What makes an answer clear, as shares of the picture, of a region or of a side.

@@ -12,7 +12,7 @@ from PIL import Image
 from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor
 from modeling_qca.training.data import image_features as feature_cache
 from modeling_qca.training.data.image_features import ImageFeatureCache
-from modeling_qca.training.data.image_reading import read_image
+from modeling_qca.training.data.images import read_image
 from modeling_qca.training.fitting.model_factory import CONFIGURATION
 from modeling_qca.training.fitting.parameter_groups import freeze
 
