@@ -57,7 +57,8 @@ def faithfulness(
     """Measure how the answer changes when relevant patches are deleted or inserted. Needs the `figures` extra."""
     check_checkpoint(checkpoint)
     check_data(data, data_options)
-    from modeling_qca.training.data.rows import checked_options, load_rows
+    from modeling_qca.training.data.formats import checked_options
+    from modeling_qca.training.data.rows import load_rows
     from modeling_qca.training.evaluation import figures  # noqa: F401  fails early if matplotlib is missing
     from modeling_qca.training.evaluation.checkpoint import load_pipeline
     from modeling_qca.training.evaluation.faithfulness import measure_faithfulness
@@ -118,7 +119,8 @@ def bench(
     import datasets
 
     from modeling_qca.training.benchmark.speed import run_benchmark
-    from modeling_qca.training.data.rows import checked_options, load_rows
+    from modeling_qca.training.data.formats import checked_options
+    from modeling_qca.training.data.rows import load_rows
 
     trained = None
     if checkpoint is not None:

@@ -8,7 +8,9 @@ from typing import Any
 import datasets
 
 from ..data.image_digests import image_digests
-from ..data.rows import checked_options, data_name, load_rows, split_name
+from ..data.formats import checked_options
+from ..data.rows import data_name, load_rows
+from ..data.splits import split_name
 from ..files.run_files import RUN
 
 logger = logging.getLogger(__name__)

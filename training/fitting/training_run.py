@@ -19,12 +19,13 @@ from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor, QCAVisualQ
 
 from ..data.answers import answer_scores
 from ..data.collator import QuestionCollator, tokenize_questions
+from ..data.formats import checked_options
 from ..data.image_digests import image_digests
 from ..data.image_features import ImageFeatureCache, image_fingerprint
-from ..data.images import read_image
-from ..data.images import image_key
-from ..data.rows import checked_options, data_name, group_key, load_rows, parse_group_by, split_name
-from ..data.streams import endless, read_answers
+from ..data.images import image_key, read_image
+from ..data.rows import data_name, load_rows
+from ..data.splits import group_key, parse_group_by, split_name
+from ..data.streams import read_answers, repeat_and_shuffle
 from ..data.text_features import cache_text_features
 from ..data.vocabulary import vocabulary_reach
 from ..evaluation.accuracy import best_single_answer, majority_accuracy
@@ -222,7 +223,7 @@ def _train_one(
         trained,
         arguments,
         data_collator=collator,
-        train_dataset=endless(train_rows, arguments.seed) if recipe.streaming else train_rows,
+        train_dataset=repeat_and_shuffle(train_rows, arguments.seed) if recipe.streaming else train_rows,
         eval_dataset=validation_rows,
         processing_class=processor,
         compute_metrics=_accuracy,

@@ -17,17 +17,11 @@ from helpers.data_files import draw, table_folder, write_csv
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modeling_qca.training.data.formats import checked_options
 from modeling_qca.training.data.relevance_maps import write_maps
-from modeling_qca.training.data.rows import (
-    FEATURES,
-    checked_options,
-    data_name,
-    group_key,
-    load_rows,
-    parse_group_by,
-    split_name,
-    split_rows,
-)
+from modeling_qca.training.data.rows import data_name, load_rows
+from modeling_qca.training.data.schema import FEATURES
+from modeling_qca.training.data.splits import group_key, parse_group_by, split_name, split_rows
 
 
 @pytest.fixture(autouse=True)
@@ -123,12 +117,12 @@ def test_maps_in_a_column_may_be_missing(tmp_path):
     ("header", "line", "message"),
     [
         ("image,question", "a,what", "no column answers or answer for answers, only image, question"),
-        ("image,question,answer", "a,,cup", "train.csv row 0: the question is empty"),
-        ("image,question,answer", "a,what,", "train.csv row 0: the answer is empty"),
-        ("image,question,answer", ",what,cup", "train.csv row 0: no image"),
-        ("image,question,answer", "a,what", "train.csv row 0: has another number of columns"),
-        ("image,question,answer", "a,what,cup,cup", "train.csv row 0: has another number of columns"),
-        ("image,question,answer,relevance", "a,what,cup,[[1]]", "train.csv row 0: a relevance map is lists"),
+        ("image,question,answer", "a,,cup", "train.csv row 2: the question is empty"),
+        ("image,question,answer", "a,what,", "train.csv row 2: the answer is empty"),
+        ("image,question,answer", ",what,cup", "train.csv row 2: no image"),
+        ("image,question,answer", "a,what", "train.csv row 2: has 2 columns, but the header has 3"),
+        ("image,question,answer", "a,what,cup,cup", "train.csv row 2: has 4 columns, but the header has 3"),
+        ("image,question,answer,relevance", "a,what,cup,[[1]]", "train.csv row 2: a relevance map is lists"),
     ],
 )
 def test_malformed_tables_name_file_and_row(tmp_path, header, line, message):
@@ -142,7 +136,7 @@ def test_malformed_tables_name_file_and_row(tmp_path, header, line, message):
 def test_a_quotation_mark_left_open_swallows_no_rows(tmp_path, rows):
     draw(tmp_path / "a.png")
     write_csv(tmp_path / "train.csv", "image,question,answer", "a,what,cup", 'a,what,"cup', *["a,what,mug"] * rows)
-    with pytest.raises(ValueError, match=r"train\.csv row 1: a quotation mark is open or stray"):
+    with pytest.raises(ValueError, match=r"train\.csv row 3: a quotation mark is open or stray"):
         load_rows(tmp_path)
 
 
@@ -150,7 +144,7 @@ def test_a_quotation_mark_left_open_swallows_no_rows(tmp_path, rows):
 def test_answers_of_another_form_are_named(tmp_path, answers):
     draw(tmp_path / "a.png")
     (tmp_path / "train.jsonl").write_text(json.dumps({"image": "a", "question": "q", "answers": answers}))
-    with pytest.raises(ValueError, match=r"train\.jsonl row 0: an answer is a text"):
+    with pytest.raises(ValueError, match=r"train\.jsonl line 1: an answer is a text"):
         load_rows(tmp_path)
 
 
@@ -158,7 +152,7 @@ def test_a_list_written_as_text_is_no_answer(tmp_path):
     draw(tmp_path / "a.png")
     write_csv(tmp_path / "train.csv", "image,question,answer", """a,what,"['cup', 'mug']\"""")
     with pytest.raises(
-        ValueError, match=r"train\.csv row 0: the answer \"\['cup', 'mug'\]\" is a list written as text"
+        ValueError, match=r"train\.csv row 2: the answer \"\['cup', 'mug'\]\" is a list written as text"
     ):
         load_rows(tmp_path)
     write_csv(tmp_path / "train.csv", "image,question,answer", "a,what,[illegible]")
@@ -185,7 +179,7 @@ def test_an_image_id_of_two_images_is_named(tmp_path, streaming):
     for name in "ab":
         draw(tmp_path / f"{name}.png")
     write_csv(tmp_path / "train.csv", "image,image_id,question,answer", "a,7,q,x", "a,7,r,x", "b,7,q,x")
-    with pytest.raises(ValueError, match=r"train\.csv row 2: image_id '7' is of image .*b\.png here, but of .*a\.png"):
+    with pytest.raises(ValueError, match=r"train\.csv row 4: image_id '7' is of image .*b\.png here, but of .*a\.png"):
         list(load_rows(tmp_path, streaming=streaming))
 
 
@@ -212,10 +206,9 @@ def test_whatever_else_goes_wrong_names_the_data(tmp_path):
         load_rows(tmp_path)
 
 
-@pytest.mark.parametrize(("name", "text"), [("train.csv", "image,question,answer"), ("train.jsonl", "{}")])
-def test_a_table_in_another_encoding_is_named(tmp_path, name, text):
-    (tmp_path / name).write_bytes(text.encode() + "\na.png,été,cup\n".encode("latin-1"))
-    with pytest.raises(ValueError, match=f"{name}: is not text in UTF-8"):
+def test_refuses_json_lines_in_another_encoding(tmp_path):
+    (tmp_path / "train.jsonl").write_bytes('{"question": "été"}'.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"train\.jsonl: is not text in UTF-8 .*pass `encoding`"):
         load_rows(tmp_path)
 
 
@@ -428,7 +421,7 @@ def test_a_hub_data_set_is_mapped_to_the_schema(tmp_path):
     assert [row[0]["answer"] for row in classes["answers"]] == ["yes", "no", "yes"]
     unlabeled = table.add_column("label", [1, -1, 1], feature=answer)
     unlabeled.to_parquet(str(tmp_path / "hub" / "train.parquet"))
-    with pytest.raises(ValueError, match=r"hub train row 1: an answer is a text, .* not None"):
+    with pytest.raises(ValueError, match="hub train row 1: the answer is empty"):
         load_rows(str(tmp_path / "hub"), format="hub", columns={**options["columns"], "answers": "label"})
     table.to_parquet(str(tmp_path / "hub" / "train.parquet"))
     stream = load_rows(str(tmp_path / "hub"), streaming=True, **options)

@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 
 from modeling_qca.training.data import streams as streaming
 from modeling_qca.training.data.rows import load_rows
-from modeling_qca.training.data.streams import endless, read_answers
+from modeling_qca.training.data.streams import read_answers, repeat_and_shuffle
 from modeling_qca.training.fitting import training_run as training
 from modeling_qca.training.fitting.recipe import Recipe, make_recipe
 from modeling_qca.training.fitting.training_run import train
@@ -116,7 +116,7 @@ def test_passes_follow_one_another_in_another_order(tmp_path, monkeypatch):
     stream = load_rows(sharded_table(tmp_path, 24, 3), streaming=True).remove_columns("image")
 
     def order(seed: int) -> list[str]:
-        return [row["question"] for row in islice(endless(stream, seed), 5 * 24)]
+        return [row["question"] for row in islice(repeat_and_shuffle(stream, seed), 5 * 24)]
 
     rows = order(0)
     assert rows == order(0) != order(1)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import auc
 
-from modeling_qca.training.data.rows import FEATURES
+from modeling_qca.training.data.schema import FEATURES
 from modeling_qca.training.evaluation.faithfulness import (
     FRACTIONS,
     cls_attention,

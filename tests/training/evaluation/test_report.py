@@ -12,7 +12,7 @@ from helpers.tiny import ANSWERS, tiny_image, tiny_model, tiny_processor
 from PIL import Image
 
 from modeling_qca import QCAVisualQuestionAnsweringPipeline
-from modeling_qca.training.data.rows import FEATURES
+from modeling_qca.training.data.schema import FEATURES
 from modeling_qca.training.evaluation.report import write_report
 
 QUESTION = "what is <left> & right"

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from modeling_qca.image_qca import ORIENTATION
-from modeling_qca.training.data.rows import group_key
+from modeling_qca.training.data.splits import group_key
 from modeling_qca.training.supervision.views import make_views
 
 

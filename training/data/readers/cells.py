@@ -114,7 +114,8 @@ def cell_relevance(value: Any, place: str) -> NDArray[np.float32] | None:
 def cell_image(value: Any, place: str, folder: ImageFolder | None) -> StoredImage | None:
     """The image of a row as it is stored; None for an empty cell.
 
-    A cell is a file name, a number that is a file name, a URL, encoded bytes, base64 text, a PIL image, an array, the {"path", "bytes"} of `datasets`, or a list of one of them.
+    A cell is a file name, a number that is a file name, a URL, encoded bytes, base64 text, a PIL image, an array, the
+    {"path", "bytes"} of `datasets`, or a list of one of them.
 
     Raises:
         ValueError: the cell is of another kind, or holds several images.

@@ -119,6 +119,6 @@ def _id(value: Any, place: str) -> str:
     """The id in a cell as text; "" for an empty cell and for one that holds the picture itself."""
     if isinstance(value, str):
         return "" if is_empty(value) or inline_image(value) is not None else value
-    if isinstance(value, (int, float)) or hasattr(value, "dtype") and not getattr(value, "shape", ()):
+    if isinstance(value, (int, float)) or (hasattr(value, "dtype") and not getattr(value, "shape", ())):
         return cell_text(value, place, "id")
     return ""

@@ -37,9 +37,9 @@ def conversation_records(record: Record, place: str) -> Iterator[Record]:
         if layout == "texts":
             spoken += [("user", turn.get("user")), ("assistant", turn.get("assistant"))]
         else:
-            speaker, content = (turn.get(key) for key in (("role", "content"), ("from", "value"))[layout != "messages"])
-            text, found = _content(content)
-            spoken.append((speaker, text))
+            speaker, content = ("role", "content") if layout == "messages" else ("from", "value")
+            text, found = _content(turn.get(content))
+            spoken.append((turn.get(speaker), text))
             images += found
     if len(images) > 1:
         raise ValueError(f"{place}: the conversation has {len(images)} images; a question is about one")

@@ -206,5 +206,7 @@ def _csv_encoding(path: Path) -> str:
                 pass
     except UnicodeDecodeError:
         raise ValueError(f"{path}: is text in neither UTF-8 nor Windows-1252: pass `encoding`") from None
-    logger.warning("%s is not UTF-8: it is read as Windows-1252 (%.80s); pass `encoding` if that is wrong", path, example)
+    logger.warning(
+        "%s is not UTF-8: it is read as Windows-1252 (%.80s); pass `encoding` if that is wrong", path, example
+    )
     return "cp1252"

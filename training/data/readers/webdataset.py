@@ -63,7 +63,8 @@ def _samples(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(name, part -> content) of each sample of a file."""
     try:
         with tarfile.open(path) as archive:
-            name, parts = "", {}
+            name = ""
+            parts: dict[str, Any] = {}
             for member in archive:
                 if not member.isfile():
                     continue
