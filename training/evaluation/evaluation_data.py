@@ -7,8 +7,8 @@ from typing import Any
 
 import datasets
 
-from ..data.image_digests import image_digests
 from ..data.formats import checked_options
+from ..data.image_digests import image_digests
 from ..data.rows import data_name, load_rows
 from ..data.splits import split_name
 from ..files.run_files import RUN
