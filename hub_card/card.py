@@ -1,25 +1,5 @@
-"""results.json -> the model card. Every number of the card is read from results.json, the file an evaluation writes:
+"""The model card. Every number in it comes from results.json (see `results_file`)."""
 
-    metrics            {metric: value}; a value is a number, or {"mean", "std"} over several runs, see `row_card`
-    baselines          {baseline: {metric: value}}, such as {"majority": {"accuracy": 0.2}}; a baseline's accuracy on
-                       one question type stands under the type's name
-    attention          {metric: {"model": value, "center": ..., "uniform": ..., "shuffled_question": ...}}; of how many
-                       maps each is the mean stands under "maps"
-    per_question_type  {question type: {metric: value}}
-    data               {"name", "split", "rows", "images", "fingerprint"} of the rows that were evaluated
-    seeds              the seeds trained with
-    versions           {package: version}
-    device             the processor or GPU that computed; may be left out
-    command            the command that trained and evaluated
-    cost               {"milliseconds_per_question", "trained_parameters", ...}
-    recipe             the training recipe; may be left out
-    baseline            what was trained instead to compare with, or null; may be left out
-
-Names are lower case with underscores; no value is NaN or infinite.
-"""
-
-import json
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,79 +11,23 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from modeling_qca import QCAConfig, __version__
 from modeling_qca.training.files.run_files import ATTENTION_SOURCES, format_value
 
+from .results_file import Results
+
+CARD = "README.md"
 TEMPLATE = Path(__file__).with_name("template.md")
 TASK = "visual-question-answering"
-SECTIONS: dict[str, type] = {
-    "metrics": dict,
-    "baselines": dict,
-    "attention": dict,
-    "per_question_type": dict,
-    "data": dict,
-    "seeds": list,
-    "versions": dict,
-    "command": str,
-    "cost": dict,
-}
-OPTIONAL = ("recipe", "baseline", "device")
-DATA_FIELDS = {"name": str, "split": str, "rows": int, "images": int, "fingerprint": str}
-
-Results = dict[str, Any]
-
-
-def read_results(path: Path) -> Results:
-    """results.json, checked against the form above.
-
-    Raises:
-        ValueError: naming the file and the entry that is missing, unknown, of another type or no finite number.
-    """
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(results, dict):
-        raise ValueError(f"{path} must hold one JSON object.")
-    known = (*SECTIONS, *OPTIONAL)
-    if unknown := sorted(results.keys() - known):
-        raise ValueError(f"{path}: unknown entry {unknown[0]!r}; known are {', '.join(known)}.")
-    _check_types(path, "", results, SECTIONS)
-    _check_types(path, "data.", results["data"], DATA_FIELDS)
-    if not results["metrics"]:
-        raise ValueError(f"{path}: 'metrics' is empty.")
-    for section in ("baselines", "attention", "per_question_type"):
-        for name, values in results[section].items():
-            if not isinstance(values, dict):
-                raise ValueError(f"{path}: '{section}.{name}' must be a mapping of values.")
-    for section in ("metrics", "baselines", "attention", "per_question_type", "cost"):
-        _check_finite(path, section, results[section])
-    return results
-
-
-def _check_types(path: Path, prefix: str, found: dict[str, Any], expected: dict[str, type]) -> None:
-    for name, kind in expected.items():
-        if name not in found:
-            raise ValueError(f"{path}: '{prefix}{name}' is missing.")
-        if not isinstance(found[name], kind):
-            raise ValueError(f"{path}: '{prefix}{name}' must be a {kind.__name__}, not {found[name]!r}.")
-
-
-def _check_finite(path: Path, where: str, value: Any) -> None:
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            _check_finite(path, f"{where}.{name}", inner)
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{path}: '{where}' is {value}.")
 
 
 @dataclass(frozen=True)
 class Release:
-    """What the publisher says about a checkpoint; the rest of its card is measured.
+    """The part of a card that the publisher states. The rest is measured.
 
     Args:
         repo_id: `owner/name` on the Hub.
-        tag: of this version, which the card's examples then load.
-        license: identifier of the Hub, such as "cc-by-4.0".
-        language: of the questions and answers, an ISO 639 code.
-        base_model: Hub ids of the encoders, or of the model that was fine-tuned; those of the recipe unless given.
+        tag: name of this version. The examples of the card load it.
+        license: identifier on the Hub, for example "cc-by-4.0".
+        language: ISO 639 code of the questions and answers.
+        base_model: Hub ids of the encoders or of the fine-tuned model. The default is the encoders of the recipe.
     """
 
     repo_id: str
@@ -117,14 +41,16 @@ class Release:
         return self.repo_id.split("/")[-1]
 
 
-def model_card(config: QCAConfig, results: Results | None, release: Release, overlay: str | None = None) -> ModelCard:
+def model_card(
+    config: QCAConfig, results: Results | None, release: Release, example_picture: str | None = None
+) -> ModelCard:
     """The card of a checkpoint.
 
     Args:
         config: of the checkpoint.
-        results: of `read_results`; None for a checkpoint nobody evaluated, whose card has no numbers.
-        release: what cannot be measured.
-        overlay: file beside the card that shows where the model looked.
+        results: of `read_results`. None for a checkpoint without an evaluation; its card has no numbers.
+        release: the part that cannot be measured.
+        example_picture: file beside the card that shows where the model looked.
     """
     return ModelCard.from_template(
         card_metadata(results, release),
@@ -134,8 +60,9 @@ def model_card(config: QCAConfig, results: Results | None, release: Release, ove
         answers=_examples(config),
         revision=f', revision="{release.tag}"' if release.tag else "",
         version=__version__,
-        overlay=overlay,
+        example_picture=example_picture,
         results=results,
+        reach=(results or {}).get("data", {}).get("vocabulary", {}).get("validation"),
         tables=_tables(results) if results else {},
         recipe=yaml.safe_dump(results.get("recipe"), sort_keys=False, allow_unicode=True) if results else "",
         format=format_value,
@@ -143,7 +70,7 @@ def model_card(config: QCAConfig, results: Results | None, release: Release, ove
 
 
 def card_metadata(results: Results | None, release: Release) -> ModelCardData:
-    """The part of the card the Hub reads."""
+    """The metadata of the card, which the Hub reads."""
     recipe = (results or {}).get("recipe", {})
     encoders = [recipe.get("vision_encoder"), recipe.get("text_encoder")]
     bases = list(release.base_model) or [encoder for encoder in encoders if encoder and is_hub_id(encoder)]
@@ -160,19 +87,19 @@ def card_metadata(results: Results | None, release: Release) -> ModelCardData:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether `name` is `owner/name` and no folder."""
+    """Whether `name` is `owner/name` and not a local folder."""
     return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) is not None and not Path(name).exists()
 
 
 def hub_dataset(recipe: dict[str, Any]) -> str | None:
-    """The id of the Hub data set a recipe trains on; None for files, and for a recipe that does not say."""
+    """The Hub id of a recipe's training data; None for local files and for a recipe without data."""
     options = {"format": recipe.get("format"), **recipe.get("data_options", {})}
     name = str(recipe.get("data"))
     return name if options["format"] == "hub" and is_hub_id(name) else None
 
 
 def measured_metadata(results: Results, release: Release) -> dict[str, Any]:
-    """`datasets`, of the Hub alone, `metrics` and the model index."""
+    """`datasets` (only those on the Hub), `metrics` and the model index."""
     data, trained_on = results["data"], hub_dataset(results.get("recipe", {}))
     identifier = data["name"] if is_hub_id(data["name"]) else data["name"].lower().replace(" ", "-")
     evaluations = [
@@ -197,7 +124,7 @@ def measured_metadata(results: Results, release: Release) -> dict[str, Any]:
 
 
 def _tables(results: Results) -> dict[str, str]:
-    """The card's Markdown tables; empty where there is nothing to show."""
+    """The Markdown tables of the card. A table without rows is empty text."""
     types, baselines = results["per_question_type"], results["baselines"]
     overall = {name: {key: values[key] for key in values if key not in types} for name, values in baselines.items()}
     of_baselines = {

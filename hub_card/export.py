@@ -1,7 +1,7 @@
-"""A checkpoint as a program that runs without this code: ONNX, or a `torch.export` one.
+"""Export a checkpoint to a program that runs without this package: ONNX or `torch.export`.
 
-Transformers' own exporters trace the model; batch, questions per image and question length stay free, the size of the
-picture is the checkpoint's. What was written is loaded again and compared with the model before anyone sees it.
+The exporters of transformers trace the model. Batch size, questions per image and question length stay free; the image
+size is fixed. The program is loaded again and compared with the model before it is moved to its folder.
 """
 
 import logging
@@ -23,7 +23,7 @@ from torch.export import Dim
 from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor
 from modeling_qca.training.evaluation.checkpoint import load_checkpoint, load_processor
 
-from .publish import forget_folders
+from .upload_folder import remove_local_names
 
 try:
     from transformers.exporters import (
@@ -49,7 +49,7 @@ QUESTIONS = ("what is it", "where is the small red ball", "is there a big cube o
 class Export:
     """Args:
     files: name -> size in bytes.
-    differences: of `logits` and `relevance`, the largest from those of the checkpoint over a few inputs.
+    differences: largest absolute difference of `logits` and `relevance` from the checkpoint's, over a few inputs.
     """
 
     files: dict[str, int]
@@ -58,30 +58,30 @@ class Export:
 
 def export_checkpoint(checkpoint: str, output_dir: Path, format: Format = "onnx", int8: bool = False) -> Export:
     """
-    Write a program, its processor and its config to a folder that `ExportedModel.from_pretrained` reads; ONNX Runtime
-    reads `model.onnx` by itself.
+    Write a program with its processor and config. `ExportedModel.from_pretrained` loads the folder, and ONNX Runtime
+    loads `model.onnx` alone.
 
     Args:
-        checkpoint: folder or Hub id.
+        checkpoint: folder or Hub id of a model, or of a PEFT adapter, which is merged into its base model.
         output_dir: folder to make.
         format: `onnx`, or `torch` for a `torch.export` program.
-        int8: ONNX only: 8-bit weights and activations in the encoders; what ranks patches and answers stays in float.
+        int8: 8-bit weights and activations in the encoders, for ONNX only. Hops and answer head stay in float.
 
     Raises:
-        ImportError: where a package that ONNX needs is not installed.
-        ValueError: for a checkpoint that cannot be exported, an `output_dir` that is not empty, and a program whose
-            answers are not the checkpoint's; nothing is written then.
+        ImportError: A package that ONNX needs is not installed.
+        ValueError: The checkpoint cannot be exported, `output_dir` is not empty, or the program's outputs differ from
+            the checkpoint's. Nothing is written then.
     """
     _check_request(output_dir, format, int8)
     model = load_checkpoint(checkpoint).float()
     if model.config.token_budget is not None and model.config.token_budget_scorer == "random":
-        raise ValueError(f"{checkpoint} keeps patches by chance (`token_budget_scorer`), which no program repeats.")
+        raise ValueError(f"{checkpoint} selects patches at random (`token_budget_scorer`): no program repeats that.")
     processor = load_processor(checkpoint)
-    forget_folders(model.config)
+    remove_local_names(model.config)
     with _quietly():
         try:
             program = _trace(model, _inputs(model, processor, images=2, questions=3), format, int8)
-        except Exception as error:  # whatever the exporters stumble over
+        except Exception as error:  # the exporters raise errors of many types
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(f"{checkpoint} cannot be exported as {format}: {reason}") from error
         output_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -99,10 +99,10 @@ def export_checkpoint(checkpoint: str, output_dir: Path, format: Format = "onnx"
 
 def _check_request(output_dir: Path, format: Format, int8: bool) -> None:
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise ValueError(f"{output_dir} exists and is not an empty folder; choose another one.")
+        raise ValueError(f"{output_dir} exists and is not an empty folder; choose another folder.")
     if format == "torch":
         if int8:
-            raise ValueError("int8 is for ONNX; a model of torch is quantized as it is loaded, by torchao.")
+            raise ValueError("int8 is for ONNX only; quantize a PyTorch model with torchao when you load it.")
         return
     missing = [name for name in ONNX_PACKAGES if find_spec(name) is None]
     if missing:
@@ -110,13 +110,13 @@ def _check_request(output_dir: Path, format: Format, int8: bool) -> None:
 
 
 def _trace(model: QCAForVisualQuestionAnswering, inputs: dict[str, Any], format: Format, int8: bool) -> ExportedModel:
-    free = Dim.DYNAMIC  # raises where the traced size would be the only one
+    free = Dim.DYNAMIC  # raises if tracing would fix the size
     shapes: dict[str, Any] = {name: {0: free, 1: free} for name in inputs}
     shapes |= {name: {0: free} for name in ("pixel_values", "image_index")}
     if format == "torch":
         exported = DynamoExporter().export(model, inputs, DynamoConfig(dynamic_shapes=shapes))
         for node in exported.program.graph.nodes:
-            node.meta.pop("stack_trace", None)  # names folders of this machine
+            node.meta.pop("stack_trace", None)  # names local folders
         return exported
     quantizer = EncoderQuantizer() if int8 else None
     exported = OnnxExporter().export(model, inputs, OnnxConfig(dynamic_shapes=shapes, quantizer=quantizer))
@@ -126,7 +126,7 @@ def _trace(model: QCAForVisualQuestionAnswering, inputs: dict[str, Any], format:
 
 
 class EncoderQuantizer(OnnxRuntimeQuantizer):
-    """The encoders' products with weights in 8 bits: nearly all of the compute, and none of the decisions."""
+    """Quantizes the matrix products of the encoders, which take nearly all of the time."""
 
     def quantize(self, model: Any, sample_inputs: dict[str, Any], export_format: Any) -> Any:
         nodes = [
@@ -135,7 +135,7 @@ class EncoderQuantizer(OnnxRuntimeQuantizer):
             if node.op_type in ("MatMul", "Gemm")
             and any(encoder in node.metadata_props.get("pkg.torch.onnx.name_scopes", "") for encoder in ENCODERS)
         ]
-        # 7 of the 8 bits of a weight: with all of them the sums overflow on processors that lack VNNI.
+        # 7 of the 8 bits of a weight: with 8 bits, sums overflow on processors without VNNI.
         self.config = OnnxRuntimeDynamicConfig(nodes_to_quantize=nodes, per_channel=True, reduce_range=True)
         return super().quantize(model, sample_inputs, export_format)
 
@@ -143,7 +143,7 @@ class EncoderQuantizer(OnnxRuntimeQuantizer):
 def _inputs(
     model: QCAForVisualQuestionAnswering, processor: QCAProcessor, images: int, questions: int
 ) -> dict[str, Any]:
-    """`questions` questions about `images` pictures of noise."""
+    """`questions` questions about `images` random images."""
     size = [cells * pixels for cells, pixels in zip(model.config.image_grid, model.config.patch_size, strict=True)]
     noise = np.random.default_rng(0).integers(256, size=(images, *size, 3), dtype=np.uint8)
     text = [QUESTIONS[i % len(QUESTIONS)] for i in range(questions)]
@@ -154,10 +154,10 @@ def _inputs(
 def _differences(
     model: QCAForVisualQuestionAnswering, processor: QCAProcessor, program: ExportedModel, exact: bool
 ) -> dict[str, float]:
-    """The largest of `logits` and of `relevance`, at sizes other than the traced ones.
+    """The largest difference of `logits` and of `relevance`, at other sizes than the traced ones.
 
     Raises:
-        ValueError: where an `exact` program's are beyond the tolerance.
+        ValueError: A difference of an `exact` program exceeds the tolerance.
     """
     differences = {"logits": 0.0, "relevance": 0.0}
     for images, questions in ((1, 1), (1, 5), (3, 4)):
@@ -178,7 +178,7 @@ def _differences(
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """The exporters report every step, and versions they were not tested with; what comes out is compared instead."""
+    """Hide the exporters' reports of every step and of untested versions; the outputs are compared instead."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

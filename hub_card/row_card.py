@@ -1,7 +1,7 @@
-"""A card for each row of a table of results: what its checkpoints reached over the seeds.
+"""A model card for each row of a results table, with mean and standard deviation over the seeds.
 
-`python -m modeling_qca.hub_card.row_card FOLDER RESULTS.json ROW` renders the card of the config.json in a folder
-beside it; with `--check` nothing is written, and a card that differs is an error.
+`python -m modeling_qca.hub_card.row_card FOLDER RESULTS.json ROW --repo-id you/model` writes FOLDER/README.md from
+FOLDER/config.json and one row. With `--check` it writes nothing and fails if the card is out of date.
 """
 
 import argparse
@@ -17,50 +17,49 @@ from modeling_qca.training.experiments.results_table import ResultsTable
 from modeling_qca.training.files.atomic_write import atomic_write
 from modeling_qca.training.files.run_files import OVERLAY
 
-from .card import Release, Results, model_card
-from .publish import CARD
+from .card import CARD, Release, model_card
+from .results_file import Results
 
 
 def write_row_cards(table: ResultsTable, summary: dict[str, Any], output_dir: Path) -> None:
-    """
-    `README.md` in the folder of every finished row that left a checkpoint; the reference model leaves none.
+    """Write README.md to the folder of every finished row with a checkpoint. The reference model has none.
 
     Args:
-        summary: of `training.results.run_table`.
-        output_dir: of the same.
+        summary: return value of `run_table`.
+        output_dir: of `run_table`.
     """
     folders = {row.name: row.folder for row in table.rows}
     for row in summary["rows"]:
         folder, first = output_dir / folders[row["name"]], str(row["seeds"][0])
         if not (folder / first / CONFIG_NAME).exists():
             continue
-        overlay = f"{first}/{OVERLAY}" if (folder / first / OVERLAY).exists() else None
+        picture = f"{first}/{OVERLAY}" if (folder / first / OVERLAY).exists() else None
         release = Release(f"you/{table.name}-{folder.name}")
         card = model_card(
-            QCAConfig.from_pretrained(folder / first), row_results(summary, row["name"]), release, overlay
+            QCAConfig.from_pretrained(folder / first), row_results(summary, row["name"]), release, picture
         )
         with atomic_write(folder / CARD) as unfinished:
             unfinished.write_text(str(card), encoding="utf-8")
 
 
 def row_results(summary: dict[str, Any], name: str) -> Results:
-    """The results of one row in the form of [`card`], as spreads where it has several seeds.
+    """The results of one row in the form of `results_file`: mean and deviation if the row has several seeds.
 
     Raises:
-        ValueError: where the summary has no such row.
+        ValueError: The summary has no such row.
     """
     rows = {row["name"]: row for row in summary["rows"]}
     if name not in rows:
-        raise ValueError(f"{summary['table']} has no row {name!r}, only {', '.join(rows)}")
+        raise ValueError(f"{summary['table']} has no row {name!r}; its rows are: {', '.join(rows)}.")
     row = rows[name]
-    kinds, further = _answered(row)
+    types, metrics = _accuracy_and_metrics(row)
     baselines = {"majority": {"accuracy": summary["majority"]}}
     if "shuffled_questions" in row:
         baselines["shuffled_questions"] = {"accuracy": _value(row["shuffled_questions"], row)}
-    blind = next((other for other in rows.values() if other.get("baseline") == "blank_images"), row)
-    if blind is not row:
-        known, measured = _answered(blind)
-        baselines["question_only"] = known | measured
+    question_only = next((other for other in rows.values() if other.get("baseline") == "blank_images"), row)
+    if question_only is not row:
+        of_types, of_metrics = _accuracy_and_metrics(question_only)
+        baselines["question_only"] = of_types | of_metrics
     attention = {
         measure: {source: _value(spread, row) for source, spread in sources.items()}
         for measure, sources in row["attention"].items()
@@ -69,8 +68,8 @@ def row_results(summary: dict[str, Any], name: str) -> Results:
         attention["maps"] = {source: round(spread["mean"]) for source, spread in row["attention"]["maps"].items()}
     split = {"split": f"{summary['splits']} splits, one a seed"} if "splits" in summary else {}
     return {
-        "metrics": {"accuracy": kinds.pop("accuracy"), **further},
-        "per_question_type": {kind: {"accuracy": value} for kind, value in kinds.items()},
+        "metrics": {"accuracy": types.pop("accuracy"), **metrics},
+        "per_question_type": {name: {"accuracy": value} for name, value in types.items()},
         "baselines": baselines,
         "attention": attention,
         "data": {**split, **summary["data"]},
@@ -80,14 +79,14 @@ def row_results(summary: dict[str, Any], name: str) -> Results:
     }
 
 
-def _answered(row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Accuracy, whole and by question type, and what further metrics say."""
-    kinds = {"accuracy" if kind == "all" else kind: _value(spread, row) for kind, spread in row["accuracy"].items()}
-    return kinds, {metric: _value(spread, row) for metric, spread in row.get("metrics", {}).items()}
+def _accuracy_and_metrics(row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The accuracy ("accuracy" for all questions, then by question type), and the other metrics."""
+    types = {"accuracy" if name == "all" else name: _value(spread, row) for name, spread in row["accuracy"].items()}
+    return types, {metric: _value(spread, row) for metric, spread in row.get("metrics", {}).items()}
 
 
 def _value(spread: dict[str, Any], row: dict[str, Any]) -> Any:
-    """One seed has no spread."""
+    """Mean and deviation, or the value alone for one seed."""
     return spread if len(spread.get("values", row["seeds"])) > 1 else spread["mean"]
 
 
@@ -96,8 +95,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("results", type=Path)
     parser.add_argument("row")
-    parser.add_argument("--repo_id", required=True)
-    parser.add_argument("--check", action="store_true", help="fail where the card is not up to date")
+    parser.add_argument("--repo-id", "--repo_id", required=True, help="owner/name in the examples of the card")
+    parser.add_argument("--check", action="store_true", help="write nothing and fail if the card is out of date")
     arguments = parser.parse_args()
     config, card = QCAConfig.from_pretrained(arguments.folder), arguments.folder / CARD
     try:
@@ -108,7 +107,7 @@ def main() -> None:
     if not arguments.check:
         card.write_text(rendered, encoding="utf-8")
     elif card.read_text(encoding="utf-8") != rendered:
-        sys.exit(f"{card}: differs from what {arguments.results} and the template give; run this without --check")
+        sys.exit(f"{card} is not the card of {arguments.results} and the template; run this without --check.")
 
 
 if __name__ == "__main__":

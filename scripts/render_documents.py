@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from modeling_qca.hub_card.card import read_results
+from modeling_qca.hub_card.results_file import read_results
 from modeling_qca.training.benchmark.report import render_report, render_short_report
 from modeling_qca.training.experiments.results_report import rows_table, short_rows_table
 from modeling_qca.training.files.markdown import markdown_table

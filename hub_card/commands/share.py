@@ -20,8 +20,15 @@ def push(
     license: Annotated[str, typer.Option(help="License identifier of the Hub.")] = "apache-2.0",
     language: Annotated[str, typer.Option(help="Language of the questions, an ISO 639 code.")] = "en",
     base_model: Annotated[list[str] | None, typer.Option(help="Hub id of a base model; may be repeated.")] = None,
+    with_example_picture: Annotated[
+        bool,
+        typer.Option("--with-example-picture", help="Publish overlay.png: a photo of your data with its question."),
+    ] = False,
 ) -> None:
-    """Publish a checkpoint on the Hub: weights, code, processor, card and results, in one commit."""
+    """Publish a checkpoint on the Hub: weights, code, processor, card and results, in one commit.
+
+    Lists every file before anything is sent. Publishes pictures only on request.
+    """
     check_checkpoint(checkpoint)
     from modeling_qca.hub_card.publish import push as publish
 
@@ -34,11 +41,20 @@ def push(
         license=license,
         language=language,
         base_model=tuple(base_model or ()),
+        with_example_picture=with_example_picture,
+        before_upload=list_files,
     )
-    rows = [[name, decimal(size)] for name, size in publication.files.items()]
-    total = [f"{len(publication.files)} files", decimal(sum(publication.files.values()))]
-    say_table([*rows, total], ["file", "size"])
+    if dry_run:
+        list_files(publication.files)
+    for name in publication.withheld:
+        say(f"{name} is not published; `--with-example-picture` adds it.")
     say(publication.url or f"Nothing was uploaded. These are the files that {repo_id} would hold.")
+
+
+def list_files(files: dict[str, int]) -> None:
+    """Print the names and sizes of the files of a push."""
+    rows = [[name, decimal(size)] for name, size in files.items()]
+    say_table([*rows, [f"{len(files)} files", decimal(sum(files.values()))]], ["file", "size"])
 
 
 def export(

@@ -1,4 +1,4 @@
-"""The model card: every number from results.json, metadata the Hub accepts, examples that are Python."""
+"""The model card: numbers of results.json, metadata that the Hub accepts, examples in Python."""
 
 import ast
 import json
@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_qca.hub_card import row_card
-from modeling_qca.hub_card.card import Release, model_card, read_results
+from modeling_qca.hub_card.card import Release, model_card
+from modeling_qca.hub_card.results_file import read_results
 from modeling_qca.training.files.run_files import format_value
 
 RELEASE = Release(
@@ -42,7 +43,7 @@ def table(card: str, first_cell: str) -> list[list[str]]:
     return [row for row in rows if set(row[1]) != {"-"}]
 
 
-def test_the_metadata_say_what_the_hub_files_the_model_under() -> None:
+def test_metadata_has_the_fields_of_the_hub() -> None:
     metadata = front_matter(render(example_results()))
     assert {key: value for key, value in metadata.items() if key != "model-index"} == {
         "license": "apache-2.0",
@@ -57,26 +58,38 @@ def test_the_metadata_say_what_the_hub_files_the_model_under() -> None:
     assert card_problems(render(example_results())) == ([], [])
 
 
-def test_a_card_claims_nothing_of_a_model_that_it_does_not_do() -> None:
+def test_card_names_the_ceiling_of_the_answer_list() -> None:
+    reach = {"rows": 1234, "coverage": 0.625, "oracle_ceiling": 0.6213}
+    data = example_results()["data"] | {"vocabulary": {"answers": 5, "validation": reach}}
+    card = " ".join(render(example_results(data=data)).split())
+    assert "covers 0.625 of these questions. A perfect model would reach an accuracy of 0.621." in card
+    assert "A perfect model" not in render(example_results())
+
+
+def test_card_describes_only_the_parts_that_the_model_has() -> None:
     blind = str(model_card(tiny_config(num_attention_layers=0), example_results(baseline="blank_images"), RELEASE))
     for claim in ("shows where it looked", "hops of", "heat_maps", "A relevance map shows"):
         assert claim in render(example_results()) and claim not in blind
-    assert "It does not say where it looked. It chooses among" in blind
-    assert "to compare with and not to use: `blank_images`" in blind
+    assert "It has no relevance maps" in blind
+    assert "control for comparisons and not for use: `blank_images`" in blind
     evaluated = example_results()
     del evaluated["recipe"]
     assert "Seeds: " in render(example_results()) and "Seeds: " not in render(evaluated)
     assert "## Evaluation\n\nEvaluated with\n" in render(evaluated)
     best, last = (render(example_results(recipe={"arguments": {"load_best_model_at_end": b}})) for b in (True, False))
-    assert "on these very rows" in best and "on these very rows" not in last + render(evaluated)
+    assert "on these same rows" in best and "on these same rows" not in last + render(evaluated)
     fields = {"answer_evidence": "hops_and_mean", "token_budget": 5, "token_budget_layer": 1}
     budget = " ".join(str(model_card(tiny_config(**fields, vision_conditioning_layers="late"), None, RELEASE)).split())
     plain = " ".join(render(None).split())
-    for claim in ("also reads the mean of all", "After layer 1 of it only some patches", "inside the vision encoder"):
+    for claim in (
+        "also uses the mean of all",
+        "After layer 1 the vision encoder keeps",
+        "Layers of the vision encoder also attend",
+    ):
         assert claim in budget and claim not in plain
 
 
-def test_the_model_index_holds_the_measured_values_and_survives_loading() -> None:
+def test_model_index_has_the_measured_values_after_loading() -> None:
     loaded: Any = ModelCard(render(example_results())).data
     measured = {result.metric_type: result.metric_value for result in loaded.eval_results}
     assert measured == {"accuracy": 0.7281, "wups_0.9": 0.7344}
@@ -93,25 +106,25 @@ def test_the_model_index_holds_the_measured_values_and_survives_loading() -> Non
         ({"data": str(Path(__file__).parent), "format": "hub"}, None),
     ],
 )
-def test_only_a_data_set_of_the_hub_is_listed_as_one(recipe: dict[str, Any], identifier: str | None) -> None:
+def test_only_data_on_the_hub_is_listed_under_datasets(recipe: dict[str, Any], identifier: str | None) -> None:
     metadata = front_matter(render(example_results(recipe=recipe)))
     assert metadata.get("datasets") == (identifier and [identifier])
     assert metadata["model-index"][0]["results"][0]["dataset"]["type"] == "rooms"  # of what was measured
 
 
-def test_what_was_measured_on_a_data_set_of_the_hub_says_so() -> None:
+def test_evaluation_on_hub_data_names_its_id() -> None:
     card = render(example_results(data=example_results()["data"] | {"name": "owner/VQA"}))
     measured = front_matter(card)["model-index"][0]["results"][0]["dataset"]
     assert (measured["type"], measured["name"]) == ("owner/VQA", "owner/VQA")
     assert "of owner/VQA (fingerprint" in card
 
 
-def test_the_device_is_named_where_it_is_known() -> None:
-    assert "; on NVIDIA H200. All of these numbers" in render(example_results(device="NVIDIA H200"))
+def test_device_is_shown_if_known() -> None:
+    assert "; on NVIDIA H200. All numbers" in render(example_results(device="NVIDIA H200"))
     assert "; on" not in render(example_results())
 
 
-def test_results_stand_beside_the_baselines_and_what_was_not_measured_is_a_dash() -> None:
+def test_results_table_has_the_baselines_and_a_dash_for_missing_values() -> None:
     assert table(render(example_results()), "metric") == [
         ["metric", "this model", "majority", "question_only"],
         ["accuracy", "0.728 ± 0.012", "0.210", "0.408"],
@@ -119,7 +132,7 @@ def test_results_stand_beside_the_baselines_and_what_was_not_measured_is_a_dash(
     ]
 
 
-def test_attention_stands_beside_its_controls() -> None:
+def test_attention_table_has_its_controls() -> None:
     card = render(example_results())
     assert table(card[card.index("### Where it looks") :], "metric") == [
         ["metric", "model", "center", "uniform", "shuffled_question"],
@@ -128,15 +141,15 @@ def test_attention_stands_beside_its_controls() -> None:
     ]
 
 
-def test_the_card_speaks_of_shuffled_questions_and_of_how_many_maps_where_it_knows() -> None:
+def test_card_explains_only_the_controls_that_were_measured() -> None:
     without = render(example_results(attention={"pointing": {"model": 0.8, "center": 0.3, "uniform": 0.2}}))
-    assert "another question about the image" not in without and "`maps` is" not in without
+    assert "another question about the same image" not in without and "`maps` is" not in without
     counted = render(example_results(attention={"pointing": {"model": 0.8}, "maps": {"model": 1234}}))
-    assert "`maps` is how many each column is the mean of" in counted and "| maps | 1,234 |" in counted
-    assert "another question about the image" in render(example_results())
+    assert "`maps` is the number of maps" in counted and "| maps | 1,234 |" in counted
+    assert "another question about the same image" in render(example_results())
 
 
-def test_question_types_recipe_cost_and_seeds_are_shown() -> None:
+def test_card_shows_question_types_recipe_cost_and_seeds() -> None:
     card = render(example_results())
     assert table(card, "question type") == [
         ["question type", "accuracy", "rows", "question_only"],
@@ -149,7 +162,7 @@ def test_question_types_recipe_cost_and_seeds_are_shown() -> None:
     assert "1,234 questions about 85 images" in card and "qca train recipes/rooms.yaml" in card
 
 
-def test_every_decimal_number_of_the_body_is_in_results_json() -> None:
+def test_every_decimal_number_of_the_card_is_in_the_results() -> None:
     results = example_results()
     body = ModelCard(render(results)).text
     shown = set(re.findall(r"(?<![\w.])\d+\.\d{3}(?![\w.])", body))
@@ -162,13 +175,13 @@ def _leaves(value: Any) -> list[Any]:
     return [value] if inner is None else [leaf for item in inner for leaf in _leaves(item)]
 
 
-def test_a_checkpoint_nobody_evaluated_gets_a_card_that_says_so() -> None:
+def test_card_without_results_has_no_numbers() -> None:
     card = render(None)
-    assert "nobody has measured it" in card and not re.search(r"\d\.\d{3}", ModelCard(card).text)
+    assert "there are no measurements" in card and not re.search(r"\d\.\d{3}", ModelCard(card).text)
     assert "model-index" not in front_matter(card) and card_problems(card) == ([], [])
 
 
-def test_the_examples_are_python_for_this_repository_and_tag() -> None:
+def test_examples_are_valid_python_for_the_repository_and_tag() -> None:
     blocks = re.findall(r"```python\n(.*?)```", render(example_results()), flags=re.DOTALL)
     assert len(blocks) == 4
     for block in blocks:
@@ -177,7 +190,7 @@ def test_the_examples_are_python_for_this_repository_and_tag() -> None:
     assert "revision" not in render(example_results(), Release("user/qca-rooms"))
 
 
-def test_the_encoders_of_the_recipe_are_the_base_models_unless_told_otherwise() -> None:
+def test_base_models_are_the_encoders_of_the_recipe_by_default() -> None:
     recipe = {"vision_encoder": "facebook/dinov2-small", "text_encoder": "../encoders/minilm-l6"}
     results = example_results(recipe=recipe)
     assert front_matter(render(results, Release("user/model")))["base_model"] == ["facebook/dinov2-small"]
@@ -185,8 +198,8 @@ def test_the_encoders_of_the_recipe_are_the_base_models_unless_told_otherwise() 
     assert "base_model" not in front_matter(render(example_results(), Release("user/model")))
 
 
-def test_the_overlay_is_shown_where_there_is_one() -> None:
-    assert "(overlay.png)" in render(None, overlay="overlay.png") and "(overlay.png)" not in render(None)
+def test_example_picture_is_shown_if_given() -> None:
+    assert "(overlay.png)" in render(None, example_picture="overlay.png") and "(overlay.png)" not in render(None)
 
 
 NAMES = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1)
@@ -194,7 +207,7 @@ NAMES = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_
 
 @settings(deadline=None, max_examples=40)
 @given(NAMES, st.dictionaries(NAMES, st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=3))
-def test_no_name_breaks_the_metadata_or_the_tables(name: str, metrics: dict[str, float]) -> None:
+def test_metadata_and_tables_survive_any_name(name: str, metrics: dict[str, float]) -> None:
     data = example_results()["data"] | {"name": name}
     card = render(example_results(metrics=metrics, per_question_type={name: {"accuracy": 0.5}}, data=data))
     index = yaml.safe_load(card.split("\n---\n")[0].removeprefix("---"))["model-index"]
@@ -219,7 +232,7 @@ def test_values_as_text(value: Any, text: str) -> None:
 
 
 @pytest.mark.parametrize("further", [{}, {"baseline": None}, {"baseline": "blank_images"}])
-def test_results_are_read_as_they_were_written(tmp_path: Path, further: dict[str, Any]) -> None:
+def test_results_are_read_as_written(tmp_path: Path, further: dict[str, Any]) -> None:
     path = tmp_path / "results.json"
     path.write_text(json.dumps(example_results(**further)))
     assert read_results(path) == example_results(**further)
@@ -236,14 +249,14 @@ def test_results_are_read_as_they_were_written(tmp_path: Path, further: dict[str
         ({"accuracy": 0.7}, "unknown entry 'accuracy'"),
     ],
 )
-def test_results_of_another_form_are_refused_by_name(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+def test_wrong_entry_of_a_results_file_is_refused(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
     path = tmp_path / "results.json"
     path.write_text(json.dumps(example_results(**changed)))
     with pytest.raises(ValueError, match=f"results.json: {re.escape(message)}"):
         read_results(path)
 
 
-def test_an_incomplete_or_broken_results_file_is_refused(tmp_path: Path) -> None:
+def test_incomplete_or_invalid_results_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     path.write_text(json.dumps({key: value for key, value in example_results().items() if key != "seeds"}))
     with pytest.raises(ValueError, match=r"results.json: 'seeds' is missing"):
@@ -253,7 +266,7 @@ def test_an_incomplete_or_broken_results_file_is_refused(tmp_path: Path) -> None
         read_results(path)
 
 
-def test_the_committed_card_is_the_one_its_results_file_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_committed_card_is_up_to_date_with_its_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     documents = Path(__file__).parents[2] / "docs"
     shutil.copytree(documents / "card", tmp_path / "card")
     results = json.loads((documents / "results" / "views.json").read_text())
@@ -261,7 +274,7 @@ def test_the_committed_card_is_the_one_its_results_file_gives(tmp_path: Path, mo
     name = "end to end, from the bilinear scorer"
     arguments = [
         "row_card",
-        "--repo_id",
+        "--repo-id",
         "you/qca-rooms",
         str(tmp_path / "card"),
         str(tmp_path / "results.json"),
@@ -272,12 +285,12 @@ def test_the_committed_card_is_the_one_its_results_file_gives(tmp_path: Path, mo
     row = next(row for row in results["rows"] if row["name"] == name)
     row["accuracy"]["all"]["mean"] = 0.123
     (tmp_path / "results.json").write_text(json.dumps(results))
-    with pytest.raises(SystemExit, match=r"README\.md: differs"):
+    with pytest.raises(SystemExit, match=r"README\.md is not the card of"):
         row_card.main()
     monkeypatch.setattr("sys.argv", arguments)
     row_card.main()
     spread = f"{row['accuracy']['all']['std']:.3f}"
     assert f"| accuracy | 0.123 ± {spread} | 0.305 |" in (tmp_path / "card" / "README.md").read_text()
     monkeypatch.setattr("sys.argv", [*arguments[:-1], "two hops"])
-    with pytest.raises(SystemExit, match="views has no row 'two hops', only step by step, generated views, "):
+    with pytest.raises(SystemExit, match="views has no row 'two hops'; its rows are: step by step, generated views, "):
         row_card.main()

@@ -1,30 +1,25 @@
-"""The local Hub against real huggingface_hub clients, each in a process of its own."""
+"""The local Hub of the tests, used by the real huggingface_hub client."""
 
 import hashlib
-import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.hub.client import WITHOUT_WAITING, Client
+from helpers.hub.connection import connected
 from helpers.hub.fault import Fault
 from helpers.hub.local_hub import LocalHub
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 pytest_plugins = ["helpers.hub.fixtures"]
 
 CARD = "---\nlicense: apache-2.0\n---\n# A model\n"
-UPLOAD = """
-    import sys
-    from huggingface_hub import HfApi
-    api = HfApi()
-    api.create_repo("user/model", exist_ok=True)
-    print(api.upload_folder(repo_id="user/model", folder_path=sys.argv[1]).oid)
-"""
-DOWNLOAD = """
-    import hashlib, sys
-    from huggingface_hub import snapshot_download
-    path = snapshot_download("user/model", revision=sys.argv[1])
-    print(hashlib.sha256(open(path + "/model.safetensors", "rb").read()).hexdigest())
-"""
+
+
+@pytest.fixture
+def hub(local_hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalHub]:
+    with connected(local_hub, tmp_path_factory.mktemp("cache")):
+        yield local_hub
 
 
 @pytest.fixture
@@ -35,63 +30,71 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def upload(folder: Path) -> str:
+    HfApi().create_repo("user/model", exist_ok=True)
+    return HfApi().upload_folder(repo_id="user/model", folder_path=folder).oid
+
+
+def download(revision: str = "main") -> str:
+    """SHA-256 of the downloaded weights."""
+    return sha256(Path(snapshot_download("user/model", revision=revision)))
+
+
 def sha256(folder: Path) -> str:
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
-def test_an_uploaded_folder_comes_back_bit_for_bit_at_the_tag_it_was_given(
-    local_hub: LocalHub, client: Client, folder: Path
-) -> None:
-    first = client.output(UPLOAD, folder).strip()
-    expected = sha256(folder)
-    client.output("from huggingface_hub import HfApi; HfApi().create_tag('user/model', tag='v1')")
+def test_upload_comes_back_bit_for_bit_at_tag_and_commit(hub: LocalHub, folder: Path) -> None:
+    first, expected = upload(folder), sha256(folder)
+    HfApi().create_tag("user/model", tag="v1")
     (folder / "model.safetensors").write_bytes(b"newer")
-    second = client.output(UPLOAD, folder).strip()
-    assert client.output(DOWNLOAD, "v1").strip() == client.output(DOWNLOAD, first).strip() == expected
-    assert client.output(DOWNLOAD, "main").strip() == sha256(folder) != expected
-    assert local_hub.head("user/model") == second != first
-    assert local_hub.files("user/model", "v1") == [".gitattributes", "README.md", "config.json", "model.safetensors"]
-    uploads = [path for method, path, _ in local_hub.calls if method == "PUT"]
-    assert len(uploads) == 2, "weights go up by LFS, text within the commit"
+    second = upload(folder)
+    assert download("v1") == download(first) == expected
+    assert download() == sha256(folder) != expected
+    assert hub.head("user/model") == second != first
+    assert hub.files("user/model", "v1") == [".gitattributes", "README.md", "config.json", "model.safetensors"]
+    uploads = [path for method, path, _ in hub.calls if method == "PUT"]
+    assert len(uploads) == 2, "weights go by LFS, text goes in the commit"
 
 
-def test_an_unchanged_folder_makes_no_commit(local_hub: LocalHub, client: Client, folder: Path) -> None:
-    first = client.output(UPLOAD, folder).strip()
-    assert client.output(UPLOAD, folder).strip() == first == local_hub.head("user/model")
+def test_unchanged_folder_makes_no_commit(hub: LocalHub, folder: Path) -> None:
+    first = upload(folder)
+    assert upload(folder) == first == hub.head("user/model")
 
 
-def test_a_file_the_folders_gitignore_names_stays_behind(local_hub: LocalHub, client: Client, folder: Path) -> None:
-    (folder / ".gitignore").write_text("training_args.bin\n")
-    (folder / "training_args.bin").write_bytes(b"\0secret")
-    client.output(UPLOAD, folder)
-    assert local_hub.files("user/model")[1:] == [".gitignore", "README.md", "config.json", "model.safetensors"]
+def test_files_in_gitignore_are_not_uploaded(hub: LocalHub, folder: Path) -> None:
+    (folder / ".gitignore").write_text("training_args.bin\n*.png\n!shown.png\n")
+    for name in ("training_args.bin", "hidden.png", "shown.png"):
+        (folder / name).write_bytes(b"\0secret")
+    upload(folder)
+    kept = [".gitignore", "README.md", "config.json", "model.safetensors", "shown.png"]
+    assert hub.files("user/model")[1:] == kept
 
 
 @pytest.mark.parametrize(
     "token, message", [("hf_wrong", "Invalid credentials"), (None, "Invalid username or password")]
 )
-def test_a_write_without_a_valid_token_is_refused(
-    local_hub: LocalHub, client: Client, folder: Path, token: str | None, message: str
+def test_write_without_valid_token_is_refused(
+    local_hub: LocalHub, folder: Path, tmp_path: Path, token: str | None, message: str
 ) -> None:
-    done = client.run(UPLOAD, folder, token=token)
-    assert done.returncode != 0 and message in done.stderr
+    with connected(local_hub, tmp_path / "cache", token), pytest.raises(HfHubHTTPError, match=message):
+        upload(folder)
     assert not local_hub.repositories
 
 
-def test_a_private_repository_is_hidden_from_clients_without_the_token(local_hub: LocalHub, client: Client) -> None:
-    client.output("from huggingface_hub import HfApi; HfApi().create_repo('user/secret', private=True)")
-    look = "from huggingface_hub import HfApi; HfApi().model_info('user/secret')"
-    client.output(look)
-    assert "401" in client.run(look, token=None).stderr
+def test_private_repository_is_hidden_without_token(local_hub: LocalHub, tmp_path: Path) -> None:
+    with connected(local_hub, tmp_path):
+        HfApi().create_repo("user/secret", private=True)
+        HfApi().model_info("user/secret")
+    with connected(local_hub, tmp_path, token=None), pytest.raises(HfHubHTTPError, match="401"):
+        HfApi().model_info("user/secret")
 
 
-def test_a_card_the_hub_would_refuse_stops_the_upload_before_any_weight(
-    local_hub: LocalHub, client: Client, folder: Path
-) -> None:
+def test_invalid_card_stops_the_upload_before_the_weights(hub: LocalHub, folder: Path) -> None:
     (folder / "README.md").write_text("---\nlicense: my-own\nmodel-index: [{name: x}]\n---\n")
-    done = client.run(UPLOAD, folder)
-    assert done.returncode != 0 and "license" in done.stderr and "model-index" in done.stderr
-    assert not any(method == "PUT" for method, _, _ in local_hub.calls)
+    with pytest.raises(ValueError, match=r"(?s)license.*model-index"):
+        upload(folder)
+    assert not any(method == "PUT" for method, _, _ in hub.calls)
 
 
 @pytest.mark.parametrize(
@@ -105,12 +108,11 @@ def test_a_card_the_hub_would_refuse_stops_the_upload_before_any_weight(
     ],
     ids=lambda fault: f"{fault.kind} {fault.request}",
 )
-def test_an_upload_outlives_passing_faults(local_hub: LocalHub, client: Client, folder: Path, fault: Fault) -> None:
-    local_hub.faults.append(fault)
-    commit = client.run(UPLOAD, folder, before=WITHOUT_WAITING)
-    assert commit.returncode == 0, commit.stderr
+def test_upload_succeeds_after_temporary_faults(hub: LocalHub, folder: Path, fault: Fault) -> None:
+    hub.faults.append(fault)
+    upload(folder)
     assert fault.seen == fault.times
-    assert hashlib.sha256(local_hub.read("user/model", "model.safetensors")).hexdigest() == sha256(folder)
+    assert hashlib.sha256(hub.read("user/model", "model.safetensors")).hexdigest() == sha256(folder)
 
 
 @pytest.mark.parametrize(
@@ -122,49 +124,40 @@ def test_an_upload_outlives_passing_faults(local_hub: LocalHub, client: Client, 
     ],
     ids=lambda fault: fault.kind,
 )
-def test_a_disturbed_download_is_whole_in_the_end(
-    local_hub: LocalHub, client: Client, folder: Path, fault: Fault
-) -> None:
-    client.output(UPLOAD, folder)
-    local_hub.faults.append(fault)
-    done = client.run(DOWNLOAD, "main", before=WITHOUT_WAITING)
-    assert (done.stdout.strip(), fault.seen) == (sha256(folder), 1), done.stderr
+def test_download_is_complete_after_temporary_faults(hub: LocalHub, folder: Path, fault: Fault) -> None:
+    upload(folder)
+    hub.faults.append(fault)
+    assert (download(), fault.seen) == (sha256(folder), 1)
 
 
-def test_a_download_that_never_completes_fails_and_leaves_a_cache_that_a_later_one_can_use(
-    local_hub: LocalHub, client: Client, folder: Path
-) -> None:
-    client.output(UPLOAD, folder)
-    local_hub.faults.append(Fault("lost_reply", "GET /_cdn"))
-    assert client.run(DOWNLOAD, "main", before=WITHOUT_WAITING, home="shared").returncode != 0
-    local_hub.faults.clear()
-    assert client.output(DOWNLOAD, "main", home="shared").strip() == sha256(folder)
+def test_failed_download_leaves_a_usable_cache(hub: LocalHub, folder: Path) -> None:
+    upload(folder)
+    hub.faults.append(Fault("lost_reply", "GET /_cdn"))
+    with pytest.raises((HTTPError, OSError)):
+        download()
+    hub.faults.clear()
+    assert download() == sha256(folder)
 
 
-def test_a_token_revoked_in_mid_upload_leaves_the_repository_at_its_commit(
-    local_hub: LocalHub, client: Client, folder: Path
-) -> None:
-    client.output(UPLOAD, folder)
-    before = local_hub.head("user/model")
+def test_token_revoked_during_upload_leaves_the_repository_unchanged(hub: LocalHub, folder: Path) -> None:
+    before = upload(folder)
     (folder / "model.safetensors").write_bytes(b"newer")
-    local_hub.faults.append(Fault("revoke", "POST .*/commit/"))
-    done = client.run(UPLOAD, folder)
-    assert done.returncode != 0 and "401" in done.stderr
-    assert local_hub.head("user/model") == before
+    hub.faults.append(Fault("revoke", "POST .*/commit/"))
+    with pytest.raises(HfHubHTTPError, match="401"):
+        upload(folder)
+    assert hub.head("user/model") == before
 
 
-def test_a_lost_reply_to_a_commit_looks_like_a_failure_although_the_commit_was_made(
-    local_hub: LocalHub, client: Client, folder: Path
-) -> None:
-    """Why publishing retries: the second attempt finds nothing to change and returns the commit that was made."""
-    local_hub.faults.append(Fault("lost_reply", "POST .*/commit/", times=1))
-    assert client.run(UPLOAD, folder).returncode != 0
-    made = local_hub.head("user/model")
-    assert "model.safetensors" in local_hub.files("user/model")
-    assert client.output(UPLOAD, folder).strip() == made
+def test_lost_reply_to_a_commit_raises_although_the_commit_was_made(hub: LocalHub, folder: Path) -> None:
+    """Why `push` retries: the second attempt changes nothing and returns the first attempt's commit."""
+    hub.faults.append(Fault("lost_reply", "POST .*/commit/", times=1))
+    with pytest.raises(HTTPError):
+        upload(folder)
+    made = hub.head("user/model")
+    assert "model.safetensors" in hub.files("user/model")
+    assert upload(folder) == made
 
 
-def test_the_calls_are_recorded_with_their_status(local_hub: LocalHub, client: Client) -> None:
-    name = client.output("from huggingface_hub import whoami; import json; print(json.dumps(whoami()['name']))")
-    assert json.loads(name) == "user"
-    assert local_hub.calls == [("GET", "/api/whoami-v2", 200)]
+def test_calls_are_recorded_with_their_status(hub: LocalHub) -> None:
+    assert HfApi().whoami()["name"] == "user"
+    assert hub.calls == [("GET", "/api/whoami-v2", 200)]

@@ -1,4 +1,4 @@
-"""Publishing while the Hub or the network fails: success after retries, or one message and nothing changed."""
+"""Pushes while the Hub or the network fails: success after retries, or one message and no change."""
 
 import hashlib
 import shutil
@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.hub.client import WITHOUT_WAITING, Client
 from helpers.hub.fault import Fault
 from helpers.hub.local_hub import LocalHub
 from helpers.hub.publishing import Published, run_pushes
 from safetensors.torch import load_file, save_file
+
+from modeling_qca.hub_card import hub_requests
 
 pytest_plugins = ["helpers.hub.fixtures"]
 
@@ -28,8 +29,8 @@ def change_weights(checkpoint: Path, folder: Path) -> Path:
     return folder
 
 
-def test_passing_faults_of_every_kind_end_in_one_commit_and_its_tag(
-    checkpoint: Path, local_hub: LocalHub, client: Client
+def test_temporary_faults_of_every_kind_end_in_one_commit_and_its_tag(
+    checkpoint: Path, local_hub: LocalHub, tmp_path: Path
 ) -> None:
     local_hub.faults += [
         Fault("status", "POST /api/repos/create", times=1),
@@ -44,7 +45,8 @@ def test_passing_faults_of_every_kind_end_in_one_commit_and_its_tag(
         Fault("status", "POST .*/tag/", times=1, status=500),
         Fault("lost_reply", "POST .*/tag/", times=1),
     ]
-    (url,) = run_pushes(client, (checkpoint, "user/model", {"tag": "v1", "private": True}), before=WITHOUT_WAITING)
+    job = (checkpoint, "user/model", {"tag": "v1", "private": True})
+    (url,) = run_pushes(local_hub, tmp_path / "cache", job)
     assert url.endswith(local_hub.head("user/model"))
     assert [fault for fault in local_hub.faults if fault.seen != fault.times] == []
     repository = local_hub.repositories["user/model"]
@@ -53,7 +55,7 @@ def test_passing_faults_of_every_kind_end_in_one_commit_and_its_tag(
     assert len(repository.commits) == 3 and len(repository.refs) == 2 and repository.private
 
 
-LASTING = {  # the second push's fault -> what it says
+LASTING = {  # the name says where the second push fails -> its message
     "at-weights": "ConnectionError: {} was not published: the Hub cannot be reached (",
     "at-branch": "ConnectionError: {} was not published: the Hub answers 503 Service Unavailable.",
     "at-commit": "ConnectionError: {} was not published: the Hub answers 503 Service Unavailable.",
@@ -64,14 +66,14 @@ LASTING = {  # the second push's fault -> what it says
 }
 
 
-@pytest.mark.slow  # starts five processes
-def test_a_lasting_fault_ends_in_one_message_and_changes_nothing(
-    checkpoint: Path, tmp_path: Path, local_hub: LocalHub, client: Client
+@pytest.mark.slow  # 23 pushes
+def test_lasting_fault_ends_in_one_message_and_changes_nothing(
+    checkpoint: Path, tmp_path: Path, local_hub: LocalHub
 ) -> None:
     newer, unlucky = (change_weights(checkpoint, tmp_path / name) for name in ("newer", "unlucky"))
     unlucky_weights = hashlib.sha256((unlucky / "model.safetensors").read_bytes()).hexdigest()
-    before = hashes(tmp_path)
-    first = run_pushes(client, *((checkpoint, f"user/{name}", {"tag": "v1"}) for name in LASTING))
+    before, cache = hashes(tmp_path), tmp_path / "cache"
+    first = run_pushes(local_hub, cache, *((checkpoint, f"user/{name}", {"tag": "v1"}) for name in LASTING))
     heads = {name: local_hub.head(f"user/{name}") for name in LASTING}
     assert all(url.endswith(head) for url, head in zip(first, heads.values(), strict=True))
     local_hub.faults += [
@@ -82,20 +84,20 @@ def test_a_lasting_fault_ends_in_one_message_and_changes_nothing(
         Fault("status", "POST .*user/at-main/commit/main"),
     ]
     jobs = [(unlucky if name == "at-weights" else newer, f"user/{name}", {"tag": "v2"}) for name in LASTING]
-    outcomes = run_pushes(client, *jobs[:-2], before=WITHOUT_WAITING)
+    outcomes = run_pushes(local_hub, cache, *jobs[:-2])
     for job, request in zip(jobs[-2:], ("commit/push-v2", "commit/main"), strict=True):
         local_hub.faults += [Fault("revoke", f"POST .*{job[1]}/{request}")]
-        outcomes += run_pushes(client, job, before=WITHOUT_WAITING)
+        outcomes += run_pushes(local_hub, cache, job)
         local_hub.revoked = False
     for (name, message), outcome in zip(LASTING.items(), outcomes, strict=True):
         assert outcome.startswith(message.format(f"user/{name}")), outcome
         assert local_hub.head(f"user/{name}") == heads[name]
         left = {"push-v2", "v2"} if name == "at-last" else {"push-v2"} if name == "at-revoked" else set()
         assert {ref.split("/")[-1] for ref in local_hub.repositories[f"user/{name}"].refs} == {"main", "v1"} | left
-    assert "uploading" not in outcomes[0], "the cause, not the name huggingface_hub wraps it in"
+    assert "uploading" not in outcomes[0], "the cause, not the error that huggingface_hub wraps it in"
     assert hashes(tmp_path) == before
     local_hub.faults[:] = [Fault("lost_reply", f"DELETE .*/{ref}/", times=1) for ref in ("branch", "tag")]
-    again = run_pushes(client, *jobs[-2:], before=WITHOUT_WAITING)
+    again = run_pushes(local_hub, cache, *jobs[-2:])
     assert [fault.seen for fault in local_hub.faults] == [1, 1]
     for (_, repo_id, _), url in zip(jobs[-2:], again, strict=True):
         repository = local_hub.repositories[repo_id]
@@ -103,45 +105,39 @@ def test_a_lasting_fault_ends_in_one_message_and_changes_nothing(
         assert set(repository.refs) == {"refs/heads/main", "refs/tags/v1", "refs/tags/v2"}
 
 
-IMPATIENT = WITHOUT_WAITING + "from modeling_qca.hub_card import publish; publish.REQUEST_TIMEOUT = 0.5\n"
-
-
-@pytest.mark.slow  # waits for it
-def test_a_hub_that_falls_silent_is_given_up_and_one_that_comes_back_is_not(
-    checkpoint: Path, tmp_path: Path, local_hub: LocalHub, client: Client
+@pytest.mark.slow  # waits for the timeouts
+def test_push_retries_after_a_silence_and_fails_if_it_lasts(
+    checkpoint: Path, tmp_path: Path, local_hub: LocalHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    newer = change_weights(checkpoint, tmp_path / "newer")
+    monkeypatch.setattr(hub_requests, "REQUEST_TIMEOUT", 0.5)
+    newer, cache = change_weights(checkpoint, tmp_path / "newer"), tmp_path / "cache"
     silence = {"kind": "stall", "delay": 20.0}
     local_hub.faults += [
         Fault(request="POST /api/repos/create", times=1, **silence),
         Fault(request="PUT /_lfs", times=1, **silence),
         Fault(request="POST .*/commit/", times=1, **silence),
     ]
-    (first,) = run_pushes(client, (checkpoint, "user/model", {"tag": "v1"}), before=IMPATIENT)
+    (first,) = run_pushes(local_hub, cache, (checkpoint, "user/model", {"tag": "v1"}))
     assert first.endswith(local_hub.head("user/model")) and [fault.seen for fault in local_hub.faults] == [1, 1, 1]
     for request in ("PUT /_lfs", "POST .*/commit/", "GET .*/refs"):
         local_hub.faults[:] = [Fault(request=request, **silence)]
-        (outcome,) = run_pushes(client, (newer, "user/model", {"tag": "v2"}), before=IMPATIENT)
+        (outcome,) = run_pushes(local_hub, cache, (newer, "user/model", {"tag": "v2"}))
         assert outcome.startswith("ConnectionError: user/model was not published: the Hub cannot be reached (")
         assert outcome.endswith("timed out). Run the command again.")
         assert first.endswith(local_hub.head("user/model"))
 
 
-def test_a_push_that_may_not_be_made_is_refused_before_any_upload(published: Published, tmp_path: Path) -> None:
+def test_push_without_permission_is_refused_before_any_upload(published: Published, tmp_path: Path) -> None:
     newer = change_weights(published.checkpoint, tmp_path / "newer")
     published.hub.calls.clear()
     outcomes = run_pushes(
-        published.client,
+        published.hub,
+        tmp_path / "cache",
         (newer, "user/model", {"tag": "v1"}),
         (newer, "user/model", {"private": True}),
         (newer, "somebody/model", {}),
     )
-    assert outcomes == [
-        "ValueError: user/model already has a tag 'v1'; choose another one.",
-        "ValueError: user/model exists and is public; make it private on the Hub, or choose another name.",
-        "PermissionError: somebody/model was not published: the Hub refuses the token (403). Log in with "
-        "`hf auth login` and a token that may write.",
-    ]
+    assert [outcome.split(":")[0] for outcome in outcomes] == ["ValueError", "ValueError", "PermissionError"]
+    messages = ("already has a tag 'v1'", "exists and is public", "the Hub refuses the token (403)")
+    assert all(message in outcome for message, outcome in zip(messages, outcomes, strict=True)), outcomes
     assert not any(method == "PUT" or "/commit/" in path for method, path, _ in published.hub.calls)
-
-

@@ -1,4 +1,4 @@
-"""What was published loads anywhere, also forked, saved again, and beside newer releases."""
+"""A published checkpoint loads without the package, after another push or save, and beside newer releases."""
 
 import json
 import re
@@ -8,20 +8,22 @@ from typing import Any
 import pytest
 import torch
 from helpers.fresh_process import WITHOUT_PACKAGE
-from helpers.hub.client import Client
+from helpers.hub.connection import connected
 from helpers.hub.local_hub import LocalHub
 from helpers.hub.publishing import Published, run_pushes
 from helpers.tiny import tiny_processor
+from huggingface_hub import HfApi
 from PIL import Image
 
 from modeling_qca import QCAForVisualQuestionAnswering
 from modeling_qca.hub_card.card import Release
-from modeling_qca.hub_card.publish import assemble, push
+from modeling_qca.hub_card.publish import push
+from modeling_qca.hub_card.upload_folder import write_upload_folder
 
 pytest_plugins = ["helpers.hub.fixtures"]
 
 QUESTIONS = ["what color is the cube", "is there a ring", "how many balls left of the cube"]
-# Loads through every Auto class and the pipeline and prints what a process with the package computes too.
+# Loads through every Auto class and the pipeline and prints the outputs.
 LOAD = """
     import json, sys, torch
     from transformers import AutoConfig, AutoModel, AutoModelForVisualQuestionAnswering, AutoProcessor, pipeline
@@ -44,7 +46,7 @@ LOAD = """
 
 
 def expected(published: Published) -> dict[str, Any]:
-    """What `LOAD` must print, computed with the package from the local checkpoint."""
+    """The outputs of the package for the local checkpoint."""
     model = QCAForVisualQuestionAnswering.from_pretrained(published.checkpoint).eval()
     inputs = tiny_processor()(images=Image.open(published.photo), text=QUESTIONS)
     with torch.no_grad():
@@ -65,14 +67,14 @@ def assert_same(loaded: dict[str, Any], wanted: dict[str, Any]) -> None:
     assert loaded["answers"] == wanted["answers"]
 
 
-def test_what_was_pushed_loads_by_tag_without_the_package_and_gives_the_same_logits(published: Published) -> None:
+def test_pushed_tag_loads_without_the_package_with_the_same_logits(published: Published) -> None:
     loaded = load_elsewhere(published, "user/model", "v1")
     assert_same(loaded, expected(published))
     assert loaded["classes"] == ["QCAConfig", "QCAModel", "QCAForVisualQuestionAnswering"]
 
 
 @pytest.mark.slow
-def test_the_examples_of_the_card_run_as_they_stand(published: Published) -> None:
+def test_examples_of_the_card_run(published: Published) -> None:
     card = published.hub.read("user/model", "README.md", "v1").decode()
     remote, installed, as_pipeline, _ = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
     at_photo = f"import shutil; shutil.copyfile({str(published.photo)!r}, 'photo.jpg')\n"
@@ -91,33 +93,32 @@ REPUSH = """
         part.save_pretrained(sys.argv[1])
         part.push_to_hub("user/fork")
 """
-UPLOAD = """
-    import sys
-    from huggingface_hub import HfApi
-    folder, repo_id, tag = sys.argv[1:]
-    HfApi().create_repo(repo_id, exist_ok=True)
-    HfApi().create_tag(repo_id, tag=tag, revision=HfApi().upload_folder(repo_id=repo_id, folder_path=folder).oid)
-"""
+
+
+def upload(hub: LocalHub, cache: Path, folder: Path, repo_id: str, tag: str) -> None:
+    with connected(hub, cache):
+        HfApi().create_repo(repo_id, exist_ok=True)
+        HfApi().create_tag(repo_id, tag=tag, revision=HfApi().upload_folder(repo_id=repo_id, folder_path=folder).oid)
 
 
 @pytest.mark.slow
-def test_a_loaded_remote_checkpoint_pushed_again_still_loads(published: Published, tmp_path: Path) -> None:
+def test_remote_checkpoint_loads_after_another_push(published: Published, tmp_path: Path) -> None:
     published.client.output(REPUSH, tmp_path, before=WITHOUT_PACKAGE)
     assert_same(load_elsewhere(published, "user/fork", "main"), expected(published))
 
 
 @pytest.mark.slow
-def test_a_loaded_remote_checkpoint_saved_again_still_loads(published: Published, tmp_path: Path) -> None:
+def test_remote_checkpoint_loads_after_another_save(published: Published, tmp_path: Path) -> None:
     published.client.output(REPUSH, tmp_path / "saved", before=WITHOUT_PACKAGE)
     assert_same(load_elsewhere(published, tmp_path / "saved", "main"), expected(published))
 
 
 @pytest.mark.slow
-def test_a_class_renamed_in_a_newer_release_leaves_the_older_tag_as_it_was(published: Published, folder: Path) -> None:
-    assemble(published.checkpoint, folder, Release("user/model"))
+def test_older_tag_loads_after_a_class_was_renamed(published: Published, folder: Path, tmp_path: Path) -> None:
+    write_upload_folder(published.checkpoint, folder, Release("user/model"))
     for path in [*folder.glob("*.py"), folder / "config.json"]:
         path.write_text(path.read_text().replace("QCAForVisualQuestionAnswering", "QCAForAnswering"))
-    published.client.output(UPLOAD, folder, "user/model", "v2")
+    upload(published.hub, tmp_path / "cache", folder, "user/model", "v2")
     older, newer = (load_elsewhere(published, "user/model", tag) for tag in ("v1", "v2"))
     assert (older["classes"][2], newer["classes"][2]) == ("QCAForVisualQuestionAnswering", "QCAForAnswering")
     assert_same(older, expected(published))
@@ -128,15 +129,15 @@ OLD = ("pytorch_model.bin", "training_args.bin", "model-00001-of-00002.safetenso
 OLD += ("adapter_config.json", "results.json", "overlay.png")
 
 
-def test_a_push_replaces_the_code_and_weights_of_an_earlier_one_and_keeps_other_files(
-    checkpoint: Path, tmp_path: Path, local_hub: LocalHub, client: Client
+def test_push_replaces_code_and_weights_and_keeps_other_files(
+    checkpoint: Path, tmp_path: Path, local_hub: LocalHub
 ) -> None:
     old = tmp_path / "old"
     (old / "extra").mkdir(parents=True)
     for name in (*OLD, "NOTICE"):
         (old / name).write_text(name)
     (old / "extra" / "weights.bin").write_text("not ours")
-    client.output(UPLOAD, old, "user/model", "v0")
-    run_pushes(client, (checkpoint, "user/model", {}))
+    upload(local_hub, tmp_path / "cache", old, "user/model", "v0")
+    run_pushes(local_hub, tmp_path / "cache", (checkpoint, "user/model", {}))
     planned = push(checkpoint, "user/model", dry_run=True).files
     assert set(local_hub.files("user/model")) == planned.keys() | {".gitattributes", "NOTICE", "extra/weights.bin"}

@@ -9,36 +9,32 @@ from pathlib import Path
 
 from .local_hub import TOKEN, LocalHub
 
-WITHOUT_WAITING = "import time; time.sleep = lambda seconds: None  # between the client's retries\n"
-
 
 @dataclass(frozen=True)
 class Client:
-    """Runs Python programs as clients of `hub`, each in a fresh process, in an empty folder with an empty cache."""
+    """Runs Python programs as clients of `hub`, each in a fresh process with an empty folder and cache."""
 
     hub: LocalHub
     folder: Path
 
-    def run(
-        self, program: str, *arguments: object, token: str | None = TOKEN, before: str = "", home: str | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        """`before` runs first; `home` names a cache to share between calls."""
-        place = self.folder / (home or f"client-{len(list(self.folder.iterdir()))}")
-        place.mkdir(exist_ok=True)
+    def run(self, program: str, *arguments: object, before: str = "") -> subprocess.CompletedProcess[str]:
+        """Run `before` and then `program`, in one process."""
+        place = self.folder / f"client-{len(list(self.folder.iterdir()))}"
+        place.mkdir()
         inherited = {
             key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING", "PYTHON"))
         }
         return subprocess.run(
             [sys.executable, "-W", "ignore", "-c", before + textwrap.dedent(program), *map(str, arguments)],
-            env=inherited | self.hub.env(place / "hf_home", token) | {"OMP_NUM_THREADS": "1"},
+            env=inherited | self.hub.env(place / "hf_home", TOKEN) | {"OMP_NUM_THREADS": "1"},
             cwd=place,
             capture_output=True,
             text=True,
             timeout=240,
         )
 
-    def output(self, program: str, *arguments: object, before: str = "", home: str | None = None) -> str:
-        """What the program printed; it must succeed."""
-        done = self.run(program, *arguments, before=before, home=home)
+    def output(self, program: str, *arguments: object, before: str = "") -> str:
+        """The output of a program that succeeds."""
+        done = self.run(program, *arguments, before=before)
         assert done.returncode == 0, done.stderr
         return done.stdout

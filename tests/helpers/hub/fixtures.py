@@ -48,6 +48,6 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
     save_checkpoint(place / "checkpoint")
     tiny_image(seed=5).save(place / "photo.png")
     with LocalHub() as hub:
+        run_pushes(hub, place / "cache", (place / "checkpoint", "user/model", {"tag": "v1"}))
         client = Client(hub, tmp_path_factory.mktemp("clients"))
-        run_pushes(client, (place / "checkpoint", "user/model", {"tag": "v1"}))
         yield Published(place / "checkpoint", place / "photo.png", hub, client)

@@ -104,6 +104,12 @@ def file_json(path: str, blob: Blob) -> dict[str, Any]:
     return entry | ({"lfs": {"oid": blob.sha256, "size": blob.size, "pointerSize": 130}} if blob.lfs else {})
 
 
+def is_ignored(name: str, patterns: list[str]) -> bool:
+    """Whether the last matching pattern of a .gitignore excludes `name`."""
+    matching = [pattern for pattern in patterns if fnmatch.fnmatch(name, pattern.removeprefix("!"))]
+    return bool(matching) and not matching[-1].startswith("!")
+
+
 def is_lfs(name: str, sample: bytes, size: int) -> bool:
     """By name, by size, or because the first bytes are no text (a sample may end inside a character)."""
     try:
@@ -214,7 +220,7 @@ class Api(FaultyHandler):
                     "path": path,
                     "uploadMode": "lfs" if lfs else "regular",
                     "oid": (old.sha256 if old.lfs else old.oid) if old else None,
-                    "shouldIgnore": any(fnmatch.fnmatch(name, pattern) for pattern in ignored),
+                    "shouldIgnore": is_ignored(name, ignored),
                 }
             )
         return json_reply({"files": files})

@@ -2,10 +2,10 @@
 
 import socket
 import struct
-import time
 from abc import abstractmethod
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
+from time import sleep  # its own name: tests replace `time.sleep` for the client
 from typing import TYPE_CHECKING, NamedTuple
 
 from .fault import Fault
@@ -35,7 +35,7 @@ class FaultyHandler(BaseHTTPRequestHandler):
     def dispatch(self) -> None:
         fault = self.hub.next_fault(f"{self.command} {self.path}")
         if fault.kind == "stall":
-            time.sleep(fault.delay)
+            sleep(fault.delay)
             self.reset_connection()
             return
         if fault.kind == "reset":
@@ -45,7 +45,7 @@ class FaultyHandler(BaseHTTPRequestHandler):
         self.body = b""
         for piece in self.body_pieces(fault.pieces):
             self.body += piece
-            time.sleep(fault.delay)
+            sleep(fault.delay)
         if fault.kind == "status":
             self.send(Reply(b"<html>Bad gateway</html>", fault.status, {"Content-Type": "text/html"}), fault)
             return
@@ -92,4 +92,4 @@ class FaultyHandler(BaseHTTPRequestHandler):
         step = max(1, len(body) // fault.pieces)
         for start in range(0, len(body), step):
             self.wfile.write(body[start : start + step])
-            time.sleep(fault.delay)
+            sleep(fault.delay)

@@ -1,0 +1,104 @@
+"""The folder that `qca push` uploads: weights, code, processor, card and results of one checkpoint.
+
+The folder is written anew from the loaded checkpoint, never copied. Then it is searched for private data.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers.utils import CONFIG_NAME
+
+from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor
+from modeling_qca.configuration_qca import AUTO_MAP, CUSTOM_PIPELINES
+from modeling_qca.training.files.run_files import OVERLAY, RESULTS
+
+from .adapter_folder import ADAPTER_CONFIG, write_adapter_folder
+from .card import CARD, Release, is_hub_id, model_card
+from .private_data import check_private_data, copy_pixels, shorten_paths
+from .results_file import Results, read_json, read_results
+
+
+def write_upload_folder(
+    checkpoint: Path, folder: Path, release: Release, *, with_example_picture: bool = False
+) -> None:
+    """Write the files of a checkpoint to the empty `folder`.
+
+    Args:
+        checkpoint: folder of a model or of a PEFT adapter.
+        with_example_picture: include overlay.png, an answered question of the validation rows with its photo.
+
+    Raises:
+        ValueError: The checkpoint is incomplete or of another model, there is no picture to include, or a file holds
+            private data.
+    """
+    check_is_checkpoint(checkpoint)
+    is_adapter = (checkpoint / ADAPTER_CONFIG).exists()
+    if with_example_picture and (is_adapter or not (checkpoint / OVERLAY).exists()):
+        raise ValueError(
+            f"{checkpoint} has no {OVERLAY} to publish: leave the example picture out, or publish the folder of a "
+            "training run with relevance maps."
+        )
+    results = read_results(checkpoint / RESULTS) if (checkpoint / RESULTS).exists() else None
+    if results is not None:
+        results = shorten_paths(results)
+        (folder / RESULTS).write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if is_adapter:
+        write_adapter_folder(checkpoint, folder, release, results)
+    else:
+        _write_model_folder(checkpoint, folder, release, results, with_example_picture)
+    check_private_data(folder)
+
+
+def check_is_checkpoint(folder: Path) -> None:
+    """
+    Raises:
+        ValueError: `folder` holds neither a model of ours nor an adapter. The message names the checkpoints in its
+            subfolders, such as those of a `Trainer`.
+    """
+    if (folder / ADAPTER_CONFIG).exists():
+        return
+    inner = sorted(path.parent for name in (ADAPTER_CONFIG, CONFIG_NAME) for path in folder.glob(f"*/{name}"))
+    if inner and not (folder / CONFIG_NAME).exists():
+        names = ", ".join(sorted({path.name for path in inner}))
+        raise ValueError(f"{folder} holds no checkpoint itself: pass one of its subfolders ({names}).")
+    model_type = read_json(folder / CONFIG_NAME).get("model_type")
+    if model_type is None:
+        raise ValueError(
+            f"{folder / CONFIG_NAME} names no model type: pass the folder of a saved model, or of an adapter with its "
+            f"{ADAPTER_CONFIG}."
+        )
+    if model_type != QCAConfig.model_type:
+        raise ValueError(f"{folder} holds a {model_type!r} model; pass the folder of a 'qca' model or of an adapter.")
+
+
+def _write_model_folder(
+    checkpoint: Path, folder: Path, release: Release, results: Results | None, with_example_picture: bool
+) -> None:
+    try:
+        loaded: Any = QCAForVisualQuestionAnswering.from_pretrained(checkpoint, output_loading_info=True)
+        processor = QCAProcessor.from_pretrained(checkpoint)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{checkpoint} cannot be loaded: {str(error).splitlines()[0]}") from error
+    model, loading = loaded
+    if missing := sorted(loading["missing_keys"]):
+        raise ValueError(f"{checkpoint} lacks {len(missing)} weights, such as {missing[0]}; it is not a whole model.")
+    remove_local_names(model.config)
+    model.config.auto_map = dict(AUTO_MAP)  # of the code that is saved now
+    model.config.custom_pipelines = dict(CUSTOM_PIPELINES)
+    model.save_pretrained(folder)
+    for state in ("is_local", "local_files_only"):  # transformers would save these with the tokenizer
+        processor.tokenizer.init_kwargs.pop(state, None)
+    processor.save_pretrained(folder)
+    picture = OVERLAY if with_example_picture else None
+    if picture is not None:
+        copy_pixels(checkpoint / picture, folder / picture)
+    model_card(model.config, results, release, picture).save(folder / CARD)
+
+
+def remove_local_names(config: Any) -> None:
+    """Remove the local folders of the encoders from a `QCAConfig`; Hub ids stay."""
+    for encoder in (config.vision_config, config.text_config):
+        if not is_hub_id(encoder.name_or_path):
+            encoder.name_or_path = ""
