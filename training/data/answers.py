@@ -1,9 +1,10 @@
 """Answers of visual question answering: normalization, agreement scores, answer types.
 
-The rules are those of the official VQA evaluation (Antol et al., ICCV 2015; Goyal et al., CVPR 2017), written anew.
+The rules are those of the official VQA evaluation (Antol et al., ICCV 2015; Goyal et al., CVPR 2017), reimplemented.
 """
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
@@ -25,22 +26,22 @@ _CONTRACTED = """
     what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've
     wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
 """.split()  # noqa: SIM905
-# The published list maps a contraction that lacks one of its apostrophes to the whole one, with one slip of its own.
+# The published list maps a contraction that lacks one of its apostrophes to the complete one. It has one mistake.
 _CONTRACTIONS = {"somebody'd": "somebodyd"} | {
     word[:place] + word[place + 1 :]: word for word in _CONTRACTED for place in range(len(word)) if word[place] == "'"
 }
 
 
 def clean_answer(answer: str) -> str:
-    """`answer` without line breaks, tabs and outer spaces: all the official evaluation does to unanimous answers."""
+    """`answer` without line breaks, tabs and outer spaces, as the official evaluation compares unanimous answers."""
     return answer.replace("\n", " ").replace("\t", " ").strip()
 
 
 def normalize_answer(answer: str) -> str:
     """`answer` in the form in which the official VQA evaluation compares answers that differ.
 
-    Punctuation is dropped (or becomes a space between words), periods outside numbers go, letters are lower case,
-    number words become digits, articles go, contractions get their apostrophe.
+    Punctuation is dropped, or becomes a space between words. Periods outside numbers and articles are dropped. Letters
+    become lower case, number words become digits, and contractions get their apostrophe.
     """
     answer = clean_answer(answer)
     comma_in_number = _COMMA_IN_NUMBER.search(answer) is not None
@@ -52,6 +53,18 @@ def normalize_answer(answer: str) -> str:
     return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 
 
+def answer_key(answer: str, normalize: bool = True) -> str:
+    """The form in which answers of rows and classes of a model are compared.
+
+    It is `normalize_answer`, except for answers that would vanish, such as `A` of multiple choice or a word of another
+    language that is an English article. They keep their text in lower case. Without `normalize` it is `clean_answer`.
+    """
+    if not normalize:
+        return clean_answer(answer)
+    composed = unicodedata.normalize("NFC", answer)
+    return normalize_answer(composed) or clean_answer(composed).lower()
+
+
 def count_answers(answers: Iterable[str]) -> list[dict[str, Any]]:
     """The `answers` of one question as the row schema holds them, in order of first appearance."""
     return [{"answer": answer, "count": count} for answer, count in Counter(answers).items()]
@@ -60,8 +73,8 @@ def count_answers(answers: Iterable[str]) -> list[dict[str, Any]]:
 def agreement(matches: int, annotators: int) -> float:
     """Accuracy of an answer given by `matches` of `annotators` people, in [0, 1].
 
-    The mean of min(1, matches / 3) over the subsets that leave one annotator out (VQA evaluation code). Where fewer
-    than three are left, matching all of them is 1.
+    The mean of min(1, matches / 3) over the subsets that leave one annotator out (VQA evaluation code). With fewer
+    than three annotators left, an answer that matches all of them scores 1.
     """
     if annotators == 1:
         return float(matches)
@@ -73,13 +86,13 @@ def agreement(matches: int, annotators: int) -> float:
 def answer_scores(
     answers: Iterable[Mapping[str, Any]], rule: AnswerRule = "consensus", normalize: bool = True
 ) -> dict[str, float]:
-    """Training target of a question: score in (0, 1] of each answer worth something.
+    """Training target of a question: the answers that score above 0, with their score in (0, 1].
 
     Args:
         answers: `{"answer", "count"}` of one row.
         rule: `consensus`: the answers are votes of annotators, scored by `agreement`. `set`: the answers are members
-            of one set that is right as a whole (DAQUAR), each of which scores 1.
-        normalize: merge answers that are equal after `normalize_answer`.
+            of one set that is right as a whole (DAQUAR), and each member scores 1.
+        normalize: merge answers with the same `answer_key`.
     """
     answers = list(answers)
     votes = _votes(answers, normalize)
@@ -90,7 +103,7 @@ def answer_scores(
 
 
 def majority_answer(answers: Iterable[Mapping[str, Any]], normalize: bool = True) -> str | None:
-    """The most frequent answer of a row, the first of equals; None where nothing is left after normalization."""
+    """The most frequent answer of a row, the first of equally frequent ones; None for a row without answers."""
     votes = _votes(answers, normalize)
     return max(votes, key=lambda answer: votes[answer]) if votes else None
 
@@ -104,10 +117,9 @@ def answer_type(answers: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _votes(answers: Iterable[Mapping[str, Any]], normalize: bool) -> Counter[str]:
-    """Annotators per answer, without answers that are empty (an article alone, once normalized): they are no class."""
+    """Annotators per answer. An empty answer is no answer."""
     votes: Counter[str] = Counter()
     for answer in answers:
-        text = normalize_answer(answer["answer"]) if normalize else clean_answer(answer["answer"])
-        if text:
+        if text := answer_key(answer["answer"], normalize):
             votes[text] += answer["count"]
     return votes

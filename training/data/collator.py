@@ -1,9 +1,10 @@
-"""Rows in, one batch out: each image once, its questions beside it.
+"""From rows to one batch: each image once, with its questions.
 
-B questions, I images, T hops, N patches, C answers.
+B questions, I images, U distinct questions, L question tokens, T hops, N patches, C answers.
 """
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import InitVar, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -12,9 +13,14 @@ from transformers import BatchFeature
 
 from modeling_qca import QCAConfig, QCAProcessor
 
-from .answers import AnswerRule, answer_scores, majority_answer
+from .answers import AnswerRule, answer_key, answer_scores, majority_answer
 from .image_features import ImageFeatureCache
 from .images import read_image
+from .readers.columns import RecordConverter
+from .schema import FEATURES, Row
+from .text_features import TextFeatureCache
+
+ENOUGH_ROWS = 16  # without one answer of the vocabulary, by then it is not the rows of this data
 
 
 @dataclass
@@ -24,48 +30,63 @@ class QuestionCollator:
         processor: of the model.
         config: of the model; holds the answers (`label2id`), the number of hops and how answers are scored
             (`problem_type`).
-        relevance: what the maps of the rows supervise: nothing, the last hop, or every hop.
-        features: where a frozen encoder's features lie ready, by image id; without them the images are read.
+        attention_supervision: which hops the relevance maps of the rows supervise.
+        image_features: a frozen vision encoder's features by image id; without them the images are read.
         answer_rule, normalize_answers: as in `answers.answer_scores`.
-        with_question_ids: put `question_ids` in the batch, for `QCATrainer` to say which one made the loss no number.
+        with_question_ids: put `question_ids` in the batch. `QCATrainer` names them where the loss is not a number.
+        text_features: a frozen text encoder's features. A batch whose questions are all in it has `question_index`,
+            `text_features` and their `attention_mask` in place of the tokens.
+        relevance: the name of `attention_supervision` in 0.1; `final` is now `last_hop`.
 
-    A row is of the schema in `dataset.py`, its image not decoded. `input_ids` come first in the batch, since there
-    are as many of them as questions and fewer images.
+    A row is in the schema `FEATURES`, its image not decoded, or has plain columns such as `image`, `question` and
+    `answer`. The first tensor of a batch has one entry for each question, as `Trainer` expects. There may be
+    fewer images.
 
     Raises:
-        ValueError: where an image cannot be read, or a row's maps do not fit the hops; the message names the row.
+        ValueError: an image cannot be read, the maps of a row do not fit the hops, two answers of the model are one
+            after normalization, or no row has an answer of the model. The message names the row.
     """
 
     processor: QCAProcessor
     config: QCAConfig
     attention_supervision: Literal["none", "last_hop", "every_hop"] = "none"
-    features: ImageFeatureCache | None = None
+    image_features: ImageFeatureCache | None = None
     answer_rule: AnswerRule = "consensus"
     normalize_answers: bool = True
     with_question_ids: bool = False
+    text_features: TextFeatureCache | None = None
+    relevance: InitVar[str | None] = None
 
-    def __post_init__(self):
+    def __post_init__(self, relevance: str | None):
+        if isinstance(relevance, str):
+            warnings.warn("`relevance` is now called `attention_supervision`", FutureWarning, stacklevel=3)
+            self.attention_supervision = "last_hop" if relevance == "final" else relevance  # type: ignore[assignment]
+        if self.attention_supervision not in ("none", "last_hop", "every_hop"):
+            raise ValueError(
+                f"attention_supervision is none, last_hop or every_hop, not {self.attention_supervision!r}"
+            )
         if self.attention_supervision != "none" and self.processor.image_processor.do_center_crop:
             raise ValueError(
                 "Relevance maps cover the whole picture, but the image processor crops it: set `do_center_crop=False`."
             )
+        self._classes = answer_classes(self.config, self.normalize_answers)
+        self._unknown_rows: int | None = 0  # rows so far without a known answer; None after the first known one
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        rows = [row for index, given in enumerate(rows) for row in _schema_rows(given, index)]
         images: dict[str, Any] = {}
         for row in rows:
             images.setdefault(row["image_id"], row)
         position = {image_id: index for index, image_id in enumerate(images)}
-        question_ids = [row.get("question_id", index) for index, row in enumerate(rows)]
-        text = tokenize_questions(self.processor, [row["question"] for row in rows], question_ids)
-        batch = {name: text[name] for name in text}  # input_ids, attention_mask, ...: [B, L]
-        if self.features is None:
+        batch = self._questions(rows)
+        if self.image_features is None:
             pictures = [read_image(row) for row in images.values()]
             batch["pixel_values"] = self.processor(images=pictures)["pixel_values"]  # [I, 3, h, w]
             height, width = batch["pixel_values"].shape[-2:]
             grid = (height // self.config.patch_size[0], width // self.config.patch_size[1])
         else:
-            batch["image_features"] = self.features.read(list(images))  # [I, P + N, E]
-            grid = batch["image_grid"] = self.features.grid
+            batch["image_features"] = self.image_features.read(list(images))  # [I, P + N, E]
+            grid = batch["image_grid"] = self.image_features.grid
         batch["image_index"] = torch.tensor([position[row["image_id"]] for row in rows])
         batch["labels"] = self._labels(rows)
         if self.with_question_ids:
@@ -74,21 +95,47 @@ class QuestionCollator:
             batch["target_relevance"] = torch.stack([self._relevance(row, grid) for row in rows])
         return batch
 
-    def _labels(self, rows: list[dict[str, Any]]) -> torch.Tensor:
-        label2id = self.config.label2id
+    def _questions(self, rows: list[Row]) -> dict[str, Any]:
+        """Tokens `[B, L]`, or cached features with their index."""
+        question_ids = [row["question_id"] for row in rows]
+        tokens = tokenize_questions(self.processor, [row["question"] for row in rows], question_ids)
+        cached = None if self.text_features is None else self.text_features.read(tokens)
+        return dict(tokens) if cached is None else cached
+
+    def _labels(self, rows: list[Row]) -> torch.Tensor:
+        known: list[dict[int, float]] = []
+        for row in rows:
+            scores = answer_scores(row["answers"], self.answer_rule, self.normalize_answers)
+            known.append({self._classes[answer]: score for answer, score in scores.items() if answer in self._classes})
+        self._check_known(rows, known)
         if self.config.problem_type != "multi_label_classification":
-            return torch.tensor([label2id.get(self._majority(row), -100) for row in rows])  # [B]
+            majorities = (majority_answer(row["answers"], self.normalize_answers) for row in rows)
+            return torch.tensor([self._classes.get(answer, -100) for answer in majorities])  # [B]
         labels = torch.zeros(len(rows), self.config.num_labels)
-        for scores, row in zip(labels, rows, strict=True):
-            for answer, score in answer_scores(row["answers"], self.answer_rule, self.normalize_answers).items():
-                if answer in label2id:
-                    scores[label2id[answer]] = score
+        for row_labels, scores in zip(labels, known, strict=True):
+            for label, score in scores.items():
+                row_labels[label] = score
         return labels  # [B, C]
 
-    def _majority(self, row: dict[str, Any]) -> str | None:
-        return majority_answer(row["answers"], self.normalize_answers)
+    def _check_known(self, rows: list[Row], known: list[dict[int, float]]) -> None:
+        """Refuse to train on rows that have no answer of the model: their loss would be 0."""
+        if self._unknown_rows is None:
+            return
+        if any(known):
+            self._unknown_rows = None
+            return
+        answered = [row for row in rows if row["answers"]]
+        self._unknown_rows += len(answered)
+        if self._unknown_rows >= ENOUGH_ROWS:
+            given = ", ".join(repr(answer["answer"]) for answer in answered[0]["answers"][:3])
+            model = ", ".join(map(repr, list(self.config.label2id)[:3]))
+            raise ValueError(
+                f"None of {self._unknown_rows} questions has an answer of the model. Question "
+                f"{answered[0]['question_id']} has {given}; the model has {model}, ... Build the vocabulary from "
+                "these rows with `build_vocabulary` and pass it as `id2label` and `label2id`."
+            )
 
-    def _relevance(self, row: dict[str, Any], grid: tuple[int, int]) -> torch.Tensor:
+    def _relevance(self, row: Row, grid: tuple[int, int]) -> torch.Tensor:
         hops = self.config.num_attention_layers if self.attention_supervision == "every_hop" else 1
         if row["relevance"] is None or len(row["relevance"]) == 0:
             target = torch.zeros(hops, grid[0] * grid[1])
@@ -108,11 +155,29 @@ class QuestionCollator:
         return target if self.attention_supervision == "every_hop" else target[0]  # [T, N] or [N]
 
 
+def answer_classes(config: QCAConfig, normalize: bool = True) -> dict[str, int]:
+    """The index of each answer of the model, by the form in which answers of rows are compared.
+
+    Raises:
+        ValueError: two answers of the model have one form, so that one of them could never be right.
+    """
+    classes: dict[str, int] = {}
+    for label, index in config.label2id.items():
+        key = answer_key(label, normalize)
+        if classes.setdefault(key, index) != index:
+            other = config.id2label[classes[key]]
+            raise ValueError(
+                f"The answers {other!r} and {label!r} of the model are both {key!r} after normalization. Pass "
+                "`normalize_answers=False` to keep them apart, or build the vocabulary with `build_vocabulary`."
+            )
+    return classes
+
+
 def tokenize_questions(processor: QCAProcessor, questions: list[str], question_ids: list[Any]) -> BatchFeature:
     """Tokens of `questions`.
 
     Raises:
-        ValueError: where one is too long for the text encoder; the message names it.
+        ValueError: a question is too long for the text encoder. The message names it.
     """
     try:
         return processor(text=questions)
@@ -123,3 +188,17 @@ def tokenize_questions(processor: QCAProcessor, questions: list[str], question_i
             except ValueError as error:
                 raise ValueError(f"Question {question_id}, {question!r:.80}: {error}") from error
         raise
+
+
+def _schema_rows(row: dict[str, Any], index: int) -> list[Row]:
+    """`row` itself, or the rows of a record with plain columns."""
+    if row.keys() >= FEATURES.keys():
+        return [row]
+    converter = RecordConverter("the batch", {}, None, None, keep_decoded=True)
+    found = [converted for _, converted in converter.rows(row, str(index), f"row {index} of the batch")]
+    for converted in found:
+        if converted["image"] is None:
+            raise ValueError(f"Row {index} of the batch has no image.")
+        if isinstance(converted["image"], str):
+            converted["image"] = {"path": converted["image"], "bytes": None}
+    return found

@@ -93,10 +93,12 @@ class ImageCheck:
         return self._reasons[key]
 
 
-def image_key(image: StoredImage) -> str:
-    """A text that tells one image from another: its path, or a digest of its bytes."""
+def image_key(image: StoredImage | Image.Image) -> str:
+    """A text that tells one image from another: its path, or a digest of its bytes or of its pixels."""
     if isinstance(image, str):
         return image
+    if isinstance(image, Image.Image):
+        return blake2b(f"{image.mode} {image.size}".encode() + image.tobytes(), digest_size=16).hexdigest()
     return blake2b(image["bytes"], digest_size=16).hexdigest() if image.get("bytes") else str(image.get("path"))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import datasets
 import numpy as np
 
-from ..data.answers import AnswerRule, answer_scores
+from ..data.answers import AnswerRule, answer_key, answer_scores
 
 
 def answer_accuracy(
@@ -15,7 +15,7 @@ def answer_accuracy(
     """The score in [0, 1] of each answer: its agreement with the row's annotators, see `answers.answer_scores`."""
     return np.array(
         [
-            answer_scores(expected, answer_rule, normalize).get(answer, 0.0)
+            answer_scores(expected, answer_rule, normalize).get(answer_key(answer, normalize), 0.0)
             for answer, expected in zip(answers, rows["answers"], strict=True)
         ]
     )

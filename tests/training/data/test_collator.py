@@ -1,4 +1,4 @@
-"""Batches: each image once, questions padded, maps on the model's grid, labels as the answers score."""
+"""Batches: each image once, padded questions, maps on the model's grid, and labels."""
 
 import numpy as np
 import pytest
@@ -7,9 +7,8 @@ from PIL import Image
 
 from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor
 from modeling_qca.training.data.collator import QuestionCollator
+from modeling_qca.training.data.text_features import TextFeatureCache
 from modeling_qca.training.fitting.model_factory import CONFIGURATION
-
-ANSWERS = {"red": 0, "blue": 1}
 
 
 @pytest.fixture(scope="module")
@@ -18,8 +17,12 @@ def processor():
 
 
 def config(**fields):
+    answers = fields.pop("answers", ("red", "blue"))
     return QCAConfig.from_pretrained(
-        CONFIGURATION / "qca-tiny", label2id=ANSWERS, id2label={0: "red", 1: "blue"}, **fields
+        CONFIGURATION / "qca-tiny",
+        label2id={answer: index for index, answer in enumerate(answers)},
+        id2label=dict(enumerate(answers)),
+        **fields,
     )
 
 
@@ -43,7 +46,7 @@ def pictures(tmp_path):
     return paths
 
 
-def test_an_image_is_read_once_and_its_questions_point_at_it(processor, pictures):
+def test_batch_has_each_image_once_with_an_index(processor, pictures):
     rows = [row(pictures[0], "a"), row(pictures[1], "b", "how many circles are there"), row(pictures[0], "a", "red")]
     batch = QuestionCollator(processor, config())(rows)
     assert batch["pixel_values"].shape == (2, 3, 160, 160)
@@ -68,7 +71,7 @@ def test_maps_are_averaged_onto_the_grid_and_normalized(processor, pictures):
     torch.testing.assert_close(final[0], expected)
 
 
-def test_one_map_serves_every_hop_and_other_numbers_are_refused(processor, pictures):
+def test_one_map_is_used_for_every_hop_and_other_counts_are_refused(processor, pictures):
     one, three = [np.eye(5).tolist()], [np.eye(5).tolist()] * 3
     collator = QuestionCollator(processor, config(), attention_supervision="every_hop")
     labels = collator([row(pictures[0], "a", relevance=one)])["target_relevance"]
@@ -77,7 +80,7 @@ def test_one_map_serves_every_hop_and_other_numbers_are_refused(processor, pictu
         collator([row(pictures[0], "a", relevance=three)])
 
 
-def test_labels_are_the_majority_answer_or_soft_scores(processor, pictures):
+def test_labels_are_majority_answers_or_soft_scores(processor, pictures):
     rows = [
         row(pictures[0], "a", answers=(("blue", 2), ("red", 8))),
         row(pictures[0], "a", answers=(("green", 1),)),
@@ -87,7 +90,7 @@ def test_labels_are_the_majority_answer_or_soft_scores(processor, pictures):
     torch.testing.assert_close(soft, torch.tensor([[1.0, 0.6], [0.0, 0.0]]))  # 2 of 10 matches score 0.6
 
 
-def test_pictures_that_are_decoded_already_give_the_same_batch(processor, pictures):
+def test_decoded_images_give_the_same_batch(processor, pictures):
     stored = [row(pictures[0], "a"), row(pictures[1], "b")]
     decoded = [one | {"image": Image.open(one["image"]["path"])} for one in stored]
     batches = [QuestionCollator(processor, config())(rows) for rows in (stored, decoded)]
@@ -96,21 +99,86 @@ def test_pictures_that_are_decoded_already_give_the_same_batch(processor, pictur
         QuestionCollator(processor, config())([stored[0] | {"image": Image.new("RGB", (0, 4))}])
 
 
-def test_a_question_that_is_too_long_is_named(processor, pictures):
+def test_too_long_question_is_named(processor, pictures):
     rows = [row(pictures[0], "a"), row(pictures[0], "a", "red " * 600)]
     with pytest.raises(ValueError, match=r"Question a-red .*, 'red red .*has 602 tokens, the text encoder reads at"):
         QuestionCollator(processor, config())(rows)
 
 
-def test_an_image_that_cannot_be_read_is_named_with_its_question(processor, tmp_path):
+def test_unreadable_image_is_named_with_its_question(processor, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"\xff\xd8\xff\xe0 no picture")
     with pytest.raises(ValueError, match=r"broken\.jpg of question a-is it red cannot be read"):
         QuestionCollator(processor, config())([row(broken, "a")])
 
 
-def test_maps_of_cropped_pictures_are_refused():
+def test_refuses_supervision_with_center_crop():
     processor = QCAProcessor.from_pretrained(CONFIGURATION / "qca-tiny")
     processor.image_processor.do_center_crop = True
     with pytest.raises(ValueError, match="do_center_crop"):
         QuestionCollator(processor, config(), attention_supervision="last_hop")
+
+
+def test_labels_match_raw_answers_of_the_model_after_normalization(processor, pictures):
+    """A model with raw answers and rows with normalized ones: every label was -100 and the loss 0."""
+    answers = ("The Sun", "T-shirt", "Two", "A")
+    rows = [row(pictures[0], "a", answers=((answer, 1),)) for answer in ("the sun", "T-Shirt", "2", "A", "moon")]
+    labels = QuestionCollator(processor, config(answers=answers))(rows)["labels"]
+    assert labels.tolist() == [0, 1, 2, 3, -100]
+    soft = QuestionCollator(processor, config(answers=answers, problem_type="multi_label_classification"))(rows)
+    torch.testing.assert_close(soft["labels"], torch.cat([torch.eye(4), torch.zeros(1, 4)]))
+    raw = QuestionCollator(processor, config(answers=answers), normalize_answers=False)(rows)["labels"]
+    assert raw.tolist() == [-100, -100, -100, 3, -100]
+
+
+def test_refuses_answers_of_the_model_that_normalization_merges(processor):
+    with pytest.raises(ValueError, match=r"'-5' and '5' of the model are both '5'.*normalize_answers=False"):
+        QuestionCollator(processor, config(answers=("-5", "5")))
+    QuestionCollator(processor, config(answers=("-5", "5")), normalize_answers=False)
+
+
+def test_refuses_rows_without_any_answer_of_the_model(processor, pictures):
+    rows = [row(pictures[0], "a", answers=(("rouge", 1),))] * 8
+    collator = QuestionCollator(processor, config())
+    assert set(collator(rows)["labels"].tolist()) == {-100}
+    with pytest.raises(ValueError, match=r"None of 16 questions has an answer of the model.*build_vocabulary"):
+        collator(rows)
+    unlabeled = [row(pictures[0], "a", answers=())] * 16
+    assert set(QuestionCollator(processor, config())(unlabeled)["labels"].tolist()) == {-100}
+
+
+def test_plain_columns_give_the_same_batch(processor, pictures):
+    stored = [row(pictures[0], "a"), row(pictures[1], "b", answers=(("blue", 1),)), row(pictures[0], "a", "red")]
+    plain = [
+        {"image": Image.open(one["image"]["path"]), "question": one["question"], "answer": one["answers"][0]["answer"]}
+        for one in stored
+    ]
+    paths = [one | {"image": stored[index]["image"]["path"]} for index, one in enumerate(plain)]
+    expected = QuestionCollator(processor, config())(stored)
+    for rows in (plain, paths):
+        batch = QuestionCollator(processor, config())(rows)
+        assert batch.keys() == expected.keys()
+        assert all(torch.equal(batch[name], expected[name]) for name in batch)
+
+
+def test_relevance_argument_of_0_1_is_read_with_one_warning(processor):
+    with pytest.warns(FutureWarning, match="attention_supervision") as caught:
+        collator = QuestionCollator(processor, config(), relevance="final")
+    assert collator.attention_supervision == "last_hop" and len(caught) == 1
+    with pytest.raises(ValueError, match="none, last_hop or every_hop, not 'final'"):
+        QuestionCollator(processor, config(), attention_supervision="final")
+
+
+def test_cached_text_features_replace_the_tokens(processor, pictures):
+    model = QCAForVisualQuestionAnswering(config()).eval()
+    model.qca.text_encoder.requires_grad_(False)
+    rows = [row(pictures[0], "a"), row(pictures[1], "b", "red"), row(pictures[1], "b")]
+    fresh = QuestionCollator(processor, config())(rows)
+    cache = TextFeatureCache(model, [processor(text=[one["question"] for one in rows])])
+    batch = QuestionCollator(processor, config(), text_features=cache)(rows)
+    assert next(iter(batch)) == "question_index" and batch["question_index"].tolist() == [0, 1, 0]
+    assert "input_ids" not in batch and batch["text_features"].shape[:2] == (2, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(model(**batch).logits, model(**fresh).logits, rtol=1e-4, atol=1e-5)
+    unknown = [*rows, row(pictures[0], "a", "how many circles are there")]
+    assert "input_ids" in QuestionCollator(processor, config(), text_features=cache)(unknown)

@@ -1,58 +1,64 @@
-"""A frozen text encoder reads each question once, and its states are those it would have given anyway."""
+"""Cached features of a frozen text encoder equal fresh ones, and each question is encoded once."""
 
 import pytest
 import torch
 from helpers.tiny import tiny_batch, tiny_model
 
-from modeling_qca.training.data import text_features as question_cache
-from modeling_qca.training.data.text_features import cache_text_features
+from modeling_qca.training.data import text_features
+from modeling_qca.training.data.text_features import TextFeatureCache
 
 
-def test_questions_are_read_once_and_give_the_same_gradients():
-    model = tiny_model().train()
-    model.qca.text_encoder.eval().requires_grad_(False)
-    model.classifier.eval(), model.fusion.eval(), model.qca.patch_embedder.eval(), model.qca.hops.eval()
-    batches = [tiny_batch(questions=4, seed=seed) for seed in (0, 1, 0)]
-    batches[2]["input_ids"][3] = batches[1]["input_ids"][0]
-    batches[2]["attention_mask"][3] = batches[1]["attention_mask"][0]
+def frozen_model():
+    model = tiny_model()
+    model.qca.text_encoder.requires_grad_(False)
+    return model
 
-    def gradients() -> list[torch.Tensor]:
-        found = []
-        for batch in batches:
-            model.zero_grad()
-            model(**batch).logits.square().sum().backward()
-            found.append(model.qca.query_embedder.projection.weight.grad.clone())
-        return found
 
-    read = []
-    handle = model.qca.text_encoder.encoder.layer[0].register_forward_pre_hook(
-        lambda module, args: read.append(len(args[0]))
+def questions_of(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+
+
+def count_reads(model) -> list[tuple[int, ...]]:
+    read: list[tuple[int, ...]] = []
+    model.qca.text_encoder.embeddings.register_forward_hook(
+        lambda module, args, output: read.append(tuple(output.shape[:2]))
     )
-    with cache_text_features(model, True):
-        remembered = gradients()
-    assert read == [1] * 8  # the third batch brings no new question
-    expected = gradients()
-    assert read == [1] * 8 + [4] * 3
-    handle.remove()
-    for ours, theirs in zip(remembered, expected, strict=True):
-        assert ours.allclose(theirs, rtol=1e-4, atol=1e-6)
+    return read
+
+
+def test_cached_features_give_the_logits_and_gradients_of_fresh_ones():
+    model = frozen_model()
+    batches = [tiny_batch(questions=4, seed=seed) for seed in (0, 1, 0)]
+    for name in ("input_ids", "attention_mask"):
+        batches[2][name][3] = batches[1][name][0]
+    cache = TextFeatureCache(model, map(questions_of, batches))
+    assert len(cache) == 8  # the third batch has no new question
+
+    def outputs(batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        model.zero_grad()
+        logits = model(**batch).logits
+        logits.square().sum().backward()
+        return [logits.detach(), model.qca.query_embedder.projection.weight.grad.clone()]
+
+    for batch in batches:
+        images = {name: batch[name] for name in ("pixel_values", "image_index")}
+        for cached, fresh in zip(outputs(cache.read(questions_of(batch)) | images), outputs(batch), strict=True):
+            torch.testing.assert_close(cached, fresh, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("maximum", "together", "expected"),
+    ("maximum", "batch_size", "expected"),
     [
         (100, 64, [(3, 3), (2, 5), (1, 7)]),
         (100, 2, [(2, 3), (1, 3), (2, 5), (1, 7)]),
         (4, 64, [(2, 3), (1, 5), (1, 7)]),
     ],
 )
-def test_known_questions_are_read_together_when_the_first_is_asked(monkeypatch, maximum, together, expected):
-    """Those of one length in one batch, whatever company they come in later, padded on either side."""
-    monkeypatch.setattr(question_cache, "MAXIMUM", maximum)
-    monkeypatch.setattr(question_cache, "TOGETHER", together)
-    model = tiny_model().train()
-    encoder = model.qca.text_encoder.requires_grad_(False)
-    lengths = [3, 5, 3, 7, 5, 3]
+def test_questions_of_one_length_are_encoded_together(monkeypatch, maximum, batch_size, expected):
+    """Whichever side they are padded on; the first `MAXIMUM_QUESTIONS` of them."""
+    monkeypatch.setattr(text_features, "MAXIMUM_QUESTIONS", maximum)
+    monkeypatch.setattr(text_features, "BATCH_SIZE", batch_size)
+    model, lengths = frozen_model(), [3, 5, 3, 7, 5, 3]
     questions = [torch.arange(length) + 5 + row for row, length in enumerate(lengths)]
     left, right = torch.zeros(2, len(lengths), 8, dtype=torch.long)
     for row, question in enumerate(questions):
@@ -61,29 +67,45 @@ def test_known_questions_are_read_together_when_the_first_is_asked(monkeypatch, 
         {"input_ids": ids[rows], "attention_mask": (ids[rows] > 0).long()}
         for ids, rows in ((right, slice(4)), (left, slice(2, 6)))
     ]
-
-    def alone(question: torch.Tensor) -> torch.Tensor:
-        return encoder(question[None], torch.ones(1, len(question), dtype=torch.long)).last_hidden_state[0]
-
-    read = []
-    encoder.embeddings.register_forward_hook(lambda module, args, output: read.append(tuple(output.shape[:2])))
-    with cache_text_features(model, True, batches):
-        assert encoder.training and not read
-        encoder.eval()
-        found = [alone(question) for question in questions]
-        assert read[: len(expected)] == expected
-        assert len(read) - len(expected) == max(len(questions) - maximum, 0)  # no room for these
-    for question, states in zip(questions, found, strict=True):
-        assert states.allclose(alone(question), rtol=1e-5, atol=1e-6)
+    read = count_reads(model)
+    cache = TextFeatureCache(model, batches)
+    assert read == expected and len(cache) == min(maximum, len(questions))
+    found = [
+        cache.read({"input_ids": question[None], "attention_mask": torch.ones(1, len(question), dtype=torch.long)})
+        for question in questions
+    ]
+    assert [features is None for features in found] == [row >= maximum for row in range(len(questions))]
+    for question, features in zip(questions, found, strict=True):
+        if features is not None:
+            fresh = model.get_text_features(question[None]).last_hidden_state
+            torch.testing.assert_close(features["text_features"], fresh, rtol=1e-5, atol=1e-6)
 
 
-def test_an_encoder_that_trains_is_asked_every_time():
-    model, read = tiny_model().train(), []
-    model.qca.text_encoder.embeddings.register_forward_hook(lambda module, args, output: read.append(len(output)))
-    with cache_text_features(model, False):
-        assert "forward" not in vars(model.qca.text_encoder)
-    with cache_text_features(model, True):
-        for _ in range(2):
-            model(**tiny_batch(questions=4))
-    assert read == [4, 4]
-    assert "forward" not in vars(model.qca.text_encoder)
+def test_features_do_not_depend_on_the_batch_that_is_asked():
+    """A resumed run asks the questions in other batches."""
+    model = frozen_model()
+    batch = questions_of(tiny_batch(questions=6))
+    cache = TextFeatureCache(model, [batch])
+    whole = cache.read(batch)
+    for row in range(6):
+        alone = cache.read({name: values[row : row + 1] for name, values in batch.items()})
+        length = alone["attention_mask"].sum()
+        assert torch.equal(alone["text_features"][0], whole["text_features"][row, :length])
+
+
+def test_memory_is_bounded(monkeypatch):
+    monkeypatch.setattr(text_features, "MAXIMUM_BYTES", 0)
+    batch = questions_of(tiny_batch())
+    cache = TextFeatureCache(frozen_model(), [batch])
+    assert len(cache) == 0 and cache.read(batch) is None
+
+
+def test_refuses_a_text_encoder_that_trains():
+    with pytest.raises(ValueError, match="add `text` to `freeze`"):
+        TextFeatureCache(tiny_model(), [])
+
+
+def test_encoding_leaves_the_mode_of_the_model():
+    model = frozen_model().train()
+    TextFeatureCache(model, [questions_of(tiny_batch())])
+    assert model.training and model.qca.text_encoder.training

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from PIL import Image
+
 from ..images import ImageFolder, image_key
 from ..schema import Record, Row
 from .cells import cell_answers, cell_image, cell_question, cell_relevance, cell_text, inline_image, is_empty
@@ -31,15 +33,22 @@ class RecordConverter:
         mapping: the column of a schema name, where it is not a usual one.
         folder: of the images that cells name; None where cells hold paths.
         answer_separator: splits an answer into a set of answers.
+        keep_decoded: leave PIL images as they are, for rows that are not stored.
     """
 
     def __init__(
-        self, table: str, mapping: Mapping[str, str], folder: ImageFolder | None, answer_separator: str | None
+        self,
+        table: str,
+        mapping: Mapping[str, str],
+        folder: ImageFolder | None,
+        answer_separator: str | None,
+        keep_decoded: bool = False,
     ) -> None:
         self.table = table
         self.mapping = mapping
         self.folder = folder
         self.answer_separator = answer_separator
+        self.keep_decoded = keep_decoded
         self._columns: dict[tuple[str, ...], dict[str, str]] = {}
 
     def rows(self, record: Record, default_id: str, place: str) -> Iterator[tuple[str, Row]]:
@@ -59,7 +68,9 @@ class RecordConverter:
         if names not in self._columns:
             self._columns[names] = find_columns(names, self.mapping, self.table)
         columns = self._columns[names]
-        image = cell_image(record[columns["image"]], place, self.folder)
+        image = record[columns["image"]]
+        if not (self.keep_decoded and isinstance(image, Image.Image)):
+            image = cell_image(image, place, self.folder)
         ids = [record[columns[name]] for name in ("image_id", "image") if name in columns]
         return {
             "image": image,
