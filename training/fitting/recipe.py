@@ -74,7 +74,7 @@ class Recipe:
         vocabulary: of `vocabulary.build_vocabulary`: `{}` keeps every answer, `{minimum_count: 9}` is the VQA v2 rule.
             `null` keeps the answers in the config of `model`, such as `qca vocab` stores them.
         answer_rule, normalize_answers: of `answers.answer_scores`.
-        relevance: what the rows' maps supervise: nothing, the last hop, or every hop.
+        attention_supervision: what the rows' maps supervise: nothing, the last hop, or every hop.
         relevance_loss_schedule: `constant`, or `linear` down from `relevance_loss_weight` to 0.
         freeze: parameter groups that do not train.
         learning_rates: of groups that differ from `learning_rate`.
