@@ -3,7 +3,7 @@ PYTHON ?= python3
 TRANSFORMERS ?= 5.20.0
 BIN = $(VENV)/bin
 PATHS = modeling_qca training hub_card tests examples scripts
-DOCUMENTS = README.md docs/evidence.md docs/speed.md
+DOCUMENTS = README.md docs/quickstart.md docs/results/daquar.md docs/results/rooms.md docs/speed.md
 CARD = docs/card docs/results/views.json "end to end, from the bilinear scorer" --repo_id you/qca-rooms
 ENCODERS = --vision_encoder facebook/dinov2-small --text_encoder sentence-transformers/all-MiniLM-L6-v2
 RESULTS = $(BIN)/qca results configuration/recipes/results
@@ -25,7 +25,7 @@ evidence: $(VENV)/ready given data/view_questions
 	$(RESULTS)/daquar_scenes.yaml --data "$(DAQUAR)" $(ENCODERS)
 
 given:
-	$(foreach name,ROOMS PHOTOS CLASSES DAQUAR,$(if $($(name)),,$(error $(name)=... is missing, see docs/evidence.md)))
+	$(foreach name,ROOMS PHOTOS CLASSES DAQUAR,$(if $($(name)),,$(error $(name)=... is missing, see docs/results/index.md)))
 
 data/views: | $(VENV)/ready given
 	$(BIN)/qca make-views "$(PHOTOS)" "$(ROOMS)/labels" $@
