@@ -1,11 +1,8 @@
 """The notebook examples/quickstart.ipynb runs from its first cell to its last."""
 
-import os
 from pathlib import Path
 
 import pytest
-from helpers.tiny import tiny_model, tiny_processor
-from PIL import Image
 
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "quickstart.ipynb"
 

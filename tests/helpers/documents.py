@@ -52,7 +52,7 @@ def check_printed(block: str, printed: str, exactly: bool) -> None:
     if not exactly:
         expected, lines = ([re.sub(r"'.*?'", "''", line) for line in found] for found in (expected, lines))
         expected, lines = ([re.sub(r"^\w+$", "word", line) for line in found] for found in (expected, lines))
-    assert lines == expected
+    assert lines == expected, f"printed {lines}, but the document shows {expected}"
 
 
 def prepare_desk(desk: Path) -> Path:
