@@ -103,7 +103,7 @@ def test_model_page_has_every_config_field():
         "answer_fusion",
         "attention_dropout",
     }
-    assert named == QCAConfig.__annotations__.keys() - inherited
+    assert named == QCAConfig.__annotations__.keys() - inherited - removed
 
 
 def test_make_evidence_runs_the_commands_of_the_results_pages():
