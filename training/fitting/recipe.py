@@ -55,37 +55,43 @@ STREAMING_DEFAULTS = {
 @dataclass
 class Recipe:
     """
-    What a run needs besides the fields of [`QCAConfig`] (`config`) and of `transformers.TrainingArguments`
-    (`arguments`), which stand beside these in the same file.
+    What to train, on which data, and how.
+
+    A file holds these keys beside the fields of [`QCAConfig`] (here `config`) and of `transformers.TrainingArguments`
+    (here `arguments`).
 
     Args:
-        data: folder with `train.csv|jsonl|parquet`, a file, or the id of a data set of the Hub.
-        format, data_options, validation_ratio, group_by, on_bad_image: of `dataset.load_rows`. Where no
-            `validation_ratio` cuts rows off, training rows of the same group as a validation row are left out.
-        streaming: read the training rows as they are needed, `max_steps` batches of them. They are read through once
-            more before, for the vocabulary. `questions_per_image` has no effect: rows keep near their order.
-        validation_data, validation_options: where the development split comes from, if not from `data`. Training rows
-            of the same group (`group_by`) as one of its rows are then left out too.
-        data_seed: of the cut into train and validation; the seed of everything else is `seed`.
-        model: a preset's name (`qca-tiny`, `qca-small`, `qca-base`; trained from scratch) or a checkpoint to start
-            from; or else
-        vision_encoder, text_encoder: pretrained encoders, by Hub id or folder.
-        image_size: (height, width) in pixels, where it is not the encoder's own.
-        vocabulary: of `vocabulary.build_vocabulary`: `{}` keeps every answer, `{minimum_count: 9}` is the VQA v2 rule.
-            `null` keeps the answers in the config of `model`, such as `qca vocab` stores them.
-        answer_rule, normalize_answers: of `answers.answer_scores`.
-        attention_supervision: what the rows' maps supervise: nothing, the last hop, or every hop.
-        relevance_loss_schedule: `constant`, or `linear` down from `relevance_loss_weight` to 0.
-        freeze: parameter groups that do not train.
-        learning_rates: of groups that differ from `learning_rate`.
-        lora_rank: train low-rank adapters in the encoders instead of their weights.
-        questions_per_image: up to this many questions of an image in one batch.
-        cache_image_features: compute a frozen vision encoder's features once.
-        ema_decay: decay of an exponential moving average of the weights.
-        early_stopping_patience: evaluations without improvement before a run stops.
-        metrics: of `evaluate.compute_metrics`, beside accuracy: `vqa_accuracy`, `wups`.
-        baselines: models to train too and report beside this one: `question_only` sees blank images, `image_mean` has
-            no hops.
+        data: Folder with `train.csv`, `train.jsonl` or `train.parquet`, a file, or the id of a data set of the Hub.
+        validation_data: Data of the validation split, if it is not in `data`.
+        format: Format of the data: `table`, `hub`, `vqa_v2`, `vqa_hat`, `gqa`, `daquar` and others of docs/data.md.
+        data_options: Options of the format, such as `{images: my_photos}`.
+        validation_options: Options of the format of `validation_data`.
+        validation_ratio: Share of the training rows to cut off as validation split. Without it the data has one.
+        group_by: Column whose groups stay in one split: `image_id`, or `image_id // 12` for runs of twelve numbers.
+            Training rows in a group of the validation split are left out.
+        data_seed: Seed of the cut into training and validation rows. All other randomness has `seed`.
+        on_bad_image: What an unreadable image does: `raise` stops, `skip` leaves its rows out with a warning.
+        streaming: Read training rows as they are needed. Needs `max_steps`; `questions_per_image` has no effect.
+        model: Preset to train from scratch (`qca-tiny`, `qca-small`, `qca-base`) or checkpoint to start from.
+        vision_encoder: Pretrained vision encoder, a Hub id or a folder. Takes the place of `model`.
+        text_encoder: Pretrained text encoder, a Hub id or a folder. Takes the place of `model`.
+        image_size: Height and width in pixels, if they differ from the encoder's.
+        vocabulary: Which answers the model knows: `{}` all, `{minimum_count: 9}` those of at least nine rows,
+            `{top_k: 1000}` the most frequent. `null` keeps the answers in the config of `model`.
+        answer_rule: How an answer scores: `consensus` by how many people gave it, `set` 1 for each answer of the row.
+        normalize_answers: Compare answers in the form of the official VQA evaluation.
+        attention_supervision: Which hops are trained towards the relevance maps of the rows.
+        relevance_loss_schedule: Weight of that loss over training: `constant`, or `linear` down to 0.
+        freeze: Parameter groups that do not train: `vision`, `text`, `conditioning`, `hops`, `head`.
+        learning_rates: Learning rates of parameter groups, where they differ from `learning_rate`.
+        lora_rank: Rank of low-rank adapters that train in place of the encoders' weights.
+        questions_per_image: Largest number of questions about one image in a batch.
+        cache_image_features: Compute the features of a frozen vision encoder once and store them.
+        ema_decay: Decay of an exponential moving average of the weights, which is evaluated and saved.
+        early_stopping_patience: Number of evaluations without improvement after which training stops.
+        metrics: Metrics beside accuracy: `vqa_accuracy`, `wups`.
+        baselines: Models to train and report beside this one: `question_only` sees blank images, `image_mean` has no
+            hops.
     """
 
     data: str
