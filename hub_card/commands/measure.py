@@ -89,7 +89,8 @@ def results(
     chosen = None if seeds is None else _parse_seeds(seeds)
     check_table(path, overrides)
     from modeling_qca.hub_card.row_card import write_row_cards
-    from modeling_qca.training.experiments.results_table import load_table, run_table
+    from modeling_qca.training.experiments.results_run import run_table
+    from modeling_qca.training.experiments.results_table import load_table
 
     described = load_table(path, overrides)
     folder = output_dir / described.name

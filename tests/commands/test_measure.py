@@ -12,7 +12,7 @@ from qca_cli import measure
 from qca_cli.main import app
 from typer.testing import CliRunner
 
-from modeling_qca import training
+from modeling_qca.training import evaluation
 from modeling_qca.training.data.collator import QuestionCollator
 from modeling_qca.training.fitting.model_factory import CONFIGURATION
 
@@ -92,9 +92,9 @@ def test_a_missing_matplotlib_is_reported_before_training_or_reading(command, tm
     }
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.delitem(sys.modules, "modeling_qca.training.evaluation.figures", raising=False)
-    monkeypatch.delattr(training, "figures", raising=False)
+    monkeypatch.delattr(evaluation, "figures", raising=False)
     monkeypatch.setattr(
-        "modeling_qca.training.experiments.results_table.train", lambda *arguments: pytest.fail("trained")
+        "modeling_qca.training.experiments.results_run.train", lambda *arguments: pytest.fail("trained")
     )
     with pytest.raises(ImportError, match=r"modeling-qca\[figures\]"):
         CliRunner().invoke(app, [command, *arguments[command]], catch_exceptions=False)

@@ -1,4 +1,4 @@
-"""Markdown tables of a summary, see `results_table.summarize`."""
+"""Markdown tables of a summary, see `results_summary.summarize`."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -72,7 +72,7 @@ def test_removed_patches_get_the_mean_color_of_their_image(rows, columns, patch,
 
 @settings(max_examples=30, deadline=None)
 @given(values=st.lists(st.integers(0, 3), min_size=1, max_size=9), seed=st.integers(0, 99))
-def test_ranks_order_by_score_and_break_ties_by_chance(values, seed):
+def test_ranks_order_by_score_and_break_ties_at_random(values, seed):
     scores = torch.tensor([values, values[::-1]]).float()
     rank = ranks(scores, torch.Generator().manual_seed(seed))
     for row, ranked in zip(scores, rank, strict=True):
@@ -81,14 +81,14 @@ def test_ranks_order_by_score_and_break_ties_by_chance(values, seed):
         assert (by_rank[:-1] >= by_rank[1:]).all()
 
 
-def test_ties_fall_everywhere():
+def test_ties_are_broken_evenly():
     first = ranks(torch.zeros(2000, 4), torch.Generator().manual_seed(0)).argsort(-1)[:, 0]
     assert torch.bincount(first).min() > 400
 
 
 @pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification"])
 @pytest.mark.parametrize("method", ["relevance", "rollout"])
-def test_curves_equal_one_forward_pass_after_the_other(rows, method, problem_type):
+def test_curves_equal_separate_forward_passes(rows, method, problem_type):
     model, processor = tiny_model(problem_type=problem_type), tiny_processor()
     results = faithfulness_curves(model, processor, rows, method, batch_size=3, seed=3)
     assert (results["questions"], results["images"], results["fractions"]) == (5, 2, list(FRACTIONS))
@@ -119,7 +119,7 @@ def test_curves_equal_one_forward_pass_after_the_other(rows, method, problem_typ
         assert area["probability"] == pytest.approx(auc(FRACTIONS, values[:, 0] / 5), abs=1e-5)
 
 
-def test_curves_mirror_one_another(rows):
+def test_insertion_mirrors_deletion_of_the_opposite_order(rows):
     curves = faithfulness_curves(tiny_model(), tiny_processor(), rows, batch_size=5)["curves"]
     for by_order in curves.values():
         for order, opposite in (("positive", "negative"), ("negative", "positive")):
@@ -135,7 +135,7 @@ def test_curves_mirror_one_another(rows):
 
 
 def test_patches_that_decide_the_answer_have_the_lowest_deletion_curve(rows, monkeypatch):
-    """A relevance that is right by construction: the change of the answer when each patch alone is taken away."""
+    """A relevance that is faithful by construction: the change of the answer when one patch is removed."""
     model, processor = tiny_model(), tiny_processor()
     explain = type(model).explain
 
@@ -161,7 +161,7 @@ def test_patches_that_decide_the_answer_have_the_lowest_deletion_curve(rows, mon
     assert tried["deletion"]["positive"]["probability"] < tried["deletion"]["negative"]["probability"]
 
 
-def test_cls_attention_is_the_vision_encoders_own():
+def test_cls_attention_equals_the_vision_encoders_own():
     model, pixels = tiny_model("dinov2_with_registers", vision_conditioning_layers="late"), torch.randn(2, 3, 32, 32)
     attention = cls_attention(model.qca, pixels)
     backbone = model.qca.vision_encoder.backbone
@@ -174,12 +174,12 @@ def test_cls_attention_is_the_vision_encoders_own():
     assert cls_attention(tiny_model("siglip_vision_model").qca, pixels) is None
 
 
-def test_an_encoder_without_cls_token_is_compared_with_chance_alone(rows):
+def test_encoder_without_cls_token_has_only_the_random_control(rows):
     results = faithfulness_curves(tiny_model("siglip_vision_model"), tiny_processor(), rows)
     assert set(results["curves"]) == {"relevance", "random"}
 
 
-def test_the_model_keeps_its_mode_and_a_seed_repeats_the_numbers(rows):
+def test_keeps_training_mode_and_repeats_for_a_seed(rows):
     model, processor = tiny_model().train(), tiny_processor()
     first = faithfulness_curves(model, processor, rows, batch_size=5, seed=1)
     assert model.training
@@ -190,7 +190,7 @@ def test_the_model_keeps_its_mode_and_a_seed_repeats_the_numbers(rows):
     )
 
 
-def test_results_are_written_with_their_figure(rows, tmp_path):
+def test_writes_results_and_figure(rows, tmp_path):
     pytest.importorskip("matplotlib", reason="the `figures` extra is not installed")
     results = measure_faithfulness(tiny_model(), tiny_processor(), rows, tmp_path / "out", questions=2)
     assert results["questions"] == 2
