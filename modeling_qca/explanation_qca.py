@@ -1,4 +1,4 @@
-"""A look: one question about one image, the answers, where the model looked and which words it read."""
+"""What `pipeline.look` returns: a question about an image, its answers, relevance maps and relevant words."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,17 +10,18 @@ from .overlay_qca import Box, kept_patches, overlay
 
 
 @dataclass
-class Look:
+class VisualExplanation:
     """
     Args:
         image: RGB and upright.
-        question: one.
+        question: one question.
         answers: `{"answer": str, "score": float}`, best first.
-        relevance: `[M, rows, columns]` shares of the patches, one map a hop, or a single one by gradient.
-        words: for each map, or once for all of them, the question's words with their shares; empty where the method
-            says nothing about words.
+        relevance: `[M, rows, columns]` shares of the patches: one map a hop, or a single one with
+            `method="gradient"`.
+        words: for each map, or once for all maps, the words of the question with their shares. Empty where the method
+            has no relevance of words.
         kept: `[rows, columns]` boolean, the patches that the token budget kept; `None` without a budget.
-        box: (left, top, right, bottom) in pixels of the part of the image that the grid covers.
+        box: (left, top, right, bottom) in pixels of the part of the image that the patch grid covers.
     """
 
     image: Image.Image
@@ -33,12 +34,12 @@ class Look:
 
     @property
     def caption(self) -> str:
-        """The question and, on a line of its own, the best answer with its score."""
+        """The question and, on a second line, the best answer with its score."""
         best = self.answers[0]
         return f"{self.question}\n{best['answer']} ({best['score']:.0%})"
 
-    def fit(self, side: int) -> "Look":
-        """The same look drawn on the image at another size: its longer side has `side` pixels."""
+    def fit(self, side: int) -> "VisualExplanation":
+        """The same explanation on a resized image, whose longer side has `side` pixels."""
         scale = side / max(self.image.size)
         size = (round(self.image.width * scale), round(self.image.height * scale))
         left, top, right, bottom = (edge * scale for edge in self.box)
@@ -50,28 +51,15 @@ class Look:
         return overlay(self.image, self.relevance[index], self.caption if caption else None, box=self.box)
 
     def kept_patches(self) -> Image.Image:
-        """The image with what the token budget dropped grayed out."""
+        """
+        The image, grayed out where the token budget dropped patches.
+
+        Raises:
+            ValueError: for a model without a token budget.
+        """
         if self.kept is None:
-            raise ValueError("This model has no token budget, or one of all patches: nothing was dropped.")
+            raise ValueError("This model has no token budget, or one of all patches: it dropped nothing.")
         return kept_patches(self.image, self.kept, self.box)
 
 
-def seen_box(image_processor: Any, width: int, height: int) -> Box:
-    """
-    The part of a `width` x `height` image that the model is shown: all of it, unless the image processor crops.
-
-    Returns:
-        (left, top, right, bottom) in pixels; beyond the image where it is padded to the size of the crop.
-    """
-    if not image_processor.do_center_crop:
-        return 0.0, 0.0, float(width), float(height)
-    size, crop, across, down = image_processor.size, image_processor.crop_size, 1.0, 1.0
-    if image_processor.do_resize and size.shortest_edge:
-        across = down = size.shortest_edge / min(width, height)
-    elif image_processor.do_resize:
-        across, down = size.width / width, size.height / height
-    left, top = (width - crop.width / across) / 2, (height - crop.height / down) / 2
-    return left, top, width - left, height - top
-
-
-__all__ = ["Look", "seen_box"]
+__all__ = ["VisualExplanation"]

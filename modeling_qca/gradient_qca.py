@@ -7,7 +7,6 @@ Relevancy is written as in the paper: `text` R_tt, `image` R_ii, `image_text` R_
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -39,9 +38,9 @@ def gradient_relevance(
     """
     Relevancy of patches `[B, N]` and of question tokens `[B, L]` for the answer (eq. 6-11).
 
-    The pooled question is one more token, which attends to what it is pooled of; with `query_tokens="all"` the
-    question's tokens read the patches themselves. Text reads no image before the hops do, so R_ti is zero until then.
-    What is no attention is not followed: the amount of evidence, and what a hop writes onto the patches.
+    The pooled question counts as one more token that attends to the tokens it is pooled of. With `query_tokens="all"`
+    the question tokens read the patches themselves. Text reads no image before the hops, so R_ti is zero until then.
+    Only attention is followed, not the amount of evidence and not the patch update of a hop.
 
     Args:
         mask: `[B, L]` boolean.
@@ -67,8 +66,15 @@ def gradient_relevance(
 def _patch_relevancy(
     config: PreTrainedConfig, attention: WeightedAttention, tokens: ImageTokens, text: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of the patches that the hops read: the normalized R_ii `[B, N or K, S]`, several layers in equal shares, and
-    R_it `[B, N or K, L]`; `text` is the normalized R_tt."""
+    """
+    Relevancy of the patches that the hops read.
+
+    Args:
+        text: the normalized R_tt.
+
+    Returns:
+        The normalized R_ii `[B, N or K, S]`, with several feature layers in equal shares, and R_it `[B, N or K, L]`.
+    """
     image = tokens.identity
     image_text = image.new_zeros(*image.shape[:2], text.shape[-1])
     read_after = config.vision_feature_layers or [len(attention.vision)]
@@ -77,7 +83,7 @@ def _patch_relevancy(
         image, image_text = tokens.at_layer(index, image), tokens.at_layer(index, image_text)
         if index in attention.conditioning:
             question = attention.conditioning[index]
-            if config.vision_conditioning == "question_reads_patches":  # one answer, added to every token
+            if config.vision_conditioning == "question_reads_patches":  # one update for all tokens
                 image, image_text = image + question @ image, image_text + question @ image_text
             else:
                 residual = tokens.residual(index)
@@ -89,46 +95,40 @@ def _patch_relevancy(
 
 
 def _normalized(relevancy: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-    """Rows of what attention added scaled to one, plus the token itself (eq. 8-9)."""
+    """Scale the rows of what attention added to one, and add the token itself (eq. 8-9)."""
     added = relevancy - residual
     total = added.sum(dim=-1, keepdim=True)
     return added / total.clamp(min=torch.finfo(total.dtype).tiny) + residual
 
 
 class AttentionRecorder(TorchFunctionMode):
-    """Keeps what a forward pass computes its attention from, where the model returns no maps with a gradient."""
+    """
+    Record the attention maps of a forward pass that the model does not return with a gradient.
+
+    Args:
+        model: an [`evaluation_copy`], because its hooks stay. Run it once inside of `with AttentionRecorder(model)`.
+    """
 
     def __init__(self, model: PreTrainedModel):
         super().__init__()
         self.config = model.config
         body: Any = model.base_model
-        self.embeddings, self.embedder, self.layers = (
-            model.get_input_embeddings(),
-            body.query_embedder,
-            body.hops.layers,
-        )
+        self.embedder = body.query_embedder
         self.question: dict[str, torch.Tensor] = {}
         self.conditioning: list[torch.Tensor] = []  # [B, heads, S', L] in the order of the layers
         self.hops: list[torch.Tensor] = []  # [B, H, Q, N or K]
         self.words: list[torch.Tensor] = []  # [B, 1, 1, L]
+        for module, hook in self._hooks(model, body.hops.layers):
+            module.register_forward_hook(hook)
 
-    @classmethod
-    @contextmanager
-    def of(cls, model: PreTrainedModel) -> "Iterator[AttentionRecorder]":
-        """Record the forward passes of `model` in this context."""
-        recorder = cls(model)
-        with ExitStack() as hooks, recorder:
-            for module, hook in recorder._hooks():
-                hooks.enter_context(module.register_forward_hook(hook))
-            yield recorder
-
-    def _hooks(self) -> Iterator[tuple[nn.Module, Any]]:
+    def _hooks(self, model: PreTrainedModel, hops: Any) -> Iterator[tuple[nn.Module, Any]]:
         def keep_question(module: nn.Module, inputs: tuple, output: torch.Tensor):
             self.question["pooled" if inputs[0].dim() == 2 else "states"] = inputs[0]
 
-        yield self.embeddings, lambda module, inputs, output: output.requires_grad_()  # also of a frozen encoder
+        # A frozen encoder needs a gradient as well.
+        yield model.get_input_embeddings(), lambda module, inputs, output: output.requires_grad_()
         yield self.embedder.projection, keep_question
-        for layer in self.layers:
+        for layer in hops:
             yield layer.attention.softmax, lambda module, inputs, output: self.hops.append(output)
             if layer.question_attention is not None:
                 yield layer.question_attention.softmax, lambda module, inputs, output: self.words.append(output)
@@ -144,7 +144,7 @@ class AttentionRecorder(TorchFunctionMode):
     def weighted(self, score: torch.Tensor, outputs: Any, mask: torch.Tensor) -> WeightedAttention:
         """
         Args:
-            score: of the answers, summed over questions that share nothing, images included.
+            score: of the answers, summed over the questions. Each question has an image of its own.
             outputs: of the recorded pass, with `output_attentions=True`.
             mask: `[B, L]` boolean, of the question tokens.
         """
@@ -167,13 +167,13 @@ class AttentionRecorder(TorchFunctionMode):
     def _pooling(self, pooled_gradient: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         weights = pooling_weights(self.embedder, mask)[:, None, None]  # [B, 1, 1, L]: one head, one query
         if self.config.question_pooling != "mean":
-            return weights[:, 0]  # a single token is the query, whatever its gradient
+            return weights[:, 0]  # the query is a single token
         gradient = pooled_gradient[:, None] @ self.question["states"].transpose(1, 2)  # pooled = weights @ states
         return _weighted(weights, gradient[:, None])
 
 
 def pooling_weights(query_embedder: Any, mask: torch.Tensor) -> torch.Tensor:
-    """The share of each question token in the pooled question, `[B, L]`, which is linear in the tokens' states."""
+    """The share of each question token in the pooled question, `[B, L]`. Pooling is linear in the token states."""
     tokens = torch.eye(mask.shape[1], device=mask.device).expand(len(mask), -1, -1)
     return query_embedder.pool(tokens, mask)
 

@@ -26,7 +26,7 @@ from .embedding_qca import PatchEmbedder, QueryEmbedder, grid_coordinates
 from .loss_qca import answer_loss, relevance_loss
 from .pairs_qca import pair_images, pair_questions
 from .pipeline_qca import QCAVisualQuestionAnsweringPipeline  # noqa: F401  imported so that saving copies it
-from .relevance_qca import QCAExplanation, explain
+from .relevance_qca import RelevanceOutput, explain
 from .text_qca import (
     QCATextFeatures,
     build_text_encoder,
@@ -492,7 +492,7 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
         inputs: Mapping[str, Any],
         method: str = "relevance",
         answers: torch.Tensor | None = None,
-    ) -> QCAExplanation:
+    ) -> RelevanceOutput:
         """Where the model looks: `method` is `"relevance"`, `"rollout"` or `"gradient"`, see [`explain`]."""
         return explain(self, inputs, method, answers)
 

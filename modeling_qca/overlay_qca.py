@@ -1,12 +1,14 @@
-"""Pictures of relevance with nothing but PIL: a heat map on the image, its legend, the question and the answer."""
+"""Draw relevance with PIL alone: a heat map on the image, with a legend, the question and the answer."""
+
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
-# 17 evenly spaced colors of viridis, which is perceptually uniform and survives color blindness and gray printing
-# (Smith & van der Walt 2015); the ones between are within 6 of 255 of the original.
+# 17 evenly spaced colors of viridis (Smith & van der Walt 2015), which is perceptually uniform, also for color-blind
+# readers and in gray prints. Colors between them differ from the original by at most 6 of 255.
 VIRIDIS = np.array(
     [(68, 1, 84), (72, 24, 106), (71, 45, 123), (66, 64, 134), (59, 82, 139), (51, 99, 141), (44, 114, 142)]
     + [(38, 130, 142), (33, 145, 140), (31, 160, 136), (40, 174, 128), (63, 188, 115), (94, 201, 98), (132, 212, 75)]
@@ -37,24 +39,23 @@ def overlay(
     A heat map on an image.
 
     Args:
-        image: as the model saw it, see `open_image`.
-        relevance: `[rows, columns]` shares of any grid, or of the image's own size; resized bilinearly. The brightest
-            color is its largest share.
-        caption: printed below, such as the question and the answer.
-        legend: print the scale below.
-        box: (left, top, right, bottom) in pixels of the part of the image that `relevance` is of; all of it unless
-            given. The rest keeps its colors.
+        image: upright, as from `open_image`.
+        relevance: `[rows, columns]` shares on any grid, resized bilinearly. The largest share has the brightest color.
+        caption: text below the image, such as the question and the answer.
+        legend: whether to draw the scale below the image.
+        box: (left, top, right, bottom) in pixels of the part of the image that `relevance` covers; by default all of
+            it. The rest keeps its colors.
 
     Returns:
         RGB, as large as the image plus the caption and the legend.
 
     Raises:
-        ValueError: where `relevance` is no map.
+        ValueError: where `relevance` is not one map.
     """
     if relevance.dim() != 2:
         raise ValueError(f"`relevance` must be one map [rows, columns], got shape {tuple(relevance.shape)}.")
     image = image.convert("RGB")
-    left, top, right, bottom = _pixels(box, image)
+    left, top, right, bottom = _pixels(box, *image.size)
     size = (bottom - top, right - left)
     shares = nn.functional.interpolate(relevance[None, None].float().cpu(), size=size, mode="bilinear")[0, 0].numpy()
     peak = float(relevance.max())
@@ -68,10 +69,15 @@ def overlay(
 
 
 def kept_patches(image: Image.Image, kept: torch.Tensor, box: Box | None = None) -> Image.Image:
-    """`image` with the patches that the token budget dropped grayed out; `kept` is `[rows, columns]`, boolean, of the
-    part of the image in `box`."""
+    """
+    `image`, grayed out where the token budget dropped patches.
+
+    Args:
+        kept: `[rows, columns]` boolean.
+        box: the part of the image that `kept` covers, as in [`overlay`].
+    """
     image = image.convert("RGB")
-    left, top, right, bottom = _pixels(box, image)
+    left, top, right, bottom = _pixels(box, *image.size)
     faded = Image.blend(image.convert("L").convert("RGB"), Image.new("RGB", image.size, "white"), 0.75)
     mask = Image.new("L", image.size, 255)
     cells = Image.fromarray(kept.cpu().numpy()).convert("L")
@@ -79,8 +85,47 @@ def kept_patches(image: Image.Image, kept: torch.Tensor, box: Box | None = None)
     return Image.composite(image, faded, mask)
 
 
+def place_maps(maps: torch.Tensor, size: tuple[int, int], box: Box | None = None) -> torch.Tensor:
+    """
+    Maps at the size of an image, at the same place where [`overlay`] draws them.
+
+    Args:
+        maps: `[M, rows, columns]`.
+        size: (height, width) of the image.
+        box: the part of the image that the maps cover, as in [`overlay`].
+
+    Returns:
+        `[M, height, width]`, resized bilinearly in the box and zero outside of it.
+    """
+    height, width = size
+    left, top, right, bottom = _pixels(box, width, height)
+    inside = nn.functional.interpolate(maps[None], size=(bottom - top, right - left), mode="bilinear")[0]
+    inside = inside[:, max(-top, 0) : height - top, max(-left, 0) : width - left]
+    placed = maps.new_zeros(len(maps), height, width)
+    placed[:, max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)] = inside
+    return placed
+
+
+def seen_box(image_processor: Any, width: int, height: int) -> Box:
+    """
+    The part of a `width` x `height` image that the model sees: all of it, unless the image processor crops.
+
+    Returns:
+        (left, top, right, bottom) in pixels; outside of the image where the crop pads it.
+    """
+    if not image_processor.do_center_crop:
+        return 0.0, 0.0, float(width), float(height)
+    size, crop, across, down = image_processor.size, image_processor.crop_size, 1.0, 1.0
+    if image_processor.do_resize and size.shortest_edge:
+        across = down = size.shortest_edge / min(width, height)
+    elif image_processor.do_resize:
+        across, down = size.width / width, size.height / height
+    left, top = (width - crop.width / across) / 2, (height - crop.height / down) / 2
+    return left, top, width - left, height - top
+
+
 def strip(pictures: list[Image.Image]) -> Image.Image:
-    """Pictures side by side on white, their tops aligned."""
+    """Pictures side by side on white, aligned at the top."""
     width = sum(picture.width for picture in pictures) + MARGIN * (len(pictures) - 1)
     canvas = Image.new("RGB", (width, max(picture.height for picture in pictures)), "white")
     left = 0
@@ -91,7 +136,7 @@ def strip(pictures: list[Image.Image]) -> Image.Image:
 
 
 def text_strip(text: str, width: int) -> Image.Image:
-    """`text` in black on white, its lines wrapped to `width` pixels."""
+    """`text` in black on white, wrapped to `width` pixels."""
     font = ImageFont.load_default(max(12, min(20, width // 25)))
     lines: list[str] = []
     for paragraph in text.splitlines():
@@ -110,8 +155,8 @@ def text_strip(text: str, width: int) -> Image.Image:
     return picture
 
 
-def _pixels(box: Box | None, image: Image.Image) -> tuple[int, int, int, int]:
-    left, top, right, bottom = box or (0, 0, image.width, image.height)
+def _pixels(box: Box | None, width: int, height: int) -> tuple[int, int, int, int]:
+    left, top, right, bottom = box or (0, 0, width, height)
     return round(left), round(top), round(right), round(bottom)
 
 
@@ -136,4 +181,4 @@ def _above(upper: Image.Image, lower: Image.Image) -> Image.Image:
     return canvas
 
 
-__all__ = ["Box", "colors", "kept_patches", "overlay", "strip", "text_strip"]
+__all__ = ["Box", "colors", "kept_patches", "overlay", "place_maps", "seen_box", "strip", "text_strip"]

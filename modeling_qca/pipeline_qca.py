@@ -2,21 +2,23 @@
 # transformers leaves its pipelines loosely typed:
 # mypy: disable-error-code="assignment, misc, operator, override, union-attr"
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from copy import deepcopy
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from torch.utils.data import Dataset
 from transformers import Pipeline
 from transformers.utils import ModelOutput
 
-from .explanation_qca import Look, seen_box
-from .image_qca import open_image
-from .relevance_qca import word_relevance
+from .evaluation_copy_qca import evaluation_copy, is_training, unwrapped_model
+from .explanation_qca import VisualExplanation
+from .image_qca import ImageSource, describe_image, is_collection, is_stream, open_image
+from .overlay_qca import place_maps, seen_box
+from .question_qca import word_relevance
 
-ImageSource = str | Path | bytes | Image.Image
-Question = str | list[str]
+Question = str | Sequence[str]
 
 
 class QCAVisualQuestionAnsweringPipeline(Pipeline):
@@ -28,9 +30,14 @@ class QCAVisualQuestionAnsweringPipeline(Pipeline):
     >>> ask("room.jpg", "what is on the table", top_k=2)
     [{'answer': 'lamp', 'score': 0.61}, {'answer': 'books', 'score': 0.14}]
     >>> ask("room.jpg", ["what is on the table", "is there a bed"])  # one list of answers for each question
+    >>> ask(["a.jpg", "b.jpg"], ["is there a bed", "how many chairs"])  # pairs
+    >>> ask(["a.jpg", "b.jpg"], ["is there a bed", "how many chairs"], every_question=True)  # all about each image
     >>> ask.look("room.jpg", "what is on the table").overlay().save("look.png")  # where it looked
-    >>> ask([{"image": "room.jpg", "question": "is there a bed"}, ...], batch_size=8)  # also from a generator
+    >>> ask([{"image": "room.jpg", "question": "is there a bed"}, ...], batch_size=8)  # also datasets and generators
     ```
+
+    The pipeline answers in evaluation mode, also around a model that is being trained. It changes neither the model
+    nor the processor that it was given, and threads may share it. A PEFT model answers with its adapters.
 
     With the package installed, `pipeline(model=..., pipeline_class=QCAVisualQuestionAnsweringPipeline)` runs no code
     from the checkpoint.
@@ -45,60 +52,69 @@ class QCAVisualQuestionAnsweringPipeline(Pipeline):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.processor.set_max_question_length(self.model)
+        self.processor = deepcopy(self.processor)  # the tokenizer gets a limit, and the caller keeps the one without
+        self.processor.set_max_question_length(unwrapped_model(self.model))
+        self.tokenizer = self.processor.tokenizer
 
     def __call__(
         self,
-        image: ImageSource | dict | list | Iterator[dict],
-        question: Question | list[Question] | None = None,
+        image: ImageSource | dict | Iterable,
+        question: Question | Sequence[Question] | None = None,
         batch_size: int | None = None,
+        every_question: bool = False,
         **kwargs: Any,
     ) -> Any:
         """
         Args:
-            image: a path, URL, bytes or PIL image, or a list of them; or instead of both arguments
-                `{"image": ..., "question": ...}`, a list or an iterator of such.
-            question: one question or a list about one image. With a list of images: one question for all, or a list
-                with an entry (one question or a list) for each.
-            batch_size: images that go through the model together, 1 unless set here or when loading.
+            image: one image (path, URL, bytes, base64, open file, PIL image or array), or a collection of images:
+                list, dataset or dataset column. Or, in place of both arguments, rows
+                `{"image": ..., "question": ...}`: one, a list, a dataset, or an iterator.
+            question: one question, or a list of questions about one image. For a collection of images: one question
+                for all, or a list with an entry (one question or a list) for each image.
+            batch_size: number of images that go through the model together; 1, or as set when the pipeline was made.
+            every_question: ask every question of the list about every image.
             kwargs: `top_k` (`int`, 5), the number of answers; `return_relevance` (`bool`, `False`);
                 `truncation` (`bool`, `False`), cuts questions longer than the text encoder reads.
 
         Returns:
-            For one question `[{"answer": str, "score": float}, ...]`, best first; with `return_relevance` instead
-            `{"answers": [...], "relevance": [hops, height, width] tensor}` at the size of the image. Lists of
-            questions, lists of images and iterators give lists, lists and iterators of these.
+            For one question `[{"answer": str, "score": float}, ...]`, best first. With `return_relevance` it is
+            `{"answers": [...], "relevance": [hops, height, width] tensor}` at the size of the image; a part that the
+            image processor crops away is zero. Lists of questions and collections of images give lists of these, and
+            iterators without a length give an iterator.
 
         Raises:
-            ValueError: for an image that cannot be read, an empty or too long question, or numbers that do not fit.
+            ValueError: for an image that cannot be read, an empty or too long question, and for images and questions
+                of different numbers.
         """
-        items = self._items(image, question)
+        if isinstance(image, dict) and question is None and is_collection(image.get("image")):
+            image, question = image["image"], image.get("question")  # a slice of a dataset
         size = batch_size or self._batch_size or 1
-        if isinstance(items, Iterator):
-            results = super().__call__(_grouped(items, size), batch_size=1, **kwargs)
-            return (result for group in results for result in group)
-        if not items:
-            return []
-        results = super().__call__(list(_grouped(items, size)), batch_size=1, **kwargs)
-        flat = [result for group in results for result in group]
-        return flat if isinstance(image, (list, tuple)) else flat[0]
+        rows = _rows(image, question, every_question)
+        groups = _Groups(rows, size) if is_collection(rows) else _grouped(rows, size)
+        results = super().__call__(groups, batch_size=1, **kwargs)
+        flat = (result for group in results for result in group)
+        if is_stream(image):
+            return flat
+        return list(flat) if is_collection(image) else next(flat)
 
     def look(
         self, image: ImageSource, question: Question, method: str = "relevance", top_k: int = 5
-    ) -> Look | list[Look]:
+    ) -> VisualExplanation | list[VisualExplanation]:
         """
         Where the model looks and which words it reads; `ask.look("room.jpg", "is there a bed").overlay()` shows it.
 
         Args:
+            image: one image, as in [`__call__`].
             method: `"relevance"`, `"rollout"` or `"gradient"`, see `QCAForVisualQuestionAnswering.explain`.
 
         Returns:
-            A [`Look`], or one for each of a list of questions.
+            A [`VisualExplanation`], or one for each of a list of questions.
         """
         picture, questions = open_image(image), [question] if isinstance(question, str) else list(question)
         inputs = self.processor(images=picture, text=questions).to(self.device)
-        explanation = self.model.explain(inputs, method)
-        answers = self.processor.post_process_question_answering(explanation, self.model.config, top_k)
+        model = unwrapped_model(self.model)
+        explanation = model.explain(inputs, method)
+        answers = self.processor.post_process_question_answering(explanation, model.config, top_k)
         maps = self.processor.post_process_relevance(explanation)
         words: list[list] = [[] for _ in questions]
         if explanation.token_relevance is not None:
@@ -109,27 +125,14 @@ class QCAVisualQuestionAnsweringPipeline(Pipeline):
         if explanation.patch_mask is not None:
             kept = explanation.patch_mask.unflatten(-1, explanation.grid).cpu()
         box = seen_box(self.processor.image_processor, *picture.size)
-        looks = [Look(picture, *parts, box=box) for parts in zip(questions, answers, maps, words, kept, strict=True)]
+        parts = zip(questions, answers, maps, words, kept, strict=True)
+        looks = [VisualExplanation(picture, *row, box=box) for row in parts]
         return looks[0] if isinstance(question, str) else looks
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any):
-        """Save the model, its code and the processor, all that loading the pipeline again takes."""
+        """Save the model, its code and the processor, from which the pipeline can be loaded again."""
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
-
-    def _items(self, image: Any, question: Any) -> list[dict] | Iterator[dict]:
-        if isinstance(image, Iterator):
-            return image
-        if question is None:
-            return list(image) if isinstance(image, (list, tuple)) else [image]
-        if not isinstance(image, (list, tuple)):
-            return [{"image": image, "question": question}]
-        questions = [question] * len(image) if isinstance(question, str) else question
-        if len(questions) != len(image):
-            raise ValueError(
-                f"{len(image)} images but {len(questions)} questions: pass one question for all, or an entry for each."
-            )
-        return [{"image": one, "question": asked} for one, asked in zip(image, questions, strict=True)]
 
     def _sanitize_parameters(
         self, top_k: int | None = None, return_relevance: bool | None = None, truncation: bool | None = None
@@ -144,30 +147,25 @@ class QCAVisualQuestionAnsweringPipeline(Pipeline):
         for item in group:
             if not isinstance(item, dict) or not {"image", "question"} <= item.keys():
                 raise ValueError(
-                    f'Expected an image and a question, or {{"image": ..., "question": ...}}, got {item!r}.'
+                    'Expected an image and a question, or {"image": ..., "question": ...}, got an item '
+                    f"{describe_image(item)}."
                 )
         images = [open_image(item["image"]) for item in group]
         asked = [item["question"] for item in group]
-        questions = [list(question) if isinstance(question, (list, tuple)) else [question] for question in asked]
+        questions = [list(question) if is_collection(question) else [question] for question in asked]
         if not all(questions):
-            raise ValueError(
-                f"Image {group[questions.index([])]['image']!r} comes without a question; pass at least one."
-            )
-        inputs = self.processor(
-            images=images,
-            text=[question for about_image in questions for question in about_image],
-            image_index=[index for index, about_image in enumerate(questions) for _ in about_image],
-            truncation=truncation,
-        )
-        return {"inputs": inputs, "asked": asked, "sizes": [(image.height, image.width) for image in images]}
+            source = describe_image(group[questions.index([])]["image"])
+            raise ValueError(f"The image {source} comes without a question; pass at least one.")
+        index = [image for image, about_image in enumerate(questions) for _ in about_image]
+        flat = [question for about_image in questions for question in about_image]
+        inputs = self.processor(images=images, text=flat, image_index=index, truncation=truncation)
+        return {"inputs": inputs, "asked": asked, "sizes": [images[i].size for i in index]}
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
-        inputs = model_inputs.pop("inputs")
-        return {
-            "outputs": self.model(**inputs, return_dict=True),
-            "image_index": inputs["image_index"],
-            **model_inputs,
-        }
+        model, inputs = unwrapped_model(self.model), model_inputs.pop("inputs")
+        if is_training(model):
+            model = evaluation_copy(model)
+        return {"outputs": model(**inputs, return_dict=True), **model_inputs}
 
     def postprocess(self, model_outputs: dict[str, Any], top_k: int = 5, return_relevance: bool = False) -> list:
         outputs: ModelOutput = model_outputs["outputs"]
@@ -175,16 +173,78 @@ class QCAVisualQuestionAnsweringPipeline(Pipeline):
         if return_relevance:
             if self.model.config.num_attention_layers == 0:
                 raise ValueError("`return_relevance` needs a model with hops; this one has `num_attention_layers=0`.")
-            sizes = [model_outputs["sizes"][image] for image in model_outputs["image_index"].tolist()]
-            maps = self.processor.post_process_relevance(outputs, sizes)
+            maps = self.processor.post_process_relevance(outputs)
             results = [
-                {"answers": answers, "relevance": relevance} for answers, relevance in zip(results, maps, strict=True)
+                {"answers": answers, "relevance": self._placed(grid, *size)}
+                for answers, grid, size in zip(results, maps, model_outputs["sizes"], strict=True)
             ]
         remaining = iter(results)
         return [
-            next(remaining) if isinstance(question, str) else list(islice(remaining, len(question)))
+            list(islice(remaining, len(question))) if is_collection(question) else next(remaining)
             for question in model_outputs["asked"]
         ]
+
+    def _placed(self, maps: Any, width: int, height: int) -> Any:
+        return place_maps(maps, (height, width), seen_box(self.processor.image_processor, width, height))
+
+
+class _Groups(Dataset):
+    """Rows in groups of `size`, read when they are needed."""
+
+    def __init__(self, rows: Any, size: int):
+        self.rows, self.size = rows, size
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.size)
+
+    def __getitem__(self, index: int) -> list[dict]:
+        start = index * self.size
+        return [self.rows[place] for place in range(start, min(start + self.size, len(self.rows)))]
+
+
+class _Pairs(Sequence):
+    """Rows of images and questions. Images are read when they are needed."""
+
+    def __init__(self, images: Any, questions: Sequence):
+        self.images, self.questions = images, questions
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def __getitem__(self, index: Any) -> dict:
+        return {"image": self.images[index], "question": self.questions[index]}
+
+
+def _rows(image: Any, question: Any, every_question: bool) -> Any:
+    """Rows `{"image": ..., "question": ...}`: a collection where `image` has a length, else an iterator."""
+    if question is None and (is_collection(image) or is_stream(image)):
+        return image
+    if question is None:
+        return [image]
+    if is_stream(question):
+        question = list(question)
+    if is_stream(image):
+        if is_collection(question) and not every_question:
+            raise ValueError(
+                "Images without a length take one question for all, `every_question=True`, or come as rows "
+                '{"image": ..., "question": ...}.'
+            )
+        return ({"image": one, "question": question} for one in image)
+    if not is_collection(image):
+        return [{"image": image, "question": question}]
+    if every_question or not is_collection(question):
+        return _Pairs(_by_place(image), [question] * len(image))
+    if len(question) != len(image):
+        raise ValueError(
+            f"{len(image)} images but {len(question)} questions: pass one question for all images, an entry for each "
+            "image, or `every_question=True` to ask every question about every image."
+        )
+    return _Pairs(_by_place(image), _by_place(question))
+
+
+def _by_place(collection: Any) -> Any:
+    """Indexed by place; pandas indexes by label."""
+    return list(collection) if hasattr(collection, "iloc") else collection
 
 
 def _grouped(items: Iterable[dict], size: int) -> Iterator[list[dict]]:

@@ -1,21 +1,27 @@
-"""Images and questions in, answers and heat maps out."""
+"""The processor: images and questions to model inputs, model outputs to answers and relevance maps.
+
+B questions, I images (B >= I), L question tokens, h x w pixels.
+"""
 
 from collections.abc import Sequence
 from operator import index as as_integer
-from reprlib import repr as short
-from typing import Any
+from typing import Any, Unpack
 
 import torch
-from PIL import Image
 from torch import nn
 from transformers import BatchFeature, PreTrainedConfig, ProcessorMixin
-from transformers.image_utils import ImageInput, is_valid_image, make_flat_list_of_images
+from transformers.image_utils import ImageInput
+from transformers.processing_utils import ProcessingKwargs
 
-from .image_qca import check_array, open_image
+from .image_qca import check_array, describe_image, is_collection, open_image
+from .question_qca import TOKENIZER_LOCK, check_token_counts, flatten_questions
 from .validation_qca import check_fields
 
-MAXIMUM_SIDE = 4096  # pixels of a picture for the vision encoder
-LONGEST_QUESTION = 100_000  # characters; a tokenizer would work for seconds on more, to find that it is too long
+MAXIMUM_SIDE = 4096  # pixels of an image for the vision encoder
+
+
+class QCAProcessorKwargs(ProcessingKwargs, total=False):
+    """Arguments of the tokenizer and of the image processor, flat or as `text_kwargs` and `images_kwargs`."""
 
 
 class QCAProcessor(ProcessorMixin):
@@ -27,8 +33,10 @@ class QCAProcessor(ProcessorMixin):
         tokenizer: of the text encoder.
 
     Raises:
-        ValueError: for an image processor that makes pictures of more than `MAXIMUM_SIDE` pixels, or no numbers.
+        ValueError: for an image processor that makes images of more than `MAXIMUM_SIDE` pixels, or no numbers.
     """
+
+    valid_processor_kwargs = QCAProcessorKwargs
 
     def __init__(self, image_processor=None, tokenizer=None, **kwargs):
         if image_processor is not None:
@@ -38,45 +46,50 @@ class QCAProcessor(ProcessorMixin):
     def __call__(
         self,
         images: ImageInput | None = None,
-        text: str | list[str] | None = None,
+        text: str | Sequence[str] | Sequence[Sequence[str]] | None = None,
         image_index: Sequence[int] | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[QCAProcessorKwargs],
     ) -> BatchFeature:
         """
         Args:
-            images: one image or a list: path, URL, encoded bytes, PIL image or array.
-            text: one question or a list of B.
-            image_index: which image each question is about; may be left out where there is one image, or one for
-                each question.
-            kwargs: of the tokenizer and the image processor; `padding=True` and `return_tensors="pt"` unless told.
-                A question is cut only where `truncation=True` says so.
+            images: one image or a collection: path, URL, encoded bytes, open file, PIL image or array, see
+                `open_image`. With `do_rescale=False` the values of arrays are taken as they are.
+            text: one question, a list of B, or a list with a list of questions for each image.
+            image_index: `[B]` image of each question. It may be left out for one image, for one image a question, and
+                for a list of questions for each image.
+            kwargs: of the tokenizer and the image processor. The defaults are `padding=True` and
+                `return_tensors="pt"`. A question is cut only with `truncation=True`.
 
         Returns:
-            `input_ids` and `attention_mask` `[B, L]`, `pixel_values` `[I, 3, h, w]` and `image_index` `[B]`; the parts
-            of what was passed.
+            `input_ids` and `attention_mask` `[B, L]` for `text` and `pixel_values` `[I, 3, h, w]` for `images`.
+            `image_index` `[B]` is there only where question b is not about image b. So pairs that were processed one
+            by one can be stacked, and a batch of pairs can be split.
 
         Raises:
             ValueError: for an image that cannot be read, an empty or too long question, and where images and questions
                 do not fit together.
         """
+        if images is None and text is None:
+            raise ValueError("Pass `images`, `text` or both.")
+        kwargs = self._with_defaults(kwargs)
+        inputs, questions, entries = BatchFeature(), [], None
         if text is not None:
-            text = _check_questions([text] if isinstance(text, str) else text)
-        if images is not None:
-            images = _open_images(images)
-        if images is not None and text is not None:
-            image_index = _check_image_index(image_index, len(images), len(text))
+            questions, entries = flatten_questions(text)
+        pictures = None if images is None else _open_images(images, self._rescales(kwargs))
+        if pictures is not None and text is not None:
+            image_index = _complete_image_index(image_index, entries, len(pictures), len(questions))
         elif image_index is not None:
             raise ValueError("`image_index` needs both `images` and `text`.")
-        kwargs.setdefault("return_tensors", "pt")
-        # A length stored with the tokenizer was another task's choice; SigLIP's does not say what is padding.
-        for name, value in (("padding", True), ("max_length", None), ("return_attention_mask", True)):
-            if name not in kwargs.get("text_kwargs", {}):
-                kwargs.setdefault(name, value)
-        inputs = super().__call__(images=images, text=text, **kwargs)
+        elif entries is not None:
+            raise ValueError("Lists of questions for each image need `images`.")
         if text is not None:
-            self._check_lengths(inputs, text)
+            with TOKENIZER_LOCK:
+                inputs.update(super().__call__(text=questions, **kwargs))
+            check_token_counts(self.tokenizer, inputs, questions)
+        if pictures is not None:
+            inputs.update(self._pixel_values(pictures, kwargs))
         if image_index is not None:
-            inputs.update(BatchFeature({"image_index": image_index}, tensor_type=kwargs["return_tensors"]))
+            inputs.update(BatchFeature({"image_index": image_index}, tensor_type=kwargs.get("return_tensors")))
         return inputs
 
     @property
@@ -84,24 +97,50 @@ class QCAProcessor(ProcessorMixin):
         return [*super().model_input_names, "image_index"]
 
     def set_max_question_length(self, model: nn.Module):
-        """Let questions have no more tokens than the text encoder of `model` reads, whatever the tokenizer says."""
+        """Limit questions to the number of tokens that the text encoder of `model` reads."""
         longest = model.base_model.max_question_length
         if longest is not None:
             self.tokenizer.model_max_length = min(self.tokenizer.model_max_length, longest)
 
-    def _check_lengths(self, inputs: BatchFeature, text: list[str]):
-        for position, mask in enumerate(inputs.get("attention_mask", ())):
-            if not any(mask):
-                raise ValueError(f"Question {position} is empty for the tokenizer ({short(text[position])}).")
+    def _with_defaults(self, kwargs: Any) -> dict[str, Any]:
+        """`kwargs` with our defaults. A length stored with the tokenizer was the choice of another task, and SigLIP's
+        tokenizer does not mark padding by itself."""
+        names = ("padding", "max_length", "truncation", "return_attention_mask")
+        text_kwargs = {"padding": True, "max_length": None, "return_attention_mask": True}
+        text_kwargs |= kwargs.get("text_kwargs", {}) | {name: kwargs[name] for name in names if name in kwargs}
         limit = self.tokenizer.model_max_length
-        if max(len(row) for row in inputs["input_ids"]) <= limit:
-            return
-        lengths = [len(self.tokenizer(question)["input_ids"]) for question in text]
-        longest = max(range(len(text)), key=lengths.__getitem__)
-        raise ValueError(
-            f"Question {longest} has {lengths[longest]} tokens, the text encoder reads at most {limit}: shorten it, "
-            "or pass `truncation=True` to cut it."
-        )
+        cuts = text_kwargs.get("truncation") not in (None, False, "do_not_truncate")
+        if cuts and text_kwargs["max_length"] is not None:
+            text_kwargs["max_length"] = min(text_kwargs["max_length"], limit)
+        others = {name: value for name, value in kwargs.items() if name not in names}
+        given = kwargs.get("common_kwargs", {}) | text_kwargs
+        others.setdefault("return_tensors", given.get("return_tensors", "pt"))
+        text_kwargs.pop("return_tensors", None)
+        return others | {"text_kwargs": text_kwargs}
+
+    def _rescales(self, kwargs: dict[str, Any]) -> bool:
+        given = kwargs.get("images_kwargs", {}) | kwargs
+        return given.get("do_rescale", self.image_processor.do_rescale)
+
+    def _pixel_values(self, pictures: list, kwargs: dict[str, Any]) -> BatchFeature:
+        try:
+            return super().__call__(images=pictures, **kwargs)
+        except ValueError as error:
+            given = self.image_processor.to_dict() | kwargs.get("images_kwargs", {}) | kwargs
+            if len(pictures) == 1 or given.get("do_center_crop") or "height" in dict(given.get("size") or {}):
+                raise
+            raise ValueError(
+                "The image processor makes images of different sizes, which cannot be stacked. Make all of them the "
+                f"same size, for example with {self._uncropped_size()}."
+            ) from error
+
+    def _uncropped_size(self) -> str:
+        """Arguments of the image processor that show the model whole images, all of one size."""
+        fields = self.image_processor.to_dict()
+        size = fields.get("crop_size") or fields["size"]
+        side = size.get("shortest_edge")
+        height, width = size.get("height") or side, size.get("width") or side
+        return f'`do_center_crop=False, size={{"height": {height}, "width": {width}}}`'
 
     def post_process_question_answering(
         self, outputs: Any, config: PreTrainedConfig, top_k: int = 5
@@ -111,8 +150,8 @@ class QCAProcessor(ProcessorMixin):
 
         Args:
             outputs: of `QCAForVisualQuestionAnswering`.
-            config: the model's, which holds the answers (`id2label`) and how to read the scores (`problem_type`).
-            top_k: at most all answers.
+            config: of the model, with the answers (`id2label`) and the meaning of the scores (`problem_type`).
+            top_k: number of answers, at most all of them.
 
         Returns:
             For each question a list of `{"answer": str, "score": float}`; scores are probabilities.
@@ -138,26 +177,27 @@ class QCAProcessor(ProcessorMixin):
         self, outputs: Any, target_sizes: list[tuple[int, int]] | None = None
     ) -> list[torch.Tensor]:
         """
-        The maps of each question, hop by hop, averaged over heads.
+        The relevance maps of each question, averaged over heads.
 
         Args:
             outputs: of a QCA model.
-            target_sizes: `(height, width)` of each question's image; `None` keeps the grid of patches.
+            target_sizes: `(height, width)` of the image of each question; `None` keeps the patch grid.
 
         Returns:
-            For each question a float32 tensor `[hops, height, width]`: probabilities on the grid, or those resized
-            bilinearly (a point's value is then the probability of the patch around it).
+            For each question a float32 tensor `[hops, height, width]`: probabilities on the patch grid, or those
+            resized bilinearly (the value of a point is the probability of the patch around it).
 
         Raises:
-            ValueError: where there is not one size for each question, or the image processor cropped the images.
+            ValueError: where there is not one size for each question, or the image processor crops the images.
         """
         maps = outputs.relevance.mean(dim=2).unflatten(-1, outputs.grid)  # [B, T, H, N] -> [B, T, rows, columns]
         if target_sizes is None:
             return list(maps)
         if self.image_processor.do_center_crop:
             raise ValueError(
-                "The image processor crops: its maps do not cover the whole picture. Set `do_center_crop=False`, or "
-                "take the maps on the grid, without `target_sizes`."
+                "The image processor crops, so the maps do not cover the whole images. Leave `target_sizes` out for "
+                "maps on the patch grid, ask the pipeline with `return_relevance=True`, or load the image processor "
+                f"with {self._uncropped_size()}."
             )
         if len(target_sizes) != len(maps):
             raise ValueError(f"{len(target_sizes)} `target_sizes` for {len(maps)} questions; pass one for each.")
@@ -179,47 +219,40 @@ def _check_image_processor(fields: dict[str, Any]):
         raise ValueError(f"`image_std` of the image processor must not be 0, got {fields['image_std']}.")
 
 
-def _open_images(images: Any) -> list:
-    sources = list(images) if isinstance(images, (list, tuple)) else [images]
+def _open_images(images: Any, rescales: bool) -> list:
+    sources = list(images) if is_collection(images) else [images]
     if not sources:
         raise ValueError("`images` is empty; pass at least one image.")
-    is_array = [is_valid_image(image) and not isinstance(image, Image.Image) for image in sources]
-    opened = [image if ready else open_image(image) for image, ready in zip(sources, is_array, strict=True)]
-    for image, ready in zip(opened, is_array, strict=True):
-        if ready:
-            check_array(image)
-    flat: Any = make_flat_list_of_images(opened)
-    return list(flat)
+    flat = [image for source in sources for image in (source if is_collection(source) else [source])]
+    return [open_image(image) if rescales or not hasattr(image, "dtype") else _as_it_is(image) for image in flat]
 
 
-def _check_questions(questions: Any) -> list[str]:
-    if not isinstance(questions, (list, tuple)):
-        raise ValueError(f"`text` must be a question or a list of questions, got {short(questions)}.")
-    if not questions:
-        raise ValueError("`text` is empty; pass at least one question.")
-    for position, question in enumerate(questions):
-        if not isinstance(question, str) or not question.strip():
-            raise ValueError(f"Question {position} is empty ({short(question)}); every question needs text.")
-        if len(question) > LONGEST_QUESTION:
-            raise ValueError(
-                f"Question {position} has {len(question):,} characters; shorten it to {LONGEST_QUESTION:,}."
-            )
-        try:
-            question.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(
-                f"Question {position} is no text: its character {error.start} is half of a surrogate pair."
-            ) from error
-    return list(questions)
+def _as_it_is(values: Any) -> Any:
+    try:
+        check_array(values)
+    except ValueError as error:
+        raise ValueError(f"Cannot read the image {describe_image(values)}: {error}.") from error
+    return values
 
 
-def _check_image_index(image_index: Sequence[int] | None, images: int, questions: int) -> list[int]:
-    if image_index is None:
+def _complete_image_index(
+    image_index: Sequence[int] | None, entries: list[int] | None, images: int, questions: int
+) -> list[int] | None:
+    """The image of each question; `None` where question b is about image b."""
+    if entries is not None:
+        if image_index is not None:
+            raise ValueError("Pass either `image_index` or a list of questions for each image, not both.")
+        lists = entries[-1] + 1
+        if lists != images:
+            raise ValueError(f"`text` has {lists} lists of questions for {images} images; pass one for each.")
+        image_index = entries
+    elif image_index is None:
         if images not in (1, questions):
             raise ValueError(
-                f"{images} images but {questions} questions: pass `image_index`, the image of each question."
+                f"{images} images but {questions} questions: pass `image_index`, the image of each question, or a "
+                "list of questions for each image."
             )
-        return [0] * questions if images == 1 else list(range(questions))
+        image_index = [0] * questions if images == 1 else list(range(questions))
     image_index = [as_integer(index) for index in image_index]
     if len(image_index) != questions:
         raise ValueError(f"`image_index` has {len(image_index)} entries for {questions} questions.")
@@ -228,7 +261,7 @@ def _check_image_index(image_index: Sequence[int] | None, images: int, questions
             raise ValueError(
                 f"`image_index` of question {question} is {index}, but there are {images} images (0 is the first)."
             )
-    return image_index
+    return None if image_index == list(range(images)) else image_index
 
 
 __all__ = ["QCAProcessor"]

@@ -1,37 +1,38 @@
-"""Reading the model: where it looked, and which words made it look there.
+"""Explain a prediction: relevance of image patches and of question tokens, by hops, rollout or gradient.
+
+Explaining is a pure function of the model and its inputs. Hooks and attention settings go to an [`evaluation_copy`].
 
 B questions, L question tokens, N patches, T hops, H heads, C answers.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
+from torch import nn
 from transformers.utils import ModelOutput
 
+from .evaluation_copy_qca import evaluation_copy, is_training, unwrapped_model
 from .gradient_qca import AttentionRecorder, gradient_relevance, pooling_weights
-from .pairs_qca import pair_images
 from .rollout_qca import ImageTokens, rollout, rollout_relevance
 
 
 @dataclass
-class QCAExplanation(ModelOutput):
+class RelevanceOutput(ModelOutput):
     """
-    `QCAProcessor.post_process_relevance` turns it into maps at the size of the images.
+    `QCAProcessor.post_process_relevance` resizes its maps to the images.
 
     Args:
         relevance (`torch.FloatTensor` of shape `(questions, maps, heads, patches)`):
-            Shares of the patches, which sum to one. One map a hop; by gradient one for all, of a single head, which is
-            zero everywhere if no attention raised the answer's score.
+            Shares of the patches, which sum to one. There is one map a hop. By gradient there is one map of a single
+            head, which is zero everywhere if no attention raised the score of the answer.
         grid (`tuple[int, int]`): (rows, columns) of the patches.
         token_relevance (`torch.FloatTensor` of shape `(questions, maps or 1, tokens)`, *optional*):
-            Shares of the question's tokens, zero on padding; see [`word_relevance`]. `None` by the hops' own
-            relevance, unless they attend to the question (`query_tokens="attended"`).
-        logits (`torch.FloatTensor` of shape `(questions, answers)`).
-        answers (`torch.LongTensor` of shape `(questions,)`): the answers explained.
+            Shares of the question tokens, zero on padding; see [`word_relevance`]. With `method="relevance"` it is
+            there only for hops that attend to the question (`query_tokens="attended"`).
+        logits (`torch.FloatTensor` of shape `(questions, answers)`): scores before softmax or sigmoid.
+        answers (`torch.LongTensor` of shape `(questions,)`): the explained answers.
         patch_mask (`torch.BoolTensor` of shape `(questions, patches)`, *optional*): patches the token budget kept.
     """
 
@@ -44,22 +45,23 @@ class QCAExplanation(ModelOutput):
 
 
 def explain(
-    model: PreTrainedModel,
-    inputs: Mapping[str, Any],
-    method: str = "relevance",
-    answers: torch.Tensor | None = None,
-) -> QCAExplanation:
+    model: Any, inputs: Mapping[str, Any], method: str = "relevance", answers: torch.Tensor | None = None
+) -> RelevanceOutput:
     """
-    Where a `QCAForVisualQuestionAnswering` looks when it is not being trained.
+    Where a `QCAForVisualQuestionAnswering` looks, in evaluation mode.
+
+    The model is not changed, so threads may explain with the same model. It works in training mode, under
+    `torch.no_grad()` and under `torch.inference_mode()`.
 
     Args:
-        inputs: of the processor, on the model's device.
-        method: `"relevance"`: the hops' own distributions over patches. `"rollout"`: these followed back through the
-            vision encoder's self-attention to the patches of the image (Abnar & Zuidema 2020, eq. 1), and the pooling
-            of the question through the text encoder's. `"gradient"`: the attention that raised the answer's score, in
-            the hops and both encoders (Chefer et al. 2021); it gives every question an image of its own and keeps all
-            attention maps with their gradients, so ask it for a few questions at a time.
-        answers: `[B]` indices of the answers to explain, the model's own unless given. Only `"gradient"` depends on
+        model: a QCA model, or a PEFT model around one.
+        inputs: of the processor, on the device of the model.
+        method: `"relevance"`: the relevance maps of the hops. `"rollout"`: these maps followed back through the
+            self-attention of the vision encoder to the patches of the image (Abnar & Zuidema 2020, eq. 1), and the
+            pooling of the question through the text encoder. `"gradient"`: the attention that raised the score of the
+            answer, in the hops and both encoders (Chefer et al. 2021). It copies the image for every question and
+            keeps all attention maps with their gradients, so pass few questions at a time.
+        answers: `[B]` indices of the answers to explain, by default the predicted ones. Only `"gradient"` depends on
             them.
 
     Raises:
@@ -68,43 +70,70 @@ def explain(
     methods = {"relevance": _by_hops, "rollout": _by_rollout, "gradient": _by_gradient}
     if method not in methods:
         raise ValueError(f"Unknown `method` {method!r}; it is one of {', '.join(methods)}.")
+    model = unwrapped_model(model)
     if model.config.num_attention_layers == 0:
         raise ValueError("A model with `num_attention_layers=0` averages all patches; there is no relevance to show.")
     inputs = {name: value for name, value in inputs.items() if value is not None}
-    if method != "relevance" and "pixel_values" not in inputs:
-        raise ValueError(f"`method={method!r}` goes back to the image: pass `pixel_values`, not `image_features`.")
-    words, places = _padding_behind(inputs)
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        explanation = methods[method](model, {**inputs, **words}, answers)
-    finally:
-        for module, training in modes.items():
-            module.training = training
-    if explanation.token_relevance is not None:
-        places = places[:, None].expand_as(explanation.token_relevance)
-        explanation.token_relevance = explanation.token_relevance.gather(2, places)
+    for name, cached in (("pixel_values", "image_features"), ("input_ids", "text_features")):
+        if method != "relevance" and name not in inputs:
+            raise ValueError(f"`method={method!r}` needs the encoders: pass `{name}`, not `{cached}`.")
+    with torch.inference_mode(False):
+        inputs = {name: _normal(value) for name, value in inputs.items()}
+        inputs, places = _padding_behind(_one_row_a_question(inputs))
+        explanation = methods[method](model, inputs, None if answers is None else _normal(answers))
+        if explanation.token_relevance is not None and places is not None:
+            relevance = explanation.token_relevance  # [B, M, longest]
+            relevance = nn.functional.pad(relevance, (0, places.shape[1] - relevance.shape[2]))
+            explanation.token_relevance = relevance.gather(2, places[:, None].expand_as(relevance))
     return explanation
 
 
-def _padding_behind(inputs: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """The questions as the text encoder reads them, padding behind the tokens, and where each token went, `[B, L]`."""
-    order = _question_mask(inputs).int().sort(dim=1, descending=True, stable=True).indices
+def _normal(value: Any) -> Any:
+    """`value`; a copy of a tensor that was made in inference mode, which autograd cannot read."""
+    return value.clone() if isinstance(value, torch.Tensor) and value.is_inference() else value
+
+
+def _one_row_a_question(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Repeat questions that `question_index` uses for several images."""
+    if "question_index" not in inputs or "input_ids" not in inputs:
+        return inputs
+    index = inputs["question_index"]
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    repeated = {name: inputs[name].index_select(0, index) for name in names if name in inputs}
+    return {name: value for name, value in inputs.items() if name != "question_index"} | repeated
+
+
+def _padding_behind(inputs: dict[str, Any]) -> tuple[dict[str, Any], torch.Tensor | None]:
+    """
+    Move padding behind the tokens, as the text encoder reads them, and cut columns of padding alone.
+
+    Returns:
+        The inputs, and the new place of each token `[B, L]`; `None` without tokens.
+    """
+    if "input_ids" not in inputs:
+        return inputs, None
+    mask = _question_mask(inputs)
+    order = mask.int().sort(dim=1, descending=True, stable=True).indices
+    kept = order[:, : max(int(mask.sum(dim=1).max()), 1)]
     names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in inputs]
-    return {name: inputs[name].gather(1, order) for name in names}, order.argsort(dim=1)
+    return inputs | {name: inputs[name].gather(1, kept) for name in names}, order.argsort(dim=1)
 
 
 @torch.no_grad()
-def _by_hops(model: Any, inputs: dict, answers: torch.Tensor | None) -> QCAExplanation:
-    with _recorded_words(model) as words:
-        outputs = model(**inputs, return_dict=True)
-    return _explanation(outputs, outputs.relevance, torch.cat(words, dim=1) if words else None, answers)
+def _by_hops(model: Any, inputs: dict, answers: torch.Tensor | None) -> RelevanceOutput:
+    reads_words = any(layer.question_attention is not None for layer in model.base_model.hops.layers)
+    if reads_words or is_training(model):
+        model = evaluation_copy(model)
+    words = _record_words(model)
+    outputs = model(**inputs, return_dict=True)
+    return _relevance_output(outputs, outputs.relevance, torch.cat(words, dim=1) if words else None, answers)
 
 
 @torch.no_grad()
-def _by_rollout(model: Any, inputs: dict, answers: torch.Tensor | None) -> QCAExplanation:
-    with eager_attention(model), _recorded_words(model) as words:
-        outputs = model(**inputs, output_attentions=True, return_dict=True)
+def _by_rollout(model: Any, inputs: dict, answers: torch.Tensor | None) -> RelevanceOutput:
+    model = evaluation_copy(model, eager_attention=True)
+    words = _record_words(model)
+    outputs = model(**inputs, output_attentions=True, return_dict=True)
     mask = _question_mask(inputs)[:, None]
     if words:
         read = torch.cat(words, dim=1)
@@ -113,17 +142,16 @@ def _by_rollout(model: Any, inputs: dict, answers: torch.Tensor | None) -> QCAEx
     else:
         read = pooling_weights(model.base_model.query_embedder, mask[:, 0])[:, None]
     token_relevance = read @ rollout(outputs.text_attentions) * mask  # [B, T or 1, L]
-    relevance = rollout_relevance(model.config, outputs, _image_index(inputs))
-    return _explanation(outputs, relevance, token_relevance, answers)
+    questions = torch.arange(len(mask), device=mask.device)
+    relevance = rollout_relevance(model.config, outputs, inputs.get("image_index", questions))
+    return _relevance_output(outputs, relevance, token_relevance, answers)
 
 
-def _by_gradient(model: Any, inputs: dict, answers: torch.Tensor | None) -> QCAExplanation:
-    pixel_values, mask = inputs["pixel_values"], _question_mask(inputs)
-    pair_images(inputs.get("image_index"), len(pixel_values), len(mask), training=False)  # as the model would refuse
-    pixel_values = pixel_values[_image_index(inputs)]
-    with torch.enable_grad(), eager_attention(model), AttentionRecorder.of(model) as recorder:
+def _by_gradient(model: Any, inputs: dict, answers: torch.Tensor | None) -> RelevanceOutput:
+    model, mask = evaluation_copy(model, eager_attention=True), _question_mask(inputs)
+    pixel_values = _image_of_each_question(inputs.pop("image_index", None), inputs["pixel_values"])
+    with torch.enable_grad(), AttentionRecorder(model) as recorder:
         inputs["pixel_values"] = pixel_values.detach().requires_grad_()  # also where all weights are frozen
-        inputs["image_index"] = torch.arange(len(mask), device=mask.device)
         outputs = model(**inputs, output_attentions=True, return_dict=True)
         answers = outputs.logits.argmax(dim=-1) if answers is None else answers
         tokens = ImageTokens.of(model.config, outputs)
@@ -131,17 +159,23 @@ def _by_gradient(model: Any, inputs: dict, answers: torch.Tensor | None) -> QCAE
         attention = recorder.weighted(score, outputs, mask)
     with torch.no_grad():
         relevance, token_relevance = gradient_relevance(model.config, attention, tokens, mask)
-        return _explanation(outputs, relevance[:, None, None], token_relevance[:, None], answers)
+        return _relevance_output(outputs, relevance[:, None, None], token_relevance[:, None], answers)
 
 
-def _explanation(
-    outputs: Any,
-    relevance: torch.Tensor,
-    token_relevance: torch.Tensor | None,
-    answers: torch.Tensor | None,
-) -> QCAExplanation:
+def _image_of_each_question(image_index: torch.Tensor | None, pixel_values: torch.Tensor) -> torch.Tensor:
+    """`[I, 3, h, w] -> [B, 3, h, w]`, so that the gradient of each question is its own."""
+    if image_index is None:
+        return pixel_values
+    if not ((image_index >= 0) & (image_index < len(pixel_values))).all():
+        raise ValueError(f"`image_index` must be from 0 to {len(pixel_values) - 1}, got {image_index.tolist()}.")
+    return pixel_values.index_select(0, image_index)
+
+
+def _relevance_output(
+    outputs: Any, relevance: torch.Tensor, token_relevance: torch.Tensor | None, answers: torch.Tensor | None
+) -> RelevanceOutput:
     logits = outputs.logits.detach()
-    return QCAExplanation(
+    return RelevanceOutput(
         relevance=_shares(relevance),
         grid=outputs.grid,
         token_relevance=None if token_relevance is None else _shares(token_relevance),
@@ -156,76 +190,22 @@ def _shares(relevance: torch.Tensor) -> torch.Tensor:
     return relevance / total.clamp(min=torch.finfo(total.dtype).tiny)
 
 
-def _image_index(inputs: Mapping[str, Any]) -> torch.Tensor:
-    if "image_index" in inputs:
-        return inputs["image_index"]
-    return torch.arange(len(inputs["input_ids"]), device=inputs["input_ids"].device)
-
-
 def _question_mask(inputs: Mapping[str, Any]) -> torch.Tensor:
     if "attention_mask" in inputs:
         return inputs["attention_mask"].bool()
     return torch.ones_like(inputs["input_ids"]).bool()
 
 
-@contextmanager
-def _recorded_words(model: Any) -> Iterator[list[torch.Tensor]]:
-    """What each hop that attends to the question reads in it, `[B, 1, L]`, once the model has run."""
+def _record_words(model: Any) -> list[torch.Tensor]:
+    """A list that `model` fills when it runs: the share of each token that a hop reads in the question, `[B, 1, L]`
+    for each hop that attends to the question."""
     words: list[torch.Tensor] = []
-    with ExitStack() as hooks:
-        for layer in model.base_model.hops.layers:
-            if layer.question_attention is not None:
-                softmax = layer.question_attention.softmax
-                hook = softmax.register_forward_hook(lambda module, inputs, output: words.append(output[:, 0]))
-                hooks.enter_context(hook)
-        yield words
-
-
-@contextmanager
-def eager_attention(model: Any) -> Iterator[None]:
-    """The encoders return attention maps only where they compute them."""
-    parts = (model, model.base_model.vision_encoder.backbone, model.base_model.text_encoder)
-    implementations = [part.config._attn_implementation for part in parts]
-    try:
-        for part in parts:
-            part.set_attn_implementation("eager")
-        yield
-    finally:
-        for part, implementation in zip(parts, implementations, strict=True):
-            part.set_attn_implementation(implementation)
-
-
-def word_relevance(
-    tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[str],
-    attention_mask: torch.Tensor,
-    token_relevance: torch.Tensor,
-) -> list[list[list[tuple[str, float]]]]:
-    """
-    Relevance of the words of each question; special tokens are left out and the shares scaled to sum to one.
-
-    Args:
-        tokenizer: a fast one, which knows what words its tokens are of.
-        attention_mask, token_relevance: `[B, L]` of the inputs and `[B, M, L]` of [`QCAExplanation`].
-
-    Returns:
-        For each question and each of its M maps the words in order, each with its share.
-    """
-    words = []
-    for question, mask, maps in zip(questions, attention_mask.bool(), token_relevance, strict=True):
-        encoding = tokenizer(question, truncation=True, max_length=int(mask.sum()))
-        words.append([_words(question, encoding, relevance[mask].tolist()) for relevance in maps])
+    for layer in model.base_model.hops.layers:
+        if layer.question_attention is not None:
+            layer.question_attention.softmax.register_forward_hook(
+                lambda module, inputs, output: words.append(output[:, 0])
+            )
     return words
 
 
-def _words(question: str, encoding: BatchEncoding, relevance: list[float]) -> list[tuple[str, float]]:
-    shares: dict[int, float] = {}
-    for word, share in zip(encoding.word_ids(), relevance, strict=True):
-        if word is not None:
-            shares[word] = shares.get(word, 0.0) + share
-    total = sum(shares.values()) or 1.0
-    spans = {word: encoding.word_to_chars(word) for word in shares}
-    return [(question[spans[word].start : spans[word].end], share / total) for word, share in shares.items()]
-
-
-__all__ = ["QCAExplanation", "eager_attention", "explain", "word_relevance"]
+__all__ = ["RelevanceOutput", "explain"]

@@ -1,4 +1,4 @@
-"""Attention rollout: what the tokens of the last vision layer are made of (Abnar & Zuidema 2020).
+"""Attention rollout: the image patches in each token of the last vision layer (Abnar & Zuidema 2020).
 
 B questions, P prefix tokens, N patches, S = P + N image tokens, K patches the token budget kept, S' image tokens of a
 layer (P + K + 1 from the budget on, else S), T hops, H heads.
@@ -21,7 +21,7 @@ def rollout(attentions: Sequence[torch.Tensor]) -> torch.Tensor:
         attentions: of one layer after the other, `[B, heads, S, S]`; heads are averaged, rows normalized.
 
     Returns:
-        `[B, S, S]`: row i says what token i of the last layer is made of, in shares of the first layer's tokens.
+        `[B, S, S]`: row i has the share of each token of the first layer in token i of the last layer.
     """
     joint: torch.Tensor | None = None
     for attention in attentions:
@@ -36,17 +36,18 @@ def rollout(attentions: Sequence[torch.Tensor]) -> torch.Tensor:
 
 @dataclass
 class ImageTokens:
-    """Which tokens the vision layers have, and what those after the token budget are made of.
+    """
+    The tokens of the vision layers, and their shares of image tokens after the token budget.
 
-    A kept patch is itself. The token that stands for the dropped ones is their weighted mean: what is read from it
-    goes back to them in these weights.
+    A kept patch is one image token. The merged token is the weighted mean of the dropped patches, so its relevance
+    goes back to them with the same weights.
     """
 
     identity: torch.Tensor  # [B, S, S]
     prefix: int
-    shared_layers: int  # those before the first that depends on the question
-    budget_layer: int = 0  # the first that sees what is left
-    made_of: torch.Tensor | None = None  # [B, P + K + 1, S]; None where nothing was dropped
+    shared_layers: int  # layers before the first that depends on the question
+    budget_layer: int = 0  # the first layer after the token budget
+    made_of: torch.Tensor | None = None  # [B, P + K + 1, S]; None without dropped patches
     positions: torch.Tensor | None = None  # [B, K]
 
     @classmethod
@@ -56,14 +57,14 @@ class ImageTokens:
             outputs: of a QCA model with `output_attentions=True`.
 
         Raises:
-            ValueError: for an encoder whose layers do not attend from every token to every token.
+            ValueError: for an encoder in which not every token attends to every token.
         """
         attentions, (questions, _, _, patches) = outputs.vision_attentions, outputs.relevance.shape
         before, after = attentions[0].shape[-1], attentions[-1].shape[-1]
         if before < patches or any(weights.shape[-1] != weights.shape[-2] for weights in attentions):
             raise ValueError(
-                f"The layers of a {config.vision_config.model_type} do not attend from every token to every token of "
-                'a prefix and a grid; use `method="relevance"`.'
+                f"Rollout and gradient need layers in which every token attends to every token; a "
+                f'{config.vision_config.model_type} has others. Use `method="relevance"`.'
             )
         first = config.first_question_layer
         tokens = cls(
@@ -90,7 +91,7 @@ class ImageTokens:
         return relevancy if self.made_of is None or index != self.budget_layer else self.made_of @ relevancy
 
     def residual(self, index: int) -> torch.Tensor:
-        """What the tokens of layer `index` are without any attention, `[B, S', S]`."""
+        """The shares of image tokens in the tokens of layer `index` without any attention, `[B, S', S]`."""
         return self.identity if self.made_of is None or index < self.budget_layer else self.made_of
 
     def patches(self, states: torch.Tensor) -> torch.Tensor:
@@ -107,16 +108,16 @@ class ImageTokens:
 
 def rollout_relevance(config: PreTrainedConfig, outputs: Any, image_index: torch.Tensor) -> torch.Tensor:
     """
-    The hops' distributions over the last layer's patches, followed back to the patches of the image.
+    The relevance maps of the hops, followed back from the patches of the last layer to those of the image.
 
-    Conditioned layers add nothing: what they read is the question.
+    Conditioning adds nothing, because it reads the question.
 
     Args:
         outputs: of a QCA model with `output_attentions=True`.
         image_index: `[B]` image of each question.
 
     Returns:
-        `[B, T, H, N]`; what the prefix tokens contribute has no place in the image and is left out.
+        `[B, T, H, N]`. The share of the prefix tokens is left out, because they have no place in the image.
     """
     tokens = ImageTokens.of(config, outputs)
     shared, attentions = tokens.shared_layers, outputs.vision_attentions

@@ -26,7 +26,8 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil, pipeline
 
 from modeling_qca import QCAProcessor, QCAVisualQuestionAnsweringPipeline, overlay
-from modeling_qca.explanation_qca import Look, seen_box
+from modeling_qca.explanation_qca import VisualExplanation as Look
+from modeling_qca.overlay_qca import seen_box
 from modeling_qca.training.benchmark.models import packed_products
 
 QUESTIONS = ["what is the color of the ball", "is there a big red cube", "how many"]

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils import ModelOutput
 
 from modeling_qca import QCAForVisualQuestionAnswering
-from modeling_qca.relevance_qca import word_relevance
+from modeling_qca.question_qca import word_relevance
 from modeling_qca.rollout_qca import ImageTokens, rollout
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -387,7 +387,7 @@ def test_what_cannot_be_explained_is_refused():
         maps = [model.explain(inputs, method=method).relevance for inputs in (whole, left_out)]
         assert torch.equal(*maps)
     windows = ModelOutput(vision_attentions=(torch.rand(8, 2, 4, 4),), relevance=torch.rand(2, 1, 1, 16))
-    with pytest.raises(ValueError, match='use `method="relevance"`'):
+    with pytest.raises(ValueError, match='method="relevance"'):
         ImageTokens.of(model.config, windows)
 
 

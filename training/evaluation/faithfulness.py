@@ -13,7 +13,7 @@ import torch
 from rich.progress import track
 
 from modeling_qca import QCAForVisualQuestionAnswering, QCAModel, QCAProcessor
-from modeling_qca.relevance_qca import eager_attention
+from modeling_qca.evaluation_copy_qca import evaluation_copy
 
 from ..data.images import read_image
 from ..files.run_files import FAITHFULNESS, write_json
@@ -127,11 +127,10 @@ def ranks(scores: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 def cls_attention(body: QCAModel, pixel_values: torch.Tensor) -> torch.Tensor | None:
     """What the CLS token of the vision encoder's last layer attends to, without any question: `[I, N]`, the mean over
     heads; `None` for an encoder without a CLS token."""
-    encoder = body.vision_encoder
-    with eager_attention(body):
-        outputs = encoder.backbone(
-            pixel_values=pixel_values, output_attentions=True, **encoder._interpolation(*pixel_values.shape[-2:])
-        )
+    encoder = evaluation_copy(body, eager_attention=True).vision_encoder
+    outputs = encoder.backbone(
+        pixel_values=pixel_values, output_attentions=True, **encoder._interpolation(*pixel_values.shape[-2:])
+    )
     rows, columns = encoder.grid(*pixel_values.shape[-2:])
     attention = outputs.attentions[-1].mean(dim=1)
     return None if attention.shape[-1] == rows * columns else attention[:, 0, -rows * columns :]
@@ -154,8 +153,8 @@ def _measure(
     scores["random"] = torch.rand(scores[method].shape, generator=generator).to(model.device)
     attention = cls_attention(model.qca, inputs["pixel_values"])
     if attention is not None:
-        scores["cls_attention"] = attention[inputs["image_index"]]
-    pixel_values = inputs["pixel_values"][inputs["image_index"]]
+        scores["cls_attention"] = attention[index]
+    pixel_values = inputs["pixel_values"][index]
     inputs["image_index"] = torch.arange(len(batch), device=model.device)
     answers = explanation.logits.argmax(dim=-1)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from modeling_qca.explanation_qca import Look
+from modeling_qca.explanation_qca import VisualExplanation
 from modeling_qca.overlay_qca import strip
 
 from ..files.atomic_write import atomic_write
@@ -23,7 +23,7 @@ FRAME_MILLISECONDS = 1200
 BAR, BEST = "#9db4c0", "#21918c"
 
 
-def look_figure(look: Look) -> Figure:
+def look_figure(look: VisualExplanation) -> Figure:
     """The image, every map side by side with the words it read, and the answers as bars."""
     panels = [look.overlay(index, caption=False) for index in range(len(look.relevance))]
     columns = len(panels) + 2
@@ -43,7 +43,7 @@ def look_figure(look: Look) -> Figure:
     return figure
 
 
-def questions_figure(looks: Sequence[Look]) -> Figure:
+def questions_figure(looks: Sequence[VisualExplanation]) -> Figure:
     """Several questions about one image: the last map of each side by side, with the question and its answer."""
     figure = Figure(
         figsize=(3.6 * len(looks), 3.6 * looks[0].image.height / looks[0].image.width + 1), layout="constrained"
@@ -55,12 +55,12 @@ def questions_figure(looks: Sequence[Look]) -> Figure:
     return figure
 
 
-def hop_strip(look: Look) -> Image.Image:
+def hop_strip(look: VisualExplanation) -> Image.Image:
     """The image and every map on it, side by side."""
     return strip([look.image, *(look.overlay(index) for index in range(len(look.relevance)))])
 
 
-def hop_frames(look: Look) -> list[Image.Image]:
+def hop_frames(look: VisualExplanation) -> list[Image.Image]:
     """The image, then every map on it, all of one size: the frames of an animation."""
     frames = [look.overlay(index) for index in range(len(look.relevance))]
     first = Image.new("RGB", frames[0].size, "white")
@@ -189,7 +189,7 @@ def _spreads(axis: Any, spreads: list[dict[str, Any] | None], color: str, label:
     axis.errorbar(means, places, xerr=deviations, fmt="o", markersize=4, color=color, label=label)
 
 
-def _answer_bars(axis: Any, look: Look) -> None:
+def _answer_bars(axis: Any, look: VisualExplanation) -> None:
     names = [answer["answer"] for answer in look.answers][::-1]
     scores = [answer["score"] for answer in look.answers][::-1]
     bars = axis.barh(range(len(names)), scores, color=[BAR] * (len(names) - 1) + [BEST])
@@ -201,7 +201,7 @@ def _answer_bars(axis: Any, look: Look) -> None:
     axis.set_title("answer", fontsize=10)
 
 
-def _map_name(look: Look, index: int) -> str:
+def _map_name(look: VisualExplanation, index: int) -> str:
     """Which map it is, and the words it read most if the method says so."""
     name = "look" if len(look.relevance) == 1 else f"hop {index + 1}"
     if not look.words:
@@ -211,7 +211,7 @@ def _map_name(look: Look, index: int) -> str:
     return f"{name}: " + ", ".join(f"{word} {share:.0%}" for word, share in most)
 
 
-def _numbers(look: Look) -> dict[str, Any]:
+def _numbers(look: VisualExplanation) -> dict[str, Any]:
     return {
         "question": look.question,
         "answers": look.answers,

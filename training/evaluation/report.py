@@ -12,7 +12,7 @@ from PIL import Image
 from rich.progress import track
 
 from modeling_qca import QCAVisualQuestionAnsweringPipeline
-from modeling_qca.explanation_qca import Look
+from modeling_qca.explanation_qca import VisualExplanation
 
 from ..data.images import read_image
 from ..files.atomic_write import atomic_write
@@ -180,7 +180,7 @@ def _accuracy(results: dict[str, Any]) -> dict[str, Any]:
 def _example(row: dict[str, Any], pipeline: QCAVisualQuestionAnsweringPipeline) -> dict[str, str]:
     picture, words = read_image(row), []
     if pipeline.model.config.num_attention_layers:
-        look: Look = pipeline.look(picture, row["question"], top_k=1).fit(PICTURE_SIDE)
+        look: VisualExplanation = pipeline.look(picture, row["question"], top_k=1).fit(PICTURE_SIDE)
         picture, words = look.overlay(caption=False), look.words
     else:  # no relevance map
         picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))

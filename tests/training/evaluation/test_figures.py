@@ -8,7 +8,7 @@ import torch
 from helpers.tiny import save_tiny_model, tiny_image
 from PIL import Image
 
-from modeling_qca.explanation_qca import Look
+from modeling_qca.explanation_qca import VisualExplanation
 
 pytest.importorskip("matplotlib", reason="the `figures` extra is not installed")
 
@@ -25,14 +25,14 @@ from modeling_qca.training.evaluation.figures import (
 QUESTIONS = ["what is left of the ball", "is there a red cube"]
 
 
-def look_at(size: tuple[int, int] = (120, 60), maps: int = 2, **fields) -> Look:
+def look_at(size: tuple[int, int] = (120, 60), maps: int = 2, **fields) -> VisualExplanation:
     relevance = torch.zeros(maps, 4, 4)
     for index in range(maps):
         relevance[index, index, 3 - index] = 1.0
     answers = [{"answer": "red", "score": 0.75}, {"answer": "blue", "score": 0.2}]
     words = [[("what", 0.1), ("is", 0.2), ("left", 0.7)], [("what", 0.6), ("is", 0.1), ("left", 0.3)]]
     defaults = {"words": words, "kept": None, "box": (0, 0, *size)}
-    return Look(tiny_image(size=size), QUESTIONS[0], answers, relevance, **defaults | fields)
+    return VisualExplanation(tiny_image(size=size), QUESTIONS[0], answers, relevance, **defaults | fields)
 
 
 def texts(figure) -> str:

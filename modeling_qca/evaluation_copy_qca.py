@@ -1,0 +1,49 @@
+"""A private copy of a model's modules, so that reading a model never changes it."""
+
+from copy import deepcopy
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+
+def unwrapped_model(model: Any) -> Any:
+    """The `PreTrainedModel` inside a PEFT model, with its adapters; any other model as it is."""
+    return model if isinstance(model, PreTrainedModel) else model.get_base_model()
+
+
+def evaluation_copy(model: Any, eager_attention: bool = False) -> Any:
+    """
+    A copy of `model` in evaluation mode that shares its weights.
+
+    Hooks, settings and modes of the copy are its own. So threads that read one model do not meet, and a model that is
+    being trained stays in training mode.
+
+    Args:
+        model: a `PreTrainedModel`.
+        eager_attention: compute attention so that the encoders can return it.
+    """
+    with torch.inference_mode(False):
+        shared = {id(weight): _normal(weight) for weight in chain(model.parameters(), model.buffers())}
+        copied = deepcopy(model, shared).eval()
+    if eager_attention:
+        copied.set_attn_implementation("eager")
+    return copied
+
+
+def is_training(model: nn.Module) -> bool:
+    """Whether any module of `model` is in training mode."""
+    return any(module.training for module in model.modules())
+
+
+def _normal(weight: torch.Tensor) -> torch.Tensor:
+    """`weight`, or a copy where it was made in inference mode, which autograd cannot read."""
+    if not weight.is_inference():
+        return weight
+    copied = weight.clone()
+    return nn.Parameter(copied, requires_grad=False) if isinstance(weight, nn.Parameter) else copied
+
+
+__all__ = ["evaluation_copy", "is_training", "unwrapped_model"]
