@@ -1,7 +1,6 @@
 """Read an image from any source as upright RGB, or raise one message that says why it cannot be read."""
 
 import math
-import os
 import re
 from base64 import b64decode
 from collections.abc import Iterable
@@ -103,7 +102,7 @@ def describe_image(source: Any) -> str:
         return f"of a mapping with the keys {short(sorted(map(str, source)))}"
     if isinstance(source, str) and source.startswith("data:"):
         return f"{source.partition(',')[0][:100]},..."
-    if isinstance(source, str) and BASE64.fullmatch(source) and not os.path.exists(source):
+    if isinstance(source, str) and _is_base64(source):
         return f"base64 string of {len(source)} characters"
     if isinstance(source, (str, Path)):
         return str(source)[:300]
@@ -154,6 +153,15 @@ def _is_file(source: Any) -> bool:
     return hasattr(source, "read") or hasattr(source, "file")
 
 
+def _is_base64(source: str) -> bool:
+    if not BASE64.fullmatch(source):
+        return False
+    try:
+        return not Path(source).exists()
+    except OSError:  # too long for a file name
+        return True
+
+
 def _encoded(source: Any) -> Path | bytes:
     if isinstance(source, dict) and source.keys() & {"bytes", "path"}:
         source = source.get("path") if source.get("bytes") is None else source["bytes"]
@@ -165,7 +173,7 @@ def _encoded(source: Any) -> Path | bytes:
         return _download(source)
     if isinstance(source, str) and source.startswith("data:"):
         return b64decode(source.partition(",")[2])
-    if isinstance(source, str) and BASE64.fullmatch(source) and not os.path.exists(source):
+    if isinstance(source, str) and _is_base64(source):
         return b64decode(source)
     return Path(source)
 
@@ -199,7 +207,7 @@ def _download(url: str) -> bytes:
 def _first_bytes(source: str | Path | bytes) -> bytes:
     if isinstance(source, bytes):
         return source[:1024]
-    with open(source, "rb") as file:
+    with Path(source).open("rb") as file:
         return file.read(1024)
 
 

@@ -1,11 +1,13 @@
-"""The processor: pictures as people see them, one clear message for bad input, answers and maps out."""
+"""The processor: images and questions to inputs, messages for bad input, outputs to answers and maps."""
 
 import io
-import logging
+import re
 import subprocess
 import sys
 import warnings
+from base64 import b64encode
 from pathlib import Path
+from typing import is_typeddict
 
 import numpy as np
 import pytest
@@ -14,12 +16,17 @@ from helpers.tiny import ANSWERS, save_tiny_model, tiny_config, tiny_image, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
-from transformers import AutoProcessor, ViTImageProcessorPil
+from transformers import (
+    AutoProcessor,
+    CLIPImageProcessorPil,
+    DefaultDataCollator,
+    ViTImageProcessorPil,
+    default_data_collator,
+)
 
 from modeling_qca import QCAProcessor
 from modeling_qca.modeling_qca import QCAForVisualQuestionAnsweringOutput
 
-ENCODERS = Path(__file__).parents[3] / "shared" / "encoders"
 QUESTION = "what is left of the red cube ?"
 
 
@@ -39,7 +46,7 @@ def saved(image: Image.Image, path: Path, **options: object) -> str:
     return str(path)
 
 
-def test_questions_and_images_become_the_models_inputs(processor):
+def test_inputs_equal_those_of_the_tokenizer_and_the_image_processor(processor):
     inputs = processor(
         images=[tiny_image(0), tiny_image(1)], text=["where is the ball ?", "how many"], image_index=[1, 0]
     )
@@ -54,37 +61,137 @@ def test_questions_and_images_become_the_models_inputs(processor):
 
 
 @pytest.mark.parametrize(
-    ("images", "questions", "expected"),
-    [(1, 1, [0]), (1, 3, [0, 0, 0]), (3, 3, [0, 1, 2])],
+    ("images", "questions", "index", "expected"),
+    [
+        (1, 1, None, None),
+        (1, 3, None, [0, 0, 0]),
+        (3, 3, None, None),
+        (3, 3, [0, 1, 2], None),
+        (3, 3, [0, 2, 1], [0, 2, 1]),
+        (2, 3, [0, 1, 1], [0, 1, 1]),
+    ],
 )
-def test_image_index_may_be_left_out_where_there_is_one_reading(processor, images, questions, expected):
-    inputs = processor(images=[tiny_image(i) for i in range(images)], text=["is the ball red ?"] * questions)
-    assert inputs["image_index"].tolist() == expected
+def test_image_index_is_returned_only_where_images_and_questions_do_not_pair_up(
+    processor, images, questions, index, expected
+):
+    pictures = [tiny_image(i) for i in range(images)]
+    inputs = processor(images=pictures, text=["is the ball red ?"] * questions, image_index=index)
+    assert len(inputs["input_ids"]) == questions  # equal questions stay apart
+    assert len(inputs["pixel_values"]) == images
+    assert ("image_index" in inputs) == (expected is not None)
+    if expected is not None:
+        assert inputs["image_index"].tolist() == expected
 
 
-def test_parts_can_be_processed_alone(processor):
+PAIRS = [(tiny_image(i), f"where is the {color} ball") for i, color in enumerate(["red", "green", "blue"] * 4)]
+
+
+@pytest.fixture(scope="module")
+def one_by_one(processor: QCAProcessor) -> torch.Tensor:
+    """Logits of `PAIRS`, each answered alone."""
+    model = tiny_model()
+    with torch.no_grad():
+        logits = torch.cat([model(**processor(images=image, text=question)).logits for image, question in PAIRS])
+    assert (logits[1:] - logits[0]).abs().amax(1).min() > 1e-3  # every pair has logits of its own
+    return logits
+
+
+def test_single_pairs_stacked_by_the_default_collator_have_the_logits_of_one_by_one(processor, one_by_one):
+    rows = [processor(images=image, text=question, padding="max_length") for image, question in PAIRS]
+    batch = default_data_collator([{name: value.squeeze(0) for name, value in row.items()} for row in rows])
+    with torch.no_grad():
+        logits = tiny_model()(**batch).logits
+    torch.testing.assert_close(logits, one_by_one)
+
+
+def test_pairs_of_a_mapped_dataset_have_the_logits_of_one_by_one(processor, one_by_one, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    files = [saved(image, tmp_path / f"{i}.png") for i, (image, _) in enumerate(PAIRS)]
+    table = datasets.Dataset.from_dict({"image": files, "question": [question for _, question in PAIRS]})
+
+    def encode(rows: dict) -> dict:
+        return dict(processor(images=rows["image"], text=rows["question"], padding="max_length"))
+
+    encoded = table.map(encode, batched=True, batch_size=5, remove_columns=table.column_names)
+    batch = DefaultDataCollator()([encoded[i] for i in range(len(PAIRS))])
+    with torch.no_grad():
+        logits = tiny_model()(**batch).logits
+    torch.testing.assert_close(logits, one_by_one)
+
+
+def test_split_and_sliced_batches_of_pairs_have_the_logits_of_one_by_one(processor, one_by_one):
+    batch = processor(images=[image for image, _ in PAIRS], text=[question for _, question in PAIRS])
+    model = tiny_model()
+    with torch.no_grad():
+        for parts in (3, 4):
+            chunks = zip(*(value.chunk(parts) for value in batch.values()), strict=True)
+            logits = torch.cat([model(**dict(zip(batch, chunk, strict=True))).logits for chunk in chunks])
+            torch.testing.assert_close(logits, one_by_one)
+        sliced = {name: value[3:8] for name, value in batch.items()}
+        torch.testing.assert_close(model(**sliced).logits, one_by_one[3:8])
+
+
+def test_a_list_of_questions_for_each_image_equals_image_index(processor):
+    images, flat = [tiny_image(0), tiny_image(1)], ["how many", "is it red", "what is left"]
+    expected = processor(images=images, text=flat, image_index=[0, 0, 1])
+    for text in ([flat[:2], flat[2:]], (tuple(flat[:2]), flat[2])):
+        nested = processor(images=images, text=text)
+        assert nested.keys() == expected.keys()
+        assert all(torch.equal(nested[name], expected[name]) for name in expected)
+    pairs = processor(images=images, text=[["how many"], ["is it red"]])
+    assert "image_index" not in pairs and len(pairs["input_ids"]) == 2
+
+
+def test_images_and_questions_can_be_processed_alone(processor):
     assert set(processor(images=tiny_image())) == {"pixel_values"}
     assert set(processor(text=QUESTION)) == {"input_ids", "attention_mask"}
 
 
 @pytest.mark.parametrize(
-    "index", [[0, 1], (0, 1), np.array([0, 1]), torch.tensor([0, 1])], ids=lambda value: type(value).__name__
+    "index", [[1, 0], (1, 0), np.array([1, 0]), torch.tensor([1, 0])], ids=lambda value: type(value).__name__
 )
-def test_image_index_takes_any_sequence_of_integers(processor, index):
+def test_image_index_accepts_any_sequence_of_integers(processor, index):
     inputs = processor(
         images=[tiny_image(0), tiny_image(1)], text=["yes", "no"], image_index=index, return_tensors="np"
     )
     assert isinstance(inputs["image_index"], np.ndarray)
-    assert inputs["image_index"].tolist() == [0, 1]
+    assert inputs["image_index"].tolist() == [1, 0]
 
 
-@pytest.mark.parametrize("form", ["path", "string", "bytes", "array", "tensor"])
-def test_an_image_may_come_in_any_form(processor, form, tmp_path):
+FORMS = ["path", "string", "bytes", "array", "tensor", "file", "stream", "upload", "data_url", "base64", "datasets"]
+FORMS += ["float_array", "float_tensor", "bfloat_tensor", "int32_array", "int64_tensor", "uint16_array"]
+
+
+class Upload:
+    """As `UploadFile` of FastAPI: `read` is a coroutine, `file` is the file."""
+
+    def __init__(self, content: bytes):
+        self.file = io.BytesIO(content)
+
+    async def read(self) -> bytes:
+        return self.file.read()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_an_image_gives_the_same_pixels(processor, form, tmp_path):
     picture = tiny_image()
     path = tmp_path / "picture.png"
     picture.save(path)
-    array = np.array(picture)
+    array, stream = np.array(picture), io.BytesIO(path.read_bytes())
+    stream.read()  # a file may have been read before
     image = {
+        "file": path.open("rb"),
+        "stream": stream,
+        "upload": Upload(path.read_bytes()),
+        "data_url": "data:image/png;base64," + b64encode(path.read_bytes()).decode(),
+        "base64": b64encode(path.read_bytes()).decode(),
+        "datasets": {"bytes": path.read_bytes(), "path": None},
+        "float_array": array.astype(np.float32) / 255,
+        "float_tensor": torch.from_numpy(array).permute(2, 0, 1) / 255,
+        "bfloat_tensor": torch.from_numpy(array).to(torch.bfloat16),
+        "int32_array": array.astype(np.int32),
+        "int64_tensor": torch.from_numpy(array).long(),
+        "uint16_array": array.astype(np.uint16) * 257,
         "path": path,
         "string": str(path),
         "bytes": path.read_bytes(),
@@ -98,7 +205,7 @@ def test_an_image_may_come_in_any_form(processor, form, tmp_path):
 
 @pytest.mark.parametrize("as_file", [False, True])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_photo_is_turned_upright(processor, orientation, as_file, tmp_path):
+def test_exif_orientation_is_applied(processor, orientation, as_file, tmp_path):
     stored = tiny_image(size=(32, 24))
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -112,7 +219,7 @@ def test_a_photo_is_turned_upright(processor, orientation, as_file, tmp_path):
 
 @pytest.mark.parametrize("as_file", [False, True])
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "1 bit"])
-def test_transparency_is_white(processor, mode, as_file, tmp_path):
+def test_transparent_pixels_become_white(processor, mode, as_file, tmp_path):
     if mode == "P":
         image = Image.new("P", (32, 32), 1)
         image.putpalette([255, 0, 0, 0, 0, 0])
@@ -126,7 +233,7 @@ def test_transparency_is_white(processor, mode, as_file, tmp_path):
 
 
 @pytest.mark.parametrize("as_file", [False, True])
-def test_sixteen_bits_are_scaled_to_eight(processor, as_file, tmp_path):
+def test_16_bit_files_are_scaled_to_8_bits(processor, as_file, tmp_path):
     levels = np.repeat(np.linspace(0, 65535, 32).astype(np.uint16)[None], 32, axis=0)
     path = saved(Image.fromarray(levels), tmp_path / "depth.png")
     shown = seen(processor, path if as_file else Image.open(path))
@@ -134,13 +241,13 @@ def test_sixteen_bits_are_scaled_to_eight(processor, as_file, tmp_path):
     assert (shown - expected[..., None]).abs().max() < 1.01
 
 
-def test_print_colors_and_grey_are_converted(processor, tmp_path):
+def test_cmyk_and_gray_images_are_converted_to_rgb(processor, tmp_path):
     path = saved(Image.new("CMYK", (32, 32), (0, 255, 255, 0)), tmp_path / "print.jpg", quality=100)
     assert seen(processor, path).mean((0, 1)).allclose(torch.tensor([255.0, 0.0, 0.0]), atol=4)
     assert seen(processor, Image.new("L", (32, 32), 100)).allclose(torch.full((32, 32, 3), 100.0), atol=1e-3)
 
 
-def test_of_an_animation_the_first_frame_is_seen(processor, tmp_path):
+def test_an_animation_gives_its_first_frame(processor, tmp_path):
     frames = [Image.new("RGB", (32, 32), color) for color in ("red", "lime")]
     path = saved(frames[0], tmp_path / "film.gif", save_all=True, append_images=frames[1:])
     assert Image.open(path).n_frames == 2
@@ -171,7 +278,7 @@ def not_an_image(folder: Path) -> Path:
         (lambda folder: "data:image/png;base64,abc", "data:image/png"),
     ],
 )
-def test_an_unreadable_image_is_named(processor, make, name, tmp_path):
+def test_error_names_the_unreadable_image(processor, make, name, tmp_path):
     image = make(tmp_path)
     with pytest.raises(ValueError, match=f"Cannot read the image.*{name}") as error:
         processor(images=[tiny_image(), image], text=["yes", "no"])
@@ -186,6 +293,11 @@ def test_an_unreadable_image_is_named(processor, make, name, tmp_path):
         ({"text": ["yes", None]}, r"Question 1 is empty \(None\)"),
         ({"text": []}, "`text` is empty"),
         ({"images": []}, "`images` is empty"),
+        ({"images": 2, "text": [["yes"], ["no"], ["yes"]]}, "3 lists of questions for 2 images"),
+        ({"images": 2, "text": [["yes"], []]}, "Entry 1 of `text` has no question"),
+        ({"images": 2, "text": [["yes"], ["no"]], "image_index": [0, 1]}, "not both"),
+        ({"text": [["yes"], ["no"]]}, "need `images`"),
+        ({}, "Pass `images`, `text` or both"),
         ({"images": 2, "text": ["yes"] * 3}, "2 images but 3 questions: pass `image_index`"),
         ({"images": 3, "text": ["yes"] * 2}, "3 images but 2 questions: pass `image_index`"),
         ({"images": 2, "text": ["yes"] * 3, "image_index": [0, 1]}, "`image_index` has 2 entries for 3 questions"),
@@ -195,7 +307,7 @@ def test_an_unreadable_image_is_named(processor, make, name, tmp_path):
         ({"text": ["yes", "red " * 20]}, "Question 1 has 22 tokens, .* at most 16: .*`truncation=True`"),
     ],
 )
-def test_arguments_that_do_not_fit_are_named(processor, arguments, message):
+def test_error_names_arguments_that_do_not_fit(processor, arguments, message):
     if isinstance(arguments.get("images"), int):
         arguments = arguments | {"images": [tiny_image()] * arguments["images"]}
     with pytest.raises(ValueError, match=message):
@@ -203,31 +315,31 @@ def test_arguments_that_do_not_fit_are_named(processor, arguments, message):
 
 
 @pytest.mark.parametrize("shape", [(40, 30), (40, 30, 4), (1, 40, 30), (40, 30, 2)])
-def test_an_array_without_three_channels_is_named(processor, shape):
+def test_an_array_without_three_channels_is_refused(processor, shape):
     with pytest.raises(ValueError, match="is no RGB image: pass"):
         processor(images=[np.zeros(shape, np.uint8)])
 
 
-def test_a_fraction_of_an_image_is_no_image(processor):
+def test_a_fractional_image_index_is_refused(processor):
     with pytest.raises(TypeError, match="float"):
         processor(images=[tiny_image()] * 2, text=["yes", "no"], image_index=[0.5, 1])
 
 
-def test_a_long_question_is_cut_on_request_alone(processor):
+def test_a_long_question_is_cut_only_with_truncation(processor):
     inputs = processor(text=["red " * 20], truncation=True)
     assert inputs["input_ids"].shape == (1, 16)
     assert processor(text=["red " * 14])["input_ids"].shape == (1, 16)
     assert processor(text=["red " * 9], text_kwargs={"truncation": True, "max_length": 6})["input_ids"].shape == (1, 6)
 
 
-def test_the_tokenizers_arguments_are_at_hand(processor):
+def test_tokenizer_arguments_are_accepted_flat_and_nested(processor):
     assert processor(text=["yes", "no"], padding="max_length")["input_ids"].shape == (2, 16)
     assert processor(text=["yes", "no"], text_kwargs={"padding": "max_length"})["input_ids"].shape == (2, 16)
     assert processor(text=["yes", "is it"], padding=False, return_tensors=None)["input_ids"][0] == [2, 39, 3]
 
 
-def test_padding_is_marked_where_the_tokenizer_leaves_that_out(processor):
-    """As SigLIP's does, whose encoder would then read the padding."""
+def test_attention_mask_is_returned_for_tokenizers_that_omit_it(processor):
+    """SigLIP has such a tokenizer; its encoder would read the padding."""
     silent = QCAProcessor(processor.image_processor, tiny_tokenizer(model_input_names=["input_ids"]))
     assert "attention_mask" not in silent.tokenizer("yes")
     questions = ["yes", "is it red"]
@@ -236,7 +348,7 @@ def test_padding_is_marked_where_the_tokenizer_leaves_that_out(processor):
     assert "attention_mask" not in silent(text=questions, return_attention_mask=False)
 
 
-def test_a_length_stored_with_the_tokenizer_neither_warns_nor_cuts():
+def test_max_length_stored_with_the_tokenizer_is_ignored():
     tokenizer = tiny_tokenizer(max_length=4, model_max_length=16)
     processor = QCAProcessor(tiny_processor().image_processor, tokenizer)
     with warnings.catch_warnings():
@@ -245,21 +357,111 @@ def test_a_length_stored_with_the_tokenizer_neither_warns_nor_cuts():
         assert processor(text=["is the red ball left ?"], truncation=True)["input_ids"].shape == (1, 8)
 
 
-@pytest.mark.skipif(not ENCODERS.exists(), reason="needs the shared encoders")
-def test_a_real_tokenizer_and_image_processor_warn_of_nothing(caplog):
-    from transformers import AutoImageProcessor, AutoTokenizer
+@pytest.mark.parametrize("nested", [False, True])
+def test_padding_does_not_count_as_tokens(processor, nested):
+    padded = {"padding": "max_length", "max_length": 128}
+    inputs = processor(text="is it red", **({"text_kwargs": padded} if nested else padded))
+    assert inputs["input_ids"].shape == (1, 128) and inputs["attention_mask"].sum() == 5
+    with torch.no_grad():
+        model, images = tiny_model(), processor(images=tiny_image())
+        alone = processor(text="is it red")
+        torch.testing.assert_close(model(**inputs, **images).logits, model(**alone, **images).logits)
 
-    with warnings.catch_warnings(), caplog.at_level(logging.WARNING):
-        warnings.simplefilter("error")
-        image_processor = AutoImageProcessor.from_pretrained(ENCODERS / "dinov2-small")
-        processor = QCAProcessor(image_processor, AutoTokenizer.from_pretrained(ENCODERS / "minilm-l6"))
-        inputs = processor(images=tiny_image(size=(80, 60)), text=["what is on the bed", "how many chairs"])
-    assert inputs["pixel_values"].shape == (1, 3, 224, 224)
-    assert inputs["input_ids"].shape == (2, 7)
+
+@pytest.mark.parametrize("truncation", [True, "longest_first", "only_first"])
+@pytest.mark.parametrize("padding", [True, "max_length"])
+def test_truncation_cuts_to_what_the_text_encoder_reads(processor, truncation, padding):
+    inputs = processor(text=["red " * 20, "red"], truncation=truncation, padding=padding, max_length=128)
+    assert inputs["input_ids"].shape == (2, 16)
+    assert inputs["attention_mask"].sum(1).tolist() == [16, 3]
+
+
+def test_keyword_arguments_are_typed(processor):
+    assert is_typeddict(QCAProcessor.valid_processor_kwargs)
+    assert QCAProcessor.valid_processor_kwargs.__annotations__.keys() >= {"text_kwargs", "images_kwargs"}
+    with pytest.raises((TypeError, ValueError)):
+        processor(images=tiny_image(), do_resize="perhaps")
+
+
+def values_of(kind: str, levels: np.ndarray) -> object:
+    """A gray picture of `levels` `[32, 32]` as an RGB array, or a PIL image of mode `kind`."""
+    if kind in ("I", "F"):
+        return Image.fromarray(levels.astype(np.int32 if kind == "I" else np.float32))
+    if kind == "I;16":
+        return Image.fromarray(levels.astype(np.uint16))
+    return np.repeat(levels.astype(kind)[..., None], 3, axis=-1)
+
+
+RAMP = np.repeat(np.linspace(0, 1, 32)[None], 32, axis=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "top"),
+    [("F", 1), ("F", 255), ("I", 255), ("I", 65535), ("I;16", 255), ("I;16", 65535), ("float32", 1), ("float64", 1)]
+    + [("float32", 255), ("int16", 255), ("int32", 255), ("uint16", 255), ("uint16", 65535), ("uint32", 65535)],
+)
+def test_values_of_a_clear_range_are_scaled_to_8_bits(processor, kind, top):
+    shown = seen(processor, values_of(kind, RAMP * top))
+    assert (shown - torch.from_numpy(RAMP * 255)[..., None]).abs().max() < 1.1
+
+
+@pytest.mark.parametrize(
+    ("kind", "low", "high"),
+    [("I", 0, 4095), ("I;16", 0, 4095), ("I", -5, 200), ("I", 0, 10**6), ("F", 0, 4095), ("F", -1, 1)]
+    + [("int32", 0, 4095), ("uint16", 0, 1023), ("int16", -1024, 3071), ("float32", -2, 2), ("float32", 0, 65535)],
+)
+def test_values_of_an_unclear_range_are_refused_with_their_range(processor, kind, low, high):
+    image = values_of(kind, low + RAMP * (high - low))
+    with pytest.raises(ValueError, match=rf"from {low:g} to {re.escape(f'{high:g}')}, .*Pass integers from 0 to 255"):
+        processor(images=image)
+
+
+@pytest.mark.parametrize("kind", ["float32", "F"])
+def test_values_that_are_not_finite_are_refused(processor, kind):
+    levels = RAMP.copy()
+    levels[3, 4] = np.nan
+    with pytest.raises(ValueError, match="finite"):
+        processor(images=values_of(kind, levels))
+
+
+def test_arrays_are_taken_as_they_are_without_rescaling(processor):
+    array = np.random.default_rng(0).random((32, 32, 3)).astype(np.float32)
+    pixels = processor(images=array, do_rescale=False)["pixel_values"][0]
+    np.testing.assert_allclose(pixels, (array.transpose(2, 0, 1) - 0.5) / 0.5, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"\0\0\0\x18ftypheic", "HEIC"),
+        (b"\0\0\0\x18ftypmif1", "HEIF"),
+        (b"\0\0\0\x1cftypavif", "AVIF"),
+        (b'<?xml version="1.0"?><svg xmlns="...">', "SVG"),
+        (b"<!DOCTYPE html><html><body>Sign in", "HTML"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
+        (b"%PDF-1.7", "PDF"),
+        (b"", "empty"),
+        (b"image,question\n", "text"),
+        (bytes(range(1, 255)), "unknown"),
+    ],
+)
+@pytest.mark.parametrize("as_file", [False, True])
+def test_error_says_what_the_file_looks_like_and_which_formats_are_read(processor, content, kind, as_file, tmp_path):
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{kind}.*formats read are BMP, GIF, JPEG, PNG, TIFF, WEBP"):
+        processor(images=str(path) if as_file else content)
+
+
+@pytest.mark.parametrize("source", ["data:image/png;base64," + "QUJD" * 400, "QUJD" * 400, b"ABC" * 400])
+def test_error_contains_no_content_of_the_image(processor, source):
+    with pytest.raises(ValueError, match="Cannot read the image") as error:
+        processor(images=source)
+    assert "QUJDQUJD" not in str(error.value) and "ABCABC" not in str(error.value)
 
 
 @pytest.mark.parametrize("loader", [QCAProcessor, AutoProcessor])
-def test_a_saved_processor_comes_back_the_same(processor, loader, tmp_path):
+def test_a_saved_processor_loads_with_equal_outputs(processor, loader, tmp_path):
     processor.save_pretrained(tmp_path)
     tiny_config().save_pretrained(tmp_path)
     loaded = loader.from_pretrained(tmp_path)
@@ -283,8 +485,8 @@ print(len(processor.post_process_question_answering(outputs, model.config)))
 """
 
 
-def test_importing_loading_and_predicting_print_no_warning(tmp_path):
-    """The stack of the tests has no torchvision, which is when image processors are tempted to complain."""
+def test_import_load_and_predict_print_no_warning(tmp_path):
+    """Without torchvision, as in the tests, image processors of transformers may warn."""
     save_tiny_model(tmp_path / "model")
     command = [sys.executable, "-c", IN_A_FRESH_PROCESS, "model"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
@@ -298,7 +500,7 @@ def outputs_of(**fields: torch.Tensor | tuple[int, int]) -> QCAForVisualQuestion
 
 
 @pytest.mark.parametrize("problem_type", [None, "single_label_classification", "multi_label_classification"])
-def test_answers_come_best_first_with_their_probabilities(processor, problem_type):
+def test_answers_are_sorted_by_probability(processor, problem_type):
     logits = torch.randn(3, 5)
     found = processor.post_process_question_answering(
         outputs_of(logits=logits), tiny_config(problem_type=problem_type), top_k=3
@@ -312,7 +514,7 @@ def test_answers_come_best_first_with_their_probabilities(processor, problem_typ
         assert [item["score"] for item in best] == pytest.approx([score for _, score in expected], abs=1e-6)
 
 
-def test_no_more_answers_than_there_are_and_no_fewer_than_one(processor):
+def test_top_k_is_at_most_all_answers_and_at_least_one(processor):
     outputs = outputs_of(logits=torch.randn(1, 5, dtype=torch.bfloat16))
     assert len(processor.post_process_question_answering(outputs, tiny_config(), top_k=50)[0]) == 5
     with pytest.raises(ValueError, match="`top_k` must be at least 1, got 0"):
@@ -337,7 +539,7 @@ def bilinear(grid: np.ndarray, height: int, width: int) -> np.ndarray:
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 20), st.integers(1, 20), st.integers(0, 99))
-def test_maps_are_head_means_resized_to_height_and_width(rows, columns, height, width, seed):
+def test_maps_are_the_mean_of_heads_resized_bilinearly(rows, columns, height, width, seed):
     torch.manual_seed(seed)
     relevance = torch.rand(2, 3, 4, rows * columns).softmax(-1)
     outputs = outputs_of(relevance=relevance, grid=(rows, columns))
@@ -351,21 +553,31 @@ def test_maps_are_head_means_resized_to_height_and_width(rows, columns, height, 
     assert resized[1].allclose(grids[1], atol=1e-6)
 
 
-def test_maps_need_a_size_for_each_question(processor):
+def test_target_sizes_of_another_number_than_questions_are_refused(processor):
     outputs = outputs_of(relevance=torch.rand(2, 1, 1, 4), grid=(2, 2))
     with pytest.raises(ValueError, match="1 `target_sizes` for 2 questions"):
         processor.post_process_relevance(outputs, [(8, 8)])
 
 
-def test_maps_of_a_cropped_image_are_not_spread_over_the_whole_picture():
+def test_target_sizes_with_a_cropping_processor_name_the_size_to_set():
     processor = tiny_processor(do_center_crop=True, crop_size={"height": 32, "width": 32})
     outputs = outputs_of(relevance=torch.rand(1, 1, 1, 4), grid=(2, 2))
     assert len(processor.post_process_relevance(outputs)) == 1
-    with pytest.raises(ValueError, match="do_center_crop=False"):
+    with pytest.raises(ValueError, match=r'do_center_crop=False, size=\{"height": 32, "width": 32\}'):
         processor.post_process_relevance(outputs, [(8, 8)])
 
 
-def test_the_whole_way_from_a_file_to_an_answer_and_a_map(processor, tmp_path):
+def test_images_of_different_sizes_name_the_size_that_stacks():
+    fields = {"size": {"shortest_edge": 40}, "crop_size": {"height": 32, "width": 32}}
+    processor = QCAProcessor(CLIPImageProcessorPil(**fields, do_center_crop=False), tiny_tokenizer())
+    images = [tiny_image(size=(50, 40)), tiny_image(size=(80, 40))]
+    with pytest.raises(ValueError, match=r'do_center_crop=False, size=\{"height": 32, "width": 32\}'):
+        processor(images=images)
+    advised = processor(images=images, do_center_crop=False, size={"height": 32, "width": 32})
+    assert advised["pixel_values"].shape == (2, 3, 32, 32)
+
+
+def test_a_file_gives_answers_and_maps_at_its_size(processor, tmp_path):
     path = saved(tiny_image(size=(60, 40)), tmp_path / "room.jpg")
     model = tiny_model()
     with torch.no_grad():

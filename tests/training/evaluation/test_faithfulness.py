@@ -141,7 +141,8 @@ def test_patches_that_decide_the_answer_have_the_lowest_deletion_curve(rows, mon
 
     def by_trying(self, inputs, method="relevance", answers=None):
         explanation = explain(self, inputs, method, answers)
-        pixels, chosen = inputs["pixel_values"][inputs["image_index"]], explanation.answers[:, None]
+        index = inputs.get("image_index", torch.arange(len(inputs["input_ids"])))
+        pixels, chosen = inputs["pixel_values"][index], explanation.answers[:, None]
         for patch in range(16):
             removed = torch.zeros(len(pixels), 16, dtype=torch.bool)
             removed[:, patch] = True
