@@ -1,10 +1,12 @@
-"""The visual-question-answering pipeline, from the installed package and from a checkpoint's own code."""
+"""The visual-question-answering pipeline, from the installed package and from the code of a checkpoint."""
 
 import json
 import subprocess
 import sys
 import textwrap
 import threading
+from base64 import b64encode
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
@@ -24,10 +26,12 @@ from helpers.tiny import (
 )
 from PIL import Image
 from transformers import CLIPImageProcessorPil, pipeline
+from transformers.pipelines.pt_utils import KeyDataset
 
-from modeling_qca import QCAProcessor, QCAVisualQuestionAnsweringPipeline, overlay
-from modeling_qca.explanation_qca import VisualExplanation as Look
+from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor, QCAVisualQuestionAnsweringPipeline, overlay
+from modeling_qca.explanation_qca import VisualExplanation
 from modeling_qca.overlay_qca import seen_box
+from modeling_qca.relevance_qca import explain
 from modeling_qca.training.benchmark.models import packed_products
 
 QUESTIONS = ["what is the color of the ball", "is there a big red cube", "how many"]
@@ -60,7 +64,7 @@ def assert_same(answers, expected):
 
 
 @pytest.mark.slow  # compiles
-def test_compiled_it_answers_the_same_whatever_is_asked(ask, checkpoint):
+def test_a_compiled_model_gives_the_same_answers(ask, checkpoint):
     torch._dynamo.reset()  # which remembers other tests' pictures, and freezing does not allow for several sizes
     compiled = pipeline(model=str(checkpoint), pipeline_class=QCAVisualQuestionAnsweringPipeline)
     compiled.model.compile()
@@ -71,7 +75,7 @@ def test_compiled_it_answers_the_same_whatever_is_asked(ask, checkpoint):
     assert "mkldnn::_linear_pointwise" in operators and "aten::addmm" not in operators
 
 
-def test_answers_are_the_models_own_ranked_probabilities(ask):
+def test_answers_are_the_probabilities_of_the_model_best_first(ask):
     image = tiny_image()
     with torch.no_grad():
         logits = ask.model(**tiny_processor()(images=image, text=QUESTIONS[0])).logits[0]
@@ -97,7 +101,7 @@ def server(tmp_path_factory: pytest.TempPathFactory):
         server.shutdown()
 
 
-def test_path_url_bytes_and_image_give_the_same_answer(ask, server):
+def test_every_source_of_an_image_gives_the_same_answer(ask, server):
     folder, address = server
     image = tiny_image(size=(50, 30))
     image.save(folder / "wide.png")
@@ -114,7 +118,7 @@ def test_path_url_bytes_and_image_give_the_same_answer(ask, server):
     assert_same(ask(sources, QUESTIONS[0]), [expected] * 4)
 
 
-def test_many_questions_about_one_image_encode_it_once(ask, monkeypatch):
+def test_several_questions_about_one_image_encode_it_once(ask, monkeypatch):
     encoded = []
     encode = ask.model.qca.vision_encoder.encode_images
     monkeypatch.setattr(
@@ -134,8 +138,202 @@ def test_many_questions_about_one_image_encode_it_once(ask, monkeypatch):
     assert_same(answers[7], ask(tiny_image(), questions[7]))
 
 
+ROWS = [{"image": tiny_image(seed, size=(32 + 8 * seed, 32)), "question": QUESTIONS[seed]} for seed in range(3)]
+IMAGES = [row["image"] for row in ROWS]
+
+
+class Rows(torch.utils.data.Dataset):
+    """A dataset without `__iter__`, whose index is never out of range."""
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return ROWS[index % 3]
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter(ROWS)
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, "png")
+    return buffer.getvalue()
+
+
+def dataset_of_rows():
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(image=datasets.Image(), question=datasets.Value("string"))
+    return datasets.Dataset.from_list(ROWS, features)
+
+
+def collections_of_pairs() -> dict:
+    """Arguments of the pipeline that hold `ROWS`."""
+    datasets = pytest.importorskip("datasets")
+    table = datasets.Dataset.from_list(
+        ROWS, datasets.Features(image=datasets.Image(), question=datasets.Value("string"))
+    )
+    undecoded = table.cast_column("image", datasets.Image(decode=False))
+    return {
+        "lists": (IMAGES, QUESTIONS),
+        "tuples": (tuple(IMAGES), tuple(QUESTIONS)),
+        "numpy arrays": (np.stack([np.array(image.resize((32, 32))) for image in IMAGES]), np.array(QUESTIONS)),
+        "arrays": ([np.array(image) for image in IMAGES], QUESTIONS),
+        "float arrays": ([np.array(image) / 255 for image in IMAGES], QUESTIONS),
+        "streams": ([BytesIO(png(image)) for image in IMAGES], QUESTIONS),
+        "base64": ([b64encode(png(image)).decode() for image in IMAGES], QUESTIONS),
+        "list of rows": (ROWS,),
+        "torch dataset": (Rows(),),
+        "torch iterable dataset": (Stream(),),
+        "generator": ((row for row in ROWS),),
+        "dataset": (table,),
+        "undecoded dataset": (undecoded,),
+        "iterable dataset": (table.to_iterable_dataset(),),
+        "slice of a dataset": (table[:3],),
+        "columns": (table["image"], table["question"]),
+        "KeyDataset and column": (KeyDataset(table, "image"), table["question"]),
+    }
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_every_collection_of_pairs_gives_the_same_answers(ask, batch_size):
+    expected = [ask(**row) for row in ROWS]
+    small = [ask(image.resize((32, 32)), question) for image, question in zip(IMAGES, QUESTIONS, strict=True)]
+    for name, arguments in collections_of_pairs().items():
+        answers = list(ask(*arguments, batch_size=batch_size))
+        assert_same(answers, small if name == "numpy arrays" else expected)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_every_question_is_asked_about_every_image_on_request(ask, count):
+    datasets = pytest.importorskip("datasets")
+    table = datasets.Dataset.from_list(
+        ROWS, datasets.Features(image=datasets.Image(), question=datasets.Value("string"))
+    )
+    questions = QUESTIONS[:count]
+    expected = [ask(image, questions) for image in IMAGES]
+    for images in (IMAGES, table["image"], KeyDataset(table, "image"), iter(IMAGES), (png(image) for image in IMAGES)):
+        assert_same(list(ask(images, questions, every_question=True, batch_size=2)), expected)
+    assert_same(ask(IMAGES[0], questions, every_question=True), expected[0])
+    one_for_all = [ask(image, QUESTIONS[0]) for image in IMAGES]
+    for images in (IMAGES, KeyDataset(table, "image"), iter(IMAGES)):
+        assert_same(list(ask(images, QUESTIONS[0])), one_for_all)
+
+
+def test_messages_contain_no_pixels_and_no_base64(ask):
+    for item in (tiny_image(), np.zeros((9, 9, 3)), b"ABCD" * 500, "QUJD" * 500, {"image": b"ABCD" * 500}):
+        with pytest.raises(ValueError, match="Expected an image and a question") as error:
+            ask([item])
+        assert len(str(error.value)) < 200
+        assert "ABCDABCD" not in str(error.value) and "QUJDQUJD" not in str(error.value)
+
+
+def dropout_model() -> QCAForVisualQuestionAnswering:
+    model = tiny_model(classifier_dropout=0.5)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    return model
+
+
+@pytest.mark.parametrize("training", ["model", "hops"])
+def test_a_model_in_training_mode_answers_as_in_evaluation_mode_and_stays_as_it_is(training):
+    model = dropout_model()
+    ask = QCAVisualQuestionAnsweringPipeline(model=model, processor=tiny_processor())
+    expected, looked = ask(IMAGES[0], QUESTIONS), ask.look(IMAGES[0], QUESTIONS[0])
+    (model if training == "model" else model.qca.hops).train()
+    modes = [module.training for module in model.modules()]
+    for _ in range(3):
+        assert_same(ask(IMAGES[0], QUESTIONS), expected)
+        assert torch.equal(ask.look(IMAGES[0], QUESTIONS[0]).relevance, looked.relevance)
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_the_pipeline_does_not_change_the_processor():
+    processor = QCAProcessor(tiny_processor().image_processor, tiny_tokenizer(model_max_length=10**9))
+    ask = QCAVisualQuestionAnsweringPipeline(model=tiny_model(), processor=processor)
+    ask.look(IMAGES[0], QUESTIONS[0], method="gradient")
+    with pytest.raises(ValueError, match="22 tokens, the text encoder reads at most 16"):
+        ask(IMAGES[0], "red " * 20)
+    assert processor.tokenizer.model_max_length == 10**9
+    assert processor(text="red " * 20)["input_ids"].shape == (1, 22)
+
+
+METHODS = ("relevance", "rollout", "gradient")
+
+
+@pytest.mark.parametrize("fields", [{}, {"query_tokens": "attended", "vision_conditioning_layers": [1]}])
+def test_eight_threads_give_the_results_of_one(fields):
+    ask = QCAVisualQuestionAnsweringPipeline(model=tiny_model(**fields), processor=tiny_processor())
+    questions = ["how many", "is the big red cube left of the small blue ball ?", "what", "color of the ring"]
+
+    def call(number: int):
+        kind = number % 5
+        image, question = IMAGES[number % 3], questions[number % 4]
+        if kind == 3:
+            return ask(image, question)
+        if kind == 4:
+            return ask(image, f"{question} red red red red red red red red red red red red", truncation=True)
+        look = ask.look(image, question, method=METHODS[kind])
+        return look.question, look.answers, look.words, look.relevance
+
+    expected = [call(number) for number in range(60)]
+    with ThreadPoolExecutor(8) as threads:
+        for number, result in enumerate(threads.map(call, [n % 60 for n in range(200)])):
+            one = expected[number % 60]
+            if isinstance(one, tuple):
+                assert result[0] == one[0] and result[1] == one[1]
+                assert result[2] == [[(w, pytest.approx(s, abs=1e-6)) for w, s in words] for words in one[2]]
+                torch.testing.assert_close(result[3], one[3])
+            else:
+                assert_same(result, one)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("context", [torch.inference_mode, torch.no_grad])
+def test_look_does_not_depend_on_the_gradient_mode(ask, method, context):
+    expected = ask.look(IMAGES[0], QUESTIONS[0], method=method)
+    with context():
+        look = ask.look(IMAGES[0], QUESTIONS[0], method=method)
+        inputs = tiny_processor()(images=IMAGES[0], text=QUESTIONS[0])
+        explanation = ask.model.explain(inputs, method)
+        made_inside = QCAVisualQuestionAnsweringPipeline(model=tiny_model(), processor=tiny_processor())
+        inside = made_inside.look(IMAGES[0], QUESTIONS[0], method=method)
+    torch.testing.assert_close(look.relevance, expected.relevance)
+    torch.testing.assert_close(explanation.relevance.mean(2).unflatten(-1, (4, 4))[0], expected.relevance)
+    assert inside.relevance.shape == expected.relevance.shape
+
+
+@pytest.mark.parametrize("task_type", [None, "FEATURE_EXTRACTION", "SEQ_CLS"])
+def test_a_peft_model_answers_and_explains_with_its_adapters(task_type):
+    peft = pytest.importorskip("peft")
+    model = tiny_model()
+    plain = QCAVisualQuestionAnsweringPipeline(model=model, processor=tiny_processor())(IMAGES[0], QUESTIONS[0])
+    config = peft.LoraConfig(task_type=task_type, target_modules=["q_proj", "v_proj"], init_lora_weights=False, r=4)
+    adapted = peft.get_peft_model(model, config)
+    ask = QCAVisualQuestionAnsweringPipeline(model=adapted, processor=tiny_processor())
+    inputs = tiny_processor()(images=IMAGES[0], text=QUESTIONS[0])
+    with torch.no_grad():
+        logits = adapted.get_base_model().eval()(**inputs).logits[0]
+    expected = {model.config.id2label[i]: float(p) for i, p in enumerate(logits.softmax(-1))}
+    answers = ask(IMAGES[0], QUESTIONS[0])
+    assert scores(answers) == pytest.approx(expected, abs=1e-5)
+    assert scores(answers) != pytest.approx(scores(plain), abs=1e-3)
+    for method in METHODS:
+        look = ask.look(IMAGES[0], QUESTIONS[0], method=method)
+        assert_same(look.answers, answers)
+        explained = adapted.explain(inputs, method).relevance.mean(2).unflatten(-1, (4, 4))[0]
+        torch.testing.assert_close(look.relevance, explained)
+        torch.testing.assert_close(
+            explain(adapted, inputs, method).relevance[0].mean(1).unflatten(-1, (4, 4)), explained
+        )
+    assert ask.model is adapted
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
-def test_batches_change_no_answer(ask, batch_size):
+def test_answers_do_not_depend_on_the_batch_size(ask, batch_size):
     images = [tiny_image(seed, size=(32 + 8 * seed, 32)) for seed in range(3)]
     asked = [QUESTIONS, QUESTIONS[1], QUESTIONS[1:]]
     expected = [ask(image, question) for image, question in zip(images, asked, strict=True)]
@@ -144,7 +342,7 @@ def test_batches_change_no_answer(ask, batch_size):
     assert_same(ask(rows, batch_size=batch_size), expected)
 
 
-def test_a_generator_is_read_as_its_answers_are(ask):
+def test_a_generator_is_read_lazily(ask):
     taken = []
 
     def rows():
@@ -157,7 +355,7 @@ def test_a_generator_is_read_as_its_answers_are(ask):
     assert len(taken) < 10
 
 
-def test_relevance_comes_at_the_size_of_the_upright_image(ask):
+def test_relevance_has_the_size_of_the_upright_image(ask):
     image = tiny_image(size=(48, 20))
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned by 90 degrees
@@ -176,7 +374,7 @@ def test_relevance_comes_at_the_size_of_the_upright_image(ask):
 
 
 @pytest.mark.parametrize("method", ["relevance", "rollout", "gradient"])
-def test_a_look_holds_what_the_model_explains(ask, method):
+def test_look_returns_the_explanation_of_the_model(ask, method):
     image = tiny_image(size=(120, 60))
     looks = ask.look(image, QUESTIONS, method=method, top_k=2)
     explanation = ask.model.explain(tiny_processor()(images=image, text=QUESTIONS), method=method)
@@ -195,7 +393,7 @@ def test_a_look_holds_what_the_model_explains(ask, method):
     assert ask.look(image, QUESTIONS[1], method=method).question == QUESTIONS[1]
 
 
-def test_a_look_shows_what_the_token_budget_kept():
+def test_look_shows_the_patches_that_the_token_budget_kept():
     ask = QCAVisualQuestionAnsweringPipeline(
         model=tiny_model(token_budget=6, token_budget_layer=1, query_tokens="attended"), processor=tiny_processor()
     )
@@ -215,7 +413,7 @@ def test_a_look_shows_what_the_token_budget_kept():
 
 
 @pytest.mark.parametrize("size", [(120, 60), (50, 90), (64, 64)])
-def test_maps_lie_on_the_part_of_the_image_that_the_processor_crops(size):
+def test_maps_cover_the_part_of_the_image_that_the_processor_crops(size):
     processor = QCAProcessor(
         CLIPImageProcessorPil(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}), tiny_tokenizer()
     )
@@ -229,7 +427,7 @@ def test_maps_lie_on_the_part_of_the_image_that_the_processor_crops(size):
         assert pixels.argmax() == 4 * row + column  # the model sees the spot in this patch
         relevance = torch.zeros(4, 4)
         relevance[row, column] = 1
-        look = Look(
+        look = VisualExplanation(
             image, "what", [{"answer": "red", "score": 1}], relevance[None], [], None, (left, top, right, bottom)
         )
         picture = np.asarray(look.overlay(caption=False)).astype(int)[: size[1]]
@@ -239,16 +437,38 @@ def test_maps_lie_on_the_part_of_the_image_that_the_processor_crops(size):
         assert outside[: int(top)].all() and outside[:, : int(left)].all()
 
 
-def test_saving_the_pipeline_is_enough_to_load_it(ask, tmp_path):
+def test_return_relevance_places_maps_where_look_draws_them():
+    processor = QCAProcessor(
+        CLIPImageProcessorPil(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}), tiny_tokenizer()
+    )
+    ask = QCAVisualQuestionAnsweringPipeline(model=tiny_model(), processor=processor)
+    image = tiny_image(size=(120, 60))
+    relevance = ask(image, QUESTIONS[0], return_relevance=True)["relevance"]
+    look = ask.look(image, QUESTIONS[0])
+    left, top, right, bottom = (round(edge) for edge in look.box)  # 48 x 48 pixels in the middle
+    assert relevance.shape == (2, 60, 120) and (left, top, right, bottom) == (36, 6, 84, 54)
+    inside = torch.nn.functional.interpolate(look.relevance[None], size=(48, 48), mode="bilinear")[0]
+    torch.testing.assert_close(relevance[:, top:bottom, left:right], inside)
+    relevance[:, top:bottom, left:right] = 0
+    assert not relevance.any()
+
+
+def test_a_saved_pipeline_loads_with_equal_answers(ask, tmp_path):
     ask.save_pretrained(tmp_path)
     saved = {path.name for path in tmp_path.iterdir()}
-    assert {"pipeline_qca.py", "explanation_qca.py", "relevance_qca.py", "processor_config.json"} <= saved
+    assert {
+        "pipeline_qca.py",
+        "evaluation_copy_qca.py",
+        "explanation_qca.py",
+        "question_qca.py",
+        "processor_config.json",
+    } <= saved
     again = pipeline(model=str(tmp_path), pipeline_class=QCAVisualQuestionAnsweringPipeline)
     assert_same(again(tiny_image(), QUESTIONS), ask(tiny_image(), QUESTIONS))
 
 
 @pytest.mark.parametrize("task", [None, pytest.param("visual-question-answering", marks=pytest.mark.slow)])
-def test_the_checkpoint_answers_where_the_package_is_not_installed(ask, checkpoint, tmp_path, task):
+def test_a_checkpoint_answers_without_the_package(ask, checkpoint, tmp_path, task):
     tiny_image().save(tmp_path / "image.png")
     program = f"""
         import sys
@@ -279,6 +499,9 @@ def test_the_checkpoint_answers_where_the_package_is_not_installed(ask, checkpoi
         ("nowhere.jpg", "what", "Cannot read the image nowhere.jpg"),
         (b"not an image", "what", "Cannot read the image 12 bytes"),
         (3, "what", "Cannot read the image 3"),
+        ([tiny_image()] * 3, ["what"] * 2, "every_question=True"),
+        (iter([tiny_image()]), ["what"] * 2, "every_question=True"),
+        ({"picture": np.zeros((9, 9, 3), np.uint8)}, None, "keys .'picture'"),
         (tiny_image(), " ", "Question 0 is empty"),
         (tiny_image(), [], "comes without a question"),
         ([tiny_image()] * 3, ["what", "where"], "3 images but 2 questions"),
@@ -286,17 +509,17 @@ def test_the_checkpoint_answers_where_the_package_is_not_installed(ask, checkpoi
         (tiny_image(), "what " * 30, "truncation=True"),
     ],
 )
-def test_bad_input_is_named(ask, image, question, message):
+def test_error_names_the_bad_input(ask, image, question, message):
     with pytest.raises(ValueError, match=message):
         ask(image, question)
 
 
-def test_a_long_question_is_cut_only_on_request(ask):
+def test_a_long_question_is_cut_only_with_truncation(ask):
     cut = ask(tiny_image(), "what " * 30, truncation=True)
     assert_same(cut, ask(tiny_image(), "what " * 14))  # 16 positions, two of them special tokens
 
 
-def test_top_k_and_relevance_are_refused_where_they_make_no_sense(ask):
+def test_top_k_of_zero_and_relevance_without_hops_are_refused(ask):
     with pytest.raises(ValueError, match="top_k"):
         ask(tiny_image(), "what", top_k=0)
     without_hops = QCAVisualQuestionAnsweringPipeline(
@@ -307,11 +530,11 @@ def test_top_k_and_relevance_are_refused_where_they_make_no_sense(ask):
         without_hops(tiny_image(), "what", return_relevance=True)
 
 
-def test_no_image_is_no_answer(ask):
+def test_an_empty_list_of_images_gives_an_empty_list(ask):
     assert ask([], "what") == []
 
 
-def test_with_the_package_installed_no_code_of_the_checkpoint_runs(ask, tmp_path):
+def test_no_code_of_the_checkpoint_runs_with_the_package_installed(ask, tmp_path):
     ask.save_pretrained(tmp_path)
     files = list(tmp_path.glob("*_qca.py"))
     assert files
