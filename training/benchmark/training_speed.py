@@ -102,7 +102,8 @@ class _Way:
             features = cache_features(self.model.to(arguments.device), processor, [used], arguments.bf16)
         rule = (recipe.answer_rule, recipe.normalize_answers)
         self.fresh = QuestionCollator(processor, self.model.config, recipe.attention_supervision, None, *rule, True)
-        self.loader = DataLoader(used, self.batch_size, collate_fn=dataclasses.replace(self.fresh, features=features))
+        collator = dataclasses.replace(self.fresh, image_features=features)
+        self.loader = DataLoader(used, self.batch_size, collate_fn=collator)
         self.trainer = QCATrainer(self.model, arguments, data_collator=self.fresh, train_dataset=used)
         self.wrapped, self.optimizer = self.trainer.accelerator.prepare(self.model, self.trainer.create_optimizer())
         self.seconds: list[float] = []

@@ -39,8 +39,7 @@ class QuestionCollator:
         relevance: the name of `attention_supervision` in 0.1; `final` is now `last_hop`.
 
     A row is in the schema `FEATURES`, its image not decoded, or has plain columns such as `image`, `question` and
-    `answer`. The first tensor of a batch has one entry for each question, as `Trainer` expects. There may be
-    fewer images.
+    `answer`. The first tensor of a batch has one entry for each question, as `Trainer` expects of a batch.
 
     Raises:
         ValueError: an image cannot be read, the maps of a row do not fit the hops, two answers of the model are one
@@ -105,8 +104,8 @@ class QuestionCollator:
     def _labels(self, rows: list[Row]) -> torch.Tensor:
         known: list[dict[int, float]] = []
         for row in rows:
-            scores = answer_scores(row["answers"], self.answer_rule, self.normalize_answers)
-            known.append({self._classes[answer]: score for answer, score in scores.items() if answer in self._classes})
+            given = answer_scores(row["answers"], self.answer_rule, self.normalize_answers)
+            known.append({self._classes[answer]: score for answer, score in given.items() if answer in self._classes})
         self._check_known(rows, known)
         if self.config.problem_type != "multi_label_classification":
             majorities = (majority_answer(row["answers"], self.normalize_answers) for row in rows)
@@ -162,10 +161,12 @@ def answer_classes(config: QCAConfig, normalize: bool = True) -> dict[str, int]:
         ValueError: two answers of the model have one form, so that one of them could never be right.
     """
     classes: dict[str, int] = {}
+    labels: dict[str, str] = {}
     for label, index in config.label2id.items():
         key = answer_key(label, normalize)
-        if classes.setdefault(key, index) != index:
-            other = config.id2label[classes[key]]
+        other = labels.setdefault(key, label)
+        classes.setdefault(key, int(index))
+        if other != label:
             raise ValueError(
                 f"The answers {other!r} and {label!r} of the model are both {key!r} after normalization. Pass "
                 "`normalize_answers=False` to keep them apart, or build the vocabulary with `build_vocabulary`."

@@ -83,7 +83,9 @@ class TextFeatureCache:
         for tokens in questions:
             by_length.setdefault(len(tokens), []).append(tokens)
         groups = [
-            of[start : start + BATCH_SIZE] for of in by_length.values() for start in range(0, len(of), BATCH_SIZE)
+            same_length[start : start + BATCH_SIZE]
+            for same_length in by_length.values()
+            for start in range(0, len(same_length), BATCH_SIZE)
         ]
         was_training = model.training
         model.eval()

@@ -3,7 +3,7 @@
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def build_vocabulary(
     limit = minimum_count if minimum_count is not None else top_k
     if limit is not None and not (isinstance(limit, int) and limit >= 1):
         raise ValueError(f"minimum_count and top_k must be whole numbers of at least 1, not {limit!r}")
-    answers = list(answers)
+    answers = answers if isinstance(answers, Sized) else list(answers)
     if normalize:
         _warn_of_merged(answers)
     counts = _count(answers, rule, normalize)
@@ -144,9 +144,8 @@ def merged_answers(answers: Iterable[Answers]) -> dict[str, list[str]]:
 
 def _warn_of_merged(answers: Iterable[Answers]) -> None:
     if merged := merged_answers(answers):
-        examples = "; ".join(
-            f"{' and '.join(map(repr, texts))} are {key!r}" for key, texts in list(merged.items())[:5]
-        )
+        named = list(merged.items())[:5]
+        examples = "; ".join(f"{' and '.join(map(repr, texts))} are {key!r}" for key, texts in named)
         logger.warning(
             "normalization merges %d answers of different meaning: %s. Pass normalize=False (`normalize_answers: "
             "false` in a recipe) to keep them apart",

@@ -66,7 +66,8 @@ def milliseconds_per_question(
     would run only once for questions that share an image.
     """
     spread = range(0, len(rows), max(1, len(rows) // batch_size))[:batch_size]
-    batch = dataclasses.replace(collator, features=None, attention_supervision="none", with_question_ids=False)(
+    fresh = {"image_features": None, "text_features": None}
+    batch = dataclasses.replace(collator, **fresh, attention_supervision="none", with_question_ids=False)(
         [rows[index] | {"image_id": str(index)} for index in spread]
     )
     inputs = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
