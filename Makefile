@@ -21,7 +21,9 @@ evidence: $(VENV)/ready given data/view_questions
 	$(RESULTS)/views.yaml --data data/view_questions --data_options '{images: data/views/images}' \
 		--validation_data "$(ROOMS)" --validation_options '{images: $(PHOTOS)}' $(ENCODERS)
 	$(RESULTS)/ablations.yaml --data "$(ROOMS)" --data_options '{images: $(PHOTOS)}' $(ENCODERS)
+	$(RESULTS)/rooms_head.yaml --data "$(ROOMS)" --data_options '{images: $(PHOTOS)}' $(ENCODERS)
 	$(RESULTS)/daquar_random.yaml --data "$(DAQUAR)" $(ENCODERS)
+	$(RESULTS)/daquar_head.yaml --data "$(DAQUAR)" $(ENCODERS)
 	$(RESULTS)/daquar_scenes.yaml --data "$(DAQUAR)" $(ENCODERS)
 
 given:
