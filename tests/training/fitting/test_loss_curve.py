@@ -14,7 +14,7 @@ from modeling_qca.training.fitting.recipe import CONFIG_FIELDS, make_recipe
 from modeling_qca.training.fitting.training_run import train
 from modeling_qca.training.supervision.scenes import write_scenes
 
-ANSWERS = "yes no 0 1 2 3 red green blue yellow circle square triangle star".split()
+ANSWERS = ["yes", "no", "0", "1", "2", "3", "red", "green", "blue", "yellow", "circle", "square", "triangle", "star"]
 FIELDS: dict[str, Any] = {
     "hidden_size": 128,
     "question_pooling": "mean",
