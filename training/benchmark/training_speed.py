@@ -31,8 +31,9 @@ from ..files.run_files import write_json
 from ..fitting.model_factory import build_model, training_answers
 from ..fitting.parameter_groups import freeze
 from ..fitting.recipe import Recipe
+from ..fitting.splits import load_splits
 from ..fitting.trainer import QCATrainer
-from ..fitting.training_run import cache_features, load_splits
+from ..fitting.training_run import cache_features
 
 PASSES = 5  # over the batches; the first warms up and is not timed
 FROZEN_BATCHES, TRAINED_BATCHES = 3, 2

@@ -10,7 +10,8 @@ from modeling_qca.overlay_qca import strip
 from ..evaluation.checkpoint import load_pipeline
 from ..fitting.model_factory import CONFIGURATION
 from ..fitting.recipe import Recipe, load_recipe
-from ..fitting.training_run import load_splits, train
+from ..fitting.splits import load_splits
+from ..fitting.training_run import train
 from ..supervision.scenes import write_scenes
 
 RECIPE = CONFIGURATION / "recipes" / "demo.yaml"

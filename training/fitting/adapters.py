@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from modeling_qca import QCAForVisualQuestionAnswering, QCAModel
@@ -32,6 +32,11 @@ def lora_config(model: QCAForVisualQuestionAnswering | QCAModel, **kwargs: Any) 
         kwargs["target_modules"] = _attention_projections(body)
     kwargs.setdefault("modules_to_save", _new_modules(body) + head)
     return LoraConfig(**kwargs)
+
+
+def adapt(model: QCAForVisualQuestionAnswering, rank: int | None) -> Any:
+    """`model` with low-rank adapters of this `rank`; the model itself without a rank."""
+    return model if rank is None else get_peft_model(model, lora_config(model, r=rank))
 
 
 def _attention_projections(body: QCAModel) -> str:

@@ -19,6 +19,7 @@ from modeling_qca.training.data.rows import load_rows
 from modeling_qca.training.data.streams import read_answers, repeat_and_shuffle
 from modeling_qca.training.fitting import training_run as training
 from modeling_qca.training.fitting.recipe import Recipe, make_recipe
+from modeling_qca.training.fitting.splits import blank_images, load_splits
 from modeling_qca.training.fitting.training_run import train
 from modeling_qca.training.supervision.scenes import write_scenes
 
@@ -134,10 +135,10 @@ def test_answers_are_those_of_the_rows(tmp_path):
 
 def test_rows_of_held_out_groups_and_pictures_are_left_out_of_a_stream(scenes, tmp_path):
     options = {"validation_data": str(scenes), "group_by": "image_id // 4"}
-    stream, _ = training.load_splits(recipe(scenes, tmp_path, **options))
-    kept, _ = training.load_splits(recipe(scenes, tmp_path, streaming=False, **options))
+    stream, _ = load_splits(recipe(scenes, tmp_path, **options))
+    kept, _ = load_splits(recipe(scenes, tmp_path, streaming=False, **options))
     assert [row["question_id"] for row in stream] == kept["question_id"][:]
-    blank, expected = training._blank_images(stream), training._blank_images(kept)
+    blank, expected = blank_images(stream), blank_images(kept)
     assert [row["image"] for row in blank] == [row["image"] for row in expected]
     assert {row["image_id"] for row in blank} == {"blank"}
 
