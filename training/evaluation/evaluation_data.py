@@ -12,6 +12,7 @@ from ..data.image_digests import image_digests
 from ..data.rows import data_name, load_rows
 from ..data.splits import split_name
 from ..files.run_files import RUN
+from .predictions import sort_by_image
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class EvaluationData:
         rows = load_rows(self.data, split=self.split, **self.options)
         if not any(rows["answers"]):
             raise ValueError(f"{self.data}: no question of its {self.split} split has an answer to compare with")
-        return rows.cast_column("image", datasets.Image(decode=False)).sort("image_id")
+        return sort_by_image(rows.cast_column("image", datasets.Image(decode=False)))
 
 
 def evaluation_data(

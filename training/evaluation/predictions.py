@@ -17,6 +17,12 @@ from ..data.collator import QuestionCollator
 BATCH_SIZE = 128  # questions
 
 
+def sort_by_image(rows: datasets.Dataset) -> datasets.Dataset:
+    """`rows` in the order of their `image_id`: [`predict`] then encodes an image in one batch, not in several."""
+    image_ids = rows["image_id"][:]
+    return rows.select(sorted(range(len(image_ids)), key=image_ids.__getitem__))
+
+
 @torch.no_grad()
 def predict(
     model: QCAForVisualQuestionAnswering,

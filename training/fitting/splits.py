@@ -12,6 +12,7 @@ from ..data.formats import checked_options
 from ..data.rows import data_name, load_rows
 from ..data.splits import group_key, parse_group_by, split_name
 from ..data.streams import read_answers
+from ..evaluation.predictions import sort_by_image
 from .recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -68,9 +69,7 @@ def load_splits(recipe: Recipe) -> tuple[Rows, datasets.Dataset]:
     if recipe.group_by is not None and (recipe.validation_data is not None or recipe.validation_ratio is None):
         train_rows = _outside_groups(train_rows, validation_rows, recipe.group_by)
     stored = datasets.Image(decode=False)
-    image_ids = validation_rows["image_id"][:]
-    by_image = validation_rows.select(sorted(range(len(image_ids)), key=image_ids.__getitem__))
-    return train_rows.cast_column("image", stored), by_image.cast_column("image", stored)
+    return train_rows.cast_column("image", stored), sort_by_image(validation_rows).cast_column("image", stored)
 
 
 def measured_on(recipe: Recipe) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`transformers.Trainer` with what question answering about images adds: order, groups, and care for the run."""
+"""`transformers.Trainer` for visual question answering: image order, parameter groups, frozen encoders, averaging."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,19 +19,19 @@ LOSS_PARTS = ("answer_loss", "relevance_loss")
 class QCATrainer(Trainer):
     """
     Args:
-        questions_per_image: up to this many questions of an image stand together in a batch.
+        questions_per_image: up to this many questions about an image stand together in a batch.
         learning_rates: of parameter groups that differ from `args.learning_rate`.
-        ema_decay: decay of an exponential moving average of the weights, which is then what evaluation sees and
-            what training leaves in the model.
+        ema_decay: decay of an exponential moving average of the weights. Evaluation uses the average, and training
+            leaves it in the model.
 
-    Plain `Trainer` trains these models too; this one also keeps frozen encoders in evaluation mode, logs the parts of
-    the loss, and stops at a loss that is not a number. Batches carry `question_ids` to say where that happened.
+    Plain `Trainer` trains these models too. This one also keeps frozen encoders in evaluation mode, logs the parts of
+    the loss, and stops at a loss that is not a number. Batches carry `question_ids`, which that error names.
 
-    Of several processes each averages the parts of the loss over its own rows: where some rows have no map, or a token
-    budget dropped all of one, the mean over processes weighs rows a little otherwise than one process would.
+    With several processes, each averages the parts of the loss over its own rows. If some rows have no relevance map,
+    or a token budget dropped all of one, the mean over processes weighs rows differently than one process would.
 
     Raises:
-        ValueError: for a parameter group that does not exist, or where one process would share several GPUs.
+        ValueError: a parameter group does not exist, or an argument does not fit these models.
     """
 
     def __init__(
@@ -43,31 +43,48 @@ class QCATrainer(Trainer):
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
+        self.questions_per_image = questions_per_image
+        self.learning_rates = dict(learning_rates or {})
+        self.ema_decay = ema_decay
+        self._check_arguments()
+        if self.is_fsdp_enabled:
+            self._prepare_for_fsdp()
+        self.frozen = _frozen_modules(self.model)
+        self.average: MovingAverage | None = None
+        self.loss_parts: dict[str, list[torch.Tensor]] = {}
+        self._resumed_from: str | None = None
+        self.add_callback(_TrainingStart(self))
+
+    def _check_arguments(self):
+        check_groups(self.learning_rates)
         if self.args.n_gpu > 1:
             raise ValueError(
                 f"one process with {self.args.n_gpu} GPUs splits a batch's questions from its images: start with "
-                "`accelerate launch`, or show it one GPU by CUDA_VISIBLE_DEVICES=0"
+                "`accelerate launch`, or set CUDA_VISIBLE_DEVICES=0 to use one GPU"
             )
         if self.label_smoother is not None:
             raise ValueError(
-                "`label_smoothing_factor` puts a loss of its own in the place of the model's, which supervises "
-                "relevance too: leave it out"
+                "`label_smoothing_factor` replaces the model's loss, and with it the supervision of relevance: leave "
+                "it out"
             )
-        self.questions_per_image = questions_per_image
-        self.learning_rates = dict(learning_rates or {})
-        check_groups(self.learning_rates)
-        if self.is_fsdp_enabled:
-            if ema_decay is not None:
-                raise ValueError("`ema_decay` does not work under FSDP; leave it out, or train with DDP")
-            self._prepare_for_fsdp()
-        self.frozen = _frozen_modules(self.model)
-        self.loss_parts: dict[str, list[torch.Tensor]] = {}
-        self.ema_decay = None
-        if ema_decay is not None:
-            if self.args.save_only_model:
-                raise ValueError("`save_only_model` leaves `ema_decay` out of checkpoints: leave out one of them")
-            self.ema_decay = MovingAverage(self.model, ema_decay)
-            self.add_callback(_MovingAverageSteps(self.ema_decay))
+        if self.ema_decay is not None and self.is_fsdp_enabled:
+            raise ValueError("`ema_decay` does not work under FSDP; leave it out, or train with DDP")
+        if self.ema_decay is not None and self.args.save_only_model:
+            raise ValueError("`save_only_model` leaves `ema_decay` out of checkpoints: leave out one of them")
+
+    def start_from(self, model: nn.Module) -> None:
+        """
+        Watch `model`, which is about to train: its frozen modules, and the average of its weights.
+
+        With `model_init`, it is another model than the one the trainer was made with.
+        """
+        self.frozen = _frozen_modules(model)
+        if self.ema_decay is None:
+            return
+        if self.average is None or self.average.model is not model:
+            self.average = MovingAverage(model, self.ema_decay)
+        if self._resumed_from is not None:
+            self.average.load(self._resumed_from)
 
     def _prepare_for_fsdp(self):
         for name in self.model._ddp_params_and_buffers_to_ignore:
@@ -137,48 +154,47 @@ class QCATrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
-        if self.ema_decay is None or self.ema_decay.in_model:
+        """Same as `Trainer.evaluate`, except that it measures the average of the weights where there is one."""
+        if self.average is None or self.average.in_model:
             return super().evaluate(*args, **kwargs)
-        self.ema_decay.swap()
+        self.average.swap()
         try:
             return super().evaluate(*args, **kwargs)
         finally:
-            self.ema_decay.swap()
+            self.average.swap()
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
-        """As of any trainer; `True` goes on from the last checkpoint of `args.output_dir` that is complete.
+        """Same as `Trainer.train`, except that `True` continues from the last checkpoint that is complete.
 
         Raises:
-            ValueError: where there is none.
+            ValueError: `args.output_dir` has no complete checkpoint.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
                 raise ValueError(f"{self.args.output_dir} holds no complete checkpoint to go on from")
-        if self.ema_decay is not None:
-            if self.ema_decay.in_model:  # of a training before
-                self.ema_decay.swap()
-            if resume_from_checkpoint:
-                self.ema_decay.load(resume_from_checkpoint)
-        return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+        self._resumed_from = resume_from_checkpoint or None
+        if self.average is not None and self.average.in_model:  # left there by the training before
+            self.average.swap()
+        return super().train(resume_from_checkpoint=self._resumed_from, **kwargs)
 
     def _run_epoch(self, **kwargs):
         callbacks = self.callback_handler.callbacks
         over = self.state.global_step >= self.state.max_steps
         over |= any(callback.is_over for callback in callbacks if isinstance(callback, EarlyStopping))
-        if over and kwargs["resume_from_checkpoint"] is not None:  # from behind the last step: take no other
+        if over and kwargs["resume_from_checkpoint"] is not None:  # resumed after the last step: take no further one
             self.control.should_training_stop = True
         else:
             super()._run_epoch(**kwargs)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        if self.ema_decay is not None and self.args.should_save:
-            self.ema_decay.save(output_dir)
+        if self.average is not None and self.args.should_save:
+            self.average.save(output_dir)
 
 
 class _Epochs(TrainerCallback):
-    """Tells the sampler its epoch: accelerate does not where several processes resume in the middle of one."""
+    """Sets the sampler's epoch. accelerate does not, if several processes resume in the middle of an epoch."""
 
     def __init__(self, sampler: ImageGroupedSampler):
         self.sampler = sampler
@@ -187,27 +203,35 @@ class _Epochs(TrainerCallback):
         self.sampler.set_epoch(int(state.epoch or 0))
 
 
-class _MovingAverageSteps(TrainerCallback):
-    def __init__(self, ema_decay: MovingAverage):
-        self.ema_decay = ema_decay
+class _TrainingStart(TrainerCallback):
+    """Prepares the trainer for the model that trains, and averages its weights after every step."""
+
+    def __init__(self, trainer: QCATrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, model, **kwargs):
+        self.trainer.start_from(model)
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.ema_decay.update()
+        if self.trainer.average is not None:
+            self.trainer.average.update()
 
     def on_train_end(self, args, state, control, **kwargs):
-        if args.load_best_model_at_end and state.best_model_checkpoint is not None:
-            self.ema_decay.load(state.best_model_checkpoint)
-        self.ema_decay.swap()
+        average = self.trainer.average
+        if average is not None:
+            if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+                average.load(state.best_model_checkpoint)
+            average.swap()
 
 
 def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The state of a model whose weights FSDP has sharded; every process has to ask for it."""
+    """The whole state of a model whose weights FSDP sharded. Every process must call this."""
     state = model.state_dict()
     return {name: weight.full_tensor() if isinstance(weight, DTensor) else weight for name, weight in state.items()}
 
 
 def _sharded_classes(model: Any) -> list[str]:
-    """Classes FSDP shards each module of: those whose weights nothing but their own `forward` reads."""
+    """The classes whose modules FSDP shards: only their own `forward` reads their weights."""
     encoders = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
     classes = {name for encoder in encoders for name in encoder._no_split_modules} - {"TokenBudget"}
     config = model.config
@@ -220,7 +244,7 @@ def _sharded_classes(model: Any) -> list[str]:
 
 
 def _frozen_modules(module: nn.Module) -> list[nn.Module]:
-    """Modules none of whose parameters train: a frozen encoder, without dropout, gives the same features each time."""
+    """The outermost modules without a trained parameter. Without dropout, they give the same features each time."""
     parameters = list(module.parameters())
     if parameters and not any(parameter.requires_grad for parameter in parameters):
         return [module]

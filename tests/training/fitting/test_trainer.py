@@ -18,6 +18,7 @@ from transformers import AutoModelForVisualQuestionAnswering, AutoProcessor, Tra
 
 from modeling_qca.training.fitting.adapters import lora_config
 from modeling_qca.training.fitting.callbacks import EarlyStopping
+from modeling_qca.training.fitting.parameter_groups import freeze
 from modeling_qca.training.fitting.trainer import QCATrainer
 
 TESTS = Path(__file__).parents[2]
@@ -174,7 +175,9 @@ class Identified(Questions):
         return super().__getitem__(index) | {"question_ids": index}
 
 
-def our_trainer(folder: Path, ema_decay: float | None = None, **arguments: Any) -> QCATrainer:
+def our_trainer(
+    folder: Path, ema_decay: float | None = None, model: Any = tiny_model, model_init: Any = None, **arguments: Any
+) -> QCATrainer:
     defaults = {
         "max_steps": 6,
         "per_device_train_batch_size": 4,
@@ -188,10 +191,11 @@ def our_trainer(folder: Path, ema_decay: float | None = None, **arguments: Any) 
         "label_names": ["labels"],
     }
     return QCATrainer(
-        tiny_model(),
+        tiny_model() if model is tiny_model else model,
         TrainingArguments(folder, **defaults | arguments),
         train_dataset=Identified(16),
         eval_dataset=Identified(10, seed=1),
+        model_init=model_init,
         ema_decay=ema_decay,
     )
 
@@ -199,17 +203,61 @@ def our_trainer(folder: Path, ema_decay: float | None = None, **arguments: Any) 
 def test_the_moving_average_is_what_is_evaluated_after_training_too(tmp_path):
     trainer = our_trainer(tmp_path, ema_decay=0.9)
     trainer.train()
-    left = {name: weight.clone() for name, weight in trainer.ema_decay.weights.items()}
+    left = {name: weight.clone() for name, weight in trainer.average.weights.items()}
     with torch.no_grad():
         loss = trainer.model.eval()(**trainer.eval_dataset.batch).loss.item()
     assert trainer.evaluate()["eval_loss"] == pytest.approx(loss, rel=1e-4)
-    assert all(weight.equal(left[name]) for name, weight in trainer.ema_decay.weights.items())
-    last = {name: weight.clone() for name, weight in trainer.ema_decay.average.items()}
+    assert all(weight.equal(left[name]) for name, weight in trainer.average.weights.items())
+    last = {name: weight.clone() for name, weight in trainer.average.average.items()}
     trainer.train(resume_from_checkpoint=True)  # is finished: takes no step from the last weights
-    for name, weight in trainer.ema_decay.average.items():
+    for name, weight in trainer.average.average.items():
         torch.testing.assert_close(weight, last[name])
-    for name, weight in trainer.ema_decay.weights.items():
+    for name, weight in trainer.average.weights.items():
         torch.testing.assert_close(weight.detach(), left[name].detach())
+
+
+def frozen_text_model() -> torch.nn.Module:
+    model = tiny_model()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    return model.train()
+
+
+def test_model_init_trains_with_frozen_encoders_and_an_average_of_its_own_model(tmp_path):
+    def model_init() -> torch.nn.Module:
+        model = frozen_text_model()
+        freeze(model, ["text"])
+        return model
+
+    trainer = our_trainer(tmp_path, ema_decay=0.5, model=None, model_init=model_init)
+    discarded = trainer.model
+    modes: list[tuple[bool, bool]] = []
+    compute_loss = trainer.compute_loss
+
+    def spy(model, *args, **kwargs):
+        loss = compute_loss(model, *args, **kwargs)
+        if model.training:
+            modes.append((model.qca.text_encoder.training, model.classifier.training))
+        return loss
+
+    trainer.compute_loss = spy
+    trainer.train()
+    assert trainer.model is not discarded and trainer.average.model is trainer.model
+    assert modes == [(False, True)] * 6
+    assert {id(weight) for weight in trainer.average.weights.values()} <= set(map(id, trainer.model.parameters()))
+    with torch.no_grad():
+        loss = trainer.model.eval()(**trainer.eval_dataset.batch).loss.item()
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(loss, rel=1e-4)
+
+
+@pytest.mark.parametrize("make", [tiny_model, adapted], ids=["whole", "lora"])
+def test_reports_the_evaluation_loss_without_label_names(make, tmp_path):
+    trainer = our_trainer(tmp_path, model=make(), label_names=None, max_steps=1)
+    assert trainer.label_names == ["labels"]
+    trainer.compute_metrics = lambda prediction: {"shape": np.shape(prediction.label_ids)[0]}
+    metrics = trainer.evaluate()
+    assert metrics["eval_loss"] > 0 and metrics["eval_shape"] == 10
 
 
 @pytest.mark.parametrize("resume", [True, False])

@@ -24,8 +24,12 @@ from modeling_qca.training.data.rows import load_rows
 from modeling_qca.training.data.vocabulary import store_vocabulary
 from modeling_qca.training.files.run_files import read_run
 from modeling_qca.training.fitting import training_run as training
-from modeling_qca.training.fitting.model_factory import training_answers
+from modeling_qca.training.fitting.callbacks import last_complete_checkpoint
+from modeling_qca.training.fitting.model_factory import build_model, training_answers
+from modeling_qca.training.fitting.parameter_groups import freeze
 from modeling_qca.training.fitting.recipe import Recipe, load_recipe, make_recipe
+from modeling_qca.training.fitting.run_checks import check_arguments, has_bfloat16, runnable_arguments
+from modeling_qca.training.fitting.splits import load_splits
 from modeling_qca.training.fitting.training_run import TrainingStoppedError, train
 from modeling_qca.training.fitting.weight_average import MovingAverage
 from modeling_qca.training.supervision.scenes import write_scenes
@@ -184,7 +188,7 @@ def test_no_scene_of_the_data_s_own_validation_rows_is_trained_on(scenes, tmp_pa
     known = rows[1].split(",")[0]
     (data / "validation.csv").write_text("\n".join([rows[0], *(row for row in rows[1:] if row.startswith(known))]))
     run = recipe(data, tmp_path, group_by="image_id")
-    train_rows, validation_rows = training.load_splits(run)
+    train_rows, validation_rows = load_splits(run)
     assert set(validation_rows["image_id"]) == {known}
     assert known not in train_rows["image_id"] and len(train_rows) + len(validation_rows) == len(rows) - 1
 
@@ -205,7 +209,7 @@ def test_early_stopping_counts_on_in_a_resumed_run(scenes, tmp_path, at_step):
     with pytest.raises(TrainingStoppedError):
         train(recipe(scenes, tmp_path / "parts", **never))
     patch.undo()
-    saved = Path(training.last_complete_checkpoint(tmp_path / "parts"))
+    saved = Path(last_complete_checkpoint(tmp_path / "parts"))
     before = json.loads((saved / "trainer_state.json").read_text())
     seconds = before["stateful_callbacks"]["TrainingClock"]["attributes"]["before"]
     train(recipe(scenes, tmp_path / "parts", **never))
@@ -257,9 +261,9 @@ def test_nothing_measured_of_a_replaced_model_stays_beside_its_weights(scenes, t
 
 def test_one_image_id_of_two_pictures_is_no_feature_of_both(scenes, tmp_path):
     run = recipe(scenes, tmp_path / "run", freeze=["vision"], cache_image_features=True, max_steps=1)
-    train_rows, validation_rows = training.load_splits(run)
-    model, processor = training.build_model(run, ["yes"])
-    training.freeze(model, run.freeze)
+    train_rows, validation_rows = load_splits(run)
+    model, processor = build_model(run, ["yes"])
+    freeze(model, run.freeze)
     renamed = train_rows.map(lambda row: {"image_id": row["image_id"].replace("train", "validation")})
     with pytest.raises(ValueError, match=r"image_id 'validation0' is of image .*train0.* but of .*give every image"):
         training.cache_features(model, processor, [renamed, validation_rows], half=False)
@@ -301,7 +305,7 @@ def test_a_frozen_text_encoder_reads_its_questions_first_where_all_will_be_asked
     run = recipe(scenes, tmp_path, **{"freeze": ["text"], "save_strategy": "no"} | changed)
     with pytest.raises(InterruptedError):
         train(run)
-    processor = training.build_model(run, ["yes", "no"])[1]
+    processor = build_model(run, ["yes", "no"])[1]
     asked = [tuple(processor(text=question)["input_ids"][0].tolist()) for question in load_rows(scenes)["question"]]
     assert known == (asked if changed == {"num_train_epochs": 1} else [])
 
@@ -411,7 +415,7 @@ def test_a_model_that_is_the_image_mean_is_not_trained_again_as_its_baseline(sce
     composed = {"model": None, "vision_encoder": "v", "text_encoder": "t"}
     for values, expected in ((composed, True), ({}, False), ({**composed, "token_budget": 8}, False)):
         run = recipe(scenes, tmp_path, num_attention_layers=0, **values)
-        assert training._is_image_mean(run) is expected, values
+        assert training.is_image_mean(run) is expected, values
 
 
 @pytest.mark.slow
@@ -506,9 +510,9 @@ def test_cached_features_train_the_same_model(scenes, tmp_path, monkeypatch):
 
 def test_the_accuracy_of_an_evaluation_is_the_score_of_the_chosen_answers():
     chosen = np.array([2, 0, 1])
-    assert training._accuracy(EvalPrediction(chosen, np.array([2, 1, 1]))) == {"accuracy": pytest.approx(2 / 3)}
+    assert training.batch_accuracy(EvalPrediction(chosen, np.array([2, 1, 1]))) == {"accuracy": pytest.approx(2 / 3)}
     scores = np.array([[0.1, 0.2, 0.6], [0.3, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    assert training._accuracy(EvalPrediction(chosen, scores)) == {"accuracy": pytest.approx((0.6 + 0.3) / 3)}
+    assert training.batch_accuracy(EvalPrediction(chosen, scores)) == {"accuracy": pytest.approx((0.6 + 0.3) / 3)}
 
 
 def test_a_moving_average_is_the_formula():
@@ -528,7 +532,7 @@ def test_a_moving_average_is_the_formula():
 
 def test_training_rows_of_held_out_groups_are_left_out(scenes, tmp_path, caplog):
     run = recipe(scenes, tmp_path, validation_data=str(scenes), group_by="image_id // 4")
-    train_rows, validation_rows = training.load_splits(run)
+    train_rows, validation_rows = load_splits(run)
     # `train7` and `validation7` end in the same number: of one neighborhood, by name
     held_out = {int(name.removeprefix("validation")) // 4 for name in validation_rows["image_id"]}
     assert held_out == {0, 1}
@@ -547,20 +551,32 @@ def test_results_name_the_data_they_were_measured_on(scenes, tmp_path):
     assert (results["data"]["name"], results["data"]["split"]) == (scenes.name, "50% of train, seed 3")
 
 
-def test_bfloat16_that_the_processor_lacks_is_pointed_out(scenes, tmp_path, caplog, monkeypatch):
-    options = {"max_steps": 1, "per_device_train_batch_size": 2, "eval_strategy": "no"}
+def test_bfloat16_is_turned_off_on_a_processor_that_emulates_it(scenes, tmp_path, caplog, monkeypatch):
     for native, bf16 in ((True, True), (False, False)):
         monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda native=native: native)
-        training._warn_of_slow_bfloat16(recipe(scenes, tmp_path, bf16=bf16, **options).training_arguments())
+        run = recipe(scenes, tmp_path, bf16=bf16, use_cpu=True)
+        check_arguments(run.training_arguments())
+        assert runnable_arguments(run).bf16 is bf16
     assert not caplog.text
-    train(recipe(scenes, tmp_path, bf16=True, **options))
-    assert "--bf16 false" in caplog.text
+    run = recipe(scenes, tmp_path, bf16=True, use_cpu=True)
+    check_arguments(run.training_arguments())
+    assert "`bf16` is turned off" in caplog.text
+    assert runnable_arguments(run).bf16 is False and run.arguments["bf16"] is True
+    assert has_bfloat16(torch.device("cuda"))
+
+
+@pytest.mark.parametrize(
+    ("tracker", "message"), [("wandbb", "there is no tracker 'wandbb'"), ("comet_ml", "not installed")]
+)
+def test_refuses_a_tracker_that_is_not_installed_before_reading_data(tmp_path, tracker, message):
+    with pytest.raises(ValueError, match=message):
+        train(recipe(tmp_path / "no data", tmp_path / "run", report_to=tracker))
 
 
 def test_answers_outside_the_vocabulary_are_counted_and_the_first_is_named(scenes, tmp_path, caplog):
     train(recipe(scenes, tmp_path, vocabulary={"top_k": 2}, max_steps=1))
     (message,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("validation:")]
-    rows = training.load_splits(recipe(scenes, tmp_path))[1]
+    rows = load_splits(recipe(scenes, tmp_path))[1]
     results = json.loads((tmp_path / "results.json").read_text())
     outside = round(len(rows) * (1 - results["data"]["vocabulary"]["validation"]["coverage"]))
     assert f"{outside} of {len(rows)} questions have no answer in the vocabulary of 2, the first is" in message
