@@ -184,7 +184,7 @@ class TrainingRun:
             self.trained,
             arguments,
             data_collator=self.collator,
-            train_dataset=repeat_and_shuffle(rows, arguments.seed) if isinstance(rows, datasets.IterableDataset) else rows,
+            train_dataset=repeat_and_shuffle(rows, arguments.seed) if recipe.streaming else rows,
             eval_dataset=self.splits.validation,
             processing_class=self.processor,
             compute_metrics=batch_accuracy,

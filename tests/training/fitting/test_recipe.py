@@ -27,10 +27,6 @@ def test_keys_find_the_recipe_the_model_and_the_trainer(tmp_path):
     assert recipe.output_dir == Path("runs/recipe")
 
 
-
-
-
-
 def test_a_recipe_extends_another_beside_it(tmp_path):
     write(tmp_path, "data: d\nmodel: qca-tiny\nseed: 1\nattention_supervision: last_hop\n", "base.yaml")
     recipe = load_recipe(write(tmp_path, "extends: base.yaml\nrelevance: every_hop\n"))

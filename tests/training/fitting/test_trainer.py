@@ -274,7 +274,7 @@ def test_a_run_goes_on_from_its_last_complete_checkpoint_where_it_is_asked_to(re
 
 
 def test_label_smoothing_would_switch_the_supervision_of_relevance_off(tmp_path):
-    with pytest.raises(ValueError, match="`label_smoothing_factor` puts a loss of its own"):
+    with pytest.raises(ValueError, match="`label_smoothing_factor` replaces the model's loss"):
         our_trainer(tmp_path, label_smoothing_factor=0.1)
 
 
