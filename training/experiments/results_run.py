@@ -19,7 +19,9 @@ from ..files.run_files import DOCUMENT, FAITHFULNESS, FIGURE, RECIPE, REPORT, RE
 from ..fitting.model_factory import build_model
 from ..fitting.recipe import Recipe
 from ..fitting.reference_model import reference_model
-from ..fitting.training_run import Baseline, finished_results, load_splits, train
+from ..fitting.run_folder import Baseline, finished_results
+from ..fitting.splits import load_splits
+from ..fitting.training_run import train
 from .results_report import rows_table
 from .results_summary import summarize
 from .results_table import ResultsRow, ResultsTable

@@ -12,7 +12,7 @@ import pyarrow.parquet as parquet
 
 from ..evaluation.faithfulness import CURVES
 from ..files.run_files import FAITHFULNESS, QUESTIONS
-from ..fitting.training_run import finished_results
+from ..fitting.run_folder import finished_results
 from .results_table import ResultsTable
 
 TIMES = ("training_seconds", "milliseconds_per_question")

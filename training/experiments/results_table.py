@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from ..files.safe_yaml import parse_yaml
 from ..fitting.recipe import Recipe, make_recipe, read_recipe
-from ..fitting.training_run import Baseline
+from ..fitting.run_folder import Baseline
 
 logger = logging.getLogger(__name__)
 ROW_KEYS = ("init_from", "baseline", "faithfulness_questions")

@@ -15,7 +15,7 @@ from modeling_qca.training.experiments import results_run, results_summary
 from modeling_qca.training.experiments.results_report import rows_table
 from modeling_qca.training.experiments.results_run import run_table
 from modeling_qca.training.experiments.results_table import ResultsRow, ResultsTable, load_table
-from modeling_qca.training.fitting.training_run import load_splits
+from modeling_qca.training.fitting.splits import load_splits
 from modeling_qca.training.supervision.scenes import write_scenes
 
 RECIPE = """
