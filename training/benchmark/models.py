@@ -35,11 +35,12 @@ SMALL = {"hidden_size": 48, "intermediate_size": 96, "num_attention_heads": 4, "
 
 @contextmanager
 def packed_products() -> Iterator[None]:
-    """Lets what is compiled for answers on a CPU lay its weights out for the matrix products once, not at each call;
-    those of queries, keys and values for one product.
+    """Compile a model for a CPU with weights that are laid out for its matrix products once, not at each call.
 
-    Freezing is a setting here, because as an option of `torch.compile` it comes when the weights have already become
-    inputs. Allowing TF32 chooses oneDNN's products over MKL's; both compute in float32 where a processor has no TF32.
+    Queries, keys and values share one product.
+
+    Freezing is set here because an option of `torch.compile` comes too late: the weights are inputs by then. Allowing
+    TF32 chooses oneDNN's products over MKL's; both compute in float32 on a processor without TF32.
     """
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
@@ -52,14 +53,14 @@ def packed_products() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Workload:
-    """What a model is asked at once: `questions` questions about `images` images, in turn."""
+    """One batch: `questions` questions about `images` images, in turn."""
 
     images: int = 1
     questions: int = 1
     resolution: int | None = None
-    """Pixels of a side of the picture; `None` is the model's own."""
+    """Pixels of a side of the image; `None` is the model's own."""
     mode: str = "answer"
-    """`answer`; `train`: a training step; `cached`: what is left of `answer` when image features are at hand."""
+    """`answer`; `train`: a training step; `cached`: `answer` with image features that are computed before."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Contender:
 
 
 class Model:
-    """One of the models, ready to be asked."""
+    """One of the models, with random inputs for it."""
 
     def __init__(self, module: nn.Module, image_size: int, vocabulary: int):
         self.module = self.callable = module
@@ -89,7 +90,7 @@ class Model:
         self.device, self.dtype = parameter.device, parameter.dtype
 
     def inputs(self, workload: Workload) -> dict[str, torch.Tensor]:
-        """Random inputs; a picture for each question, as most models need them."""
+        """Random inputs; an image for each question, as most models need them."""
         inputs = self._shared_inputs(workload)
         image_index = inputs.pop("image_index")
         return inputs | {"pixel_values": inputs["pixel_values"][image_index]}
@@ -112,7 +113,7 @@ class Model:
         return loss.detach()
 
     def run(self, inputs: dict[str, torch.Tensor], mode: str) -> torch.Tensor:
-        """What is timed."""
+        """The call that is timed."""
         if mode == "train":
             return self.train_step(inputs)
         with torch.inference_mode():
@@ -132,7 +133,7 @@ class Model:
 
 
 class QCA(Model):
-    """Ours: an image is passed in once, whatever the number of questions about it."""
+    """Our model: an image is passed in once, whatever the number of questions about it."""
 
     def inputs(self, workload: Workload) -> dict[str, Any]:
         inputs: dict[str, Any] = self._shared_inputs(workload)
@@ -143,14 +144,16 @@ class QCA(Model):
         return inputs
 
 
-class Document(Model):
+class Reference(Model):
+    """The reference model: takes the tokenized questions in one argument."""
+
     def answer(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         questions = {name: inputs[name] for name in ("input_ids", "attention_mask")}
         return self.callable(inputs["pixel_values"], questions)[0]
 
 
 class Blip(Model):
-    """Writes its answer, token by token."""
+    """BLIP writes its answer token by token."""
 
     def answer(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         lengths = {"min_new_tokens": ANSWER_TOKENS, "max_new_tokens": ANSWER_TOKENS}
@@ -161,11 +164,11 @@ class Blip(Model):
 
 
 class Models:
-    """Builds each model once for each dtype; those of ours share their encoders.
+    """Builds each model once for each dtype. Our models share their encoders.
 
     Args:
-        device: where they live.
-        quick: a few narrow layers in place of the published sizes.
+        device: of the models.
+        quick: a few narrow layers instead of the published sizes.
     """
 
     def __init__(self, device: torch.device, quick: bool):
@@ -174,7 +177,7 @@ class Models:
         self._compiled: dict[Contender, Any] = {}
 
     def get(self, contender: Contender) -> Model:
-        """The model of `contender`, set to run as it says."""
+        """The model of `contender`, with its attention implementation and compilation set."""
         key = (contender.model, contender.dtype, contender.hops)
         if key not in self._built:
             torch.manual_seed(0)
@@ -191,16 +194,16 @@ class Models:
         return model
 
     def clear(self) -> None:
-        """Forget the models, to make room."""
+        """Free the memory of the models."""
         self._built.clear()
         self._compiled.clear()
         torch._dynamo.reset()
 
     def _compile(self, contender: Contender, module: nn.Module) -> Any:
-        """With CUDA graphs on a GPU, with [`packed_products`] on a CPU.
+        """Compile with CUDA graphs on a GPU, with [`packed_products`] on a CPU.
 
-        Each apart from the others, where PyTorch can: the models of transformers share the function that is compiled,
-        so that each call would check the guards of every one, and the ninth would not be compiled at all.
+        Each model is compiled in isolation if PyTorch can do it. Models of transformers share the compiled function:
+        otherwise each call checks the guards of all of them, and the ninth is not compiled at all.
         """
         if contender not in self._compiled:
             can_isolate = "isolate_recompiles" in inspect.signature(torch.compile).parameters
@@ -243,7 +246,9 @@ class Models:
         module = ReferenceVQAModel(
             encoders[0], encoders[1], hidden_dim=config.vision_config.hidden_size, num_answer_classes=ANSWERS
         )
-        return Document(self._place(module, contender), config.vision_config.image_size, config.text_config.vocab_size)
+        return Reference(
+            self._place(module, contender), config.vision_config.image_size, config.text_config.vocab_size
+        )
 
     def _vilt(self, contender: Contender) -> Model:
         fields: dict[str, Any] = {"num_labels": ANSWERS} | (SMALL if self.quick else {})
@@ -253,7 +258,7 @@ class Models:
 
     def _blip(self, contender: Contender) -> Model:
         text = {"num_attention_heads": 12} | (SMALL | {"encoder_hidden_size": 48} if self.quick else {})
-        # The config's own range, 1e-10, would make the gradients denormal numbers, which processors are slow at.
+        # The default range, 1e-10, gives denormal gradients, which are slow on processors.
         vision = {"image_size": 384, "initializer_range": 0.02} | (SMALL if self.quick else {})
         config = BlipConfig(text_config=text, vision_config=vision)
         module = BlipForQuestionAnswering(config)

@@ -1,4 +1,4 @@
-"""Whether a trained checkpoint still gives the same answers in half the precision."""
+"""The share of answers that a trained checkpoint keeps in lower precision."""
 
 from typing import Any
 
@@ -26,16 +26,16 @@ def answer_agreement(
 
     Args:
         checkpoint: folder or Hub id of a trained model and its processor.
-        rows: at least `pairs` of them.
+        rows: the questions; at least `pairs`.
 
     Returns:
-        `pairs`, and `agreement`: the share of them whose top answer is the same.
+        `pairs`, and `agreement`: the share of pairs whose best answer is the same.
 
     Raises:
-        ValueError: where there are fewer rows than `pairs`.
+        ValueError: there are fewer rows than `pairs`.
     """
     if len(rows) < pairs:
-        raise ValueError(f"{pairs} pairs asked for, but there are {len(rows)} rows")
+        raise ValueError(f"{pairs} pairs are compared, but there are only {len(rows)} rows")
     chosen = np.random.default_rng(seed).choice(len(rows), size=pairs, replace=False)
     rows = rows.select(sorted(chosen.tolist()))
     model: Any = load_checkpoint(checkpoint)

@@ -1,8 +1,7 @@
-"""`qca bench`: what this package costs, beside other models and the source document's, on random weights.
+"""`qca bench`: time and memory of our models, the reference model, ViLT and BLIP, with random weights.
 
-Everything within a case is timed in turn (A B C A B C ...), so that a machine that slows down slows all of them; the
-figures are medians and quartiles. Each case is written as soon as it is measured, and a run that was stopped goes on
-with the next one.
+The tasks of a case are timed in turn (A B C A B C ...), so that a machine that slows down slows all of them. Results
+are medians and quartiles. Each case is written when it is measured; a stopped run continues with the next case.
 """
 
 import json
@@ -44,7 +43,7 @@ RESOLUTIONS, QUESTIONS, HOPS = (224, 336, 448, 560, 672), (1, 2, 4, 8, 16, 32), 
 
 @dataclass(frozen=True)
 class Task:
-    """One thing that is timed."""
+    """A model and a batch that is timed."""
 
     contender: Contender
     workload: Workload
@@ -112,27 +111,29 @@ def run_benchmark(
 
     Args:
         output_dir: also gets `benchmark.md` and `benchmark.png`.
-        quick: narrow models, nothing compiled and two rounds, to see in a minute or two that it runs.
-        rounds: how often each task is timed.
-        cases: names out of [`benchmark_cases`]; all by default.
-        trained: a checkpoint and rows (images not decoded) on which its answers in bfloat16 are compared with those in
-            float32, see `benchmark_precision.answer_agreement`.
+        quick: narrow models, no compilation and two rounds; a check of a minute or two that it runs.
+        rounds: how often each task is timed; at least two.
+        cases: names in [`benchmark_cases`]; all by default.
+        trained: a checkpoint and rows (images not decoded). Its answers in bfloat16 are compared with those in
+            float32, see `precision.answer_agreement`.
 
     Returns:
-        What is in `benchmark.json`.
+        The content of `benchmark.json`.
 
     Raises:
-        ValueError: for an unknown case or fewer than two rounds, and where `output_dir` holds measurements of another
-            machine or setting.
+        ValueError: an unknown case, fewer than two rounds, or an `output_dir` with measurements of another machine or
+            other settings.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     every_case = benchmark_cases(device)
     if unknown := set(cases or ()) - every_case.keys():
-        raise ValueError(f"no benchmark case {', '.join(sorted(unknown))}; there are {', '.join(every_case)}")
+        raise ValueError(f"no benchmark case {', '.join(sorted(unknown))}; the cases are {', '.join(every_case)}")
     if rounds < 2:
-        raise ValueError(f"rounds: {rounds}, but quartiles need two at least")
+        raise ValueError(f"`rounds` is {rounds}; quartiles need at least two")
     if trained is not None and len(trained[1]) < PAIRS:
-        raise ValueError(f"{trained[0]}: its answers are compared on {PAIRS} rows, and there are {len(trained[1])}")
+        raise ValueError(
+            f"{trained[0]}: its answers are compared on {PAIRS} rows, but there are only {len(trained[1])}"
+        )
     file = Path(output_dir) / RESULTS
     results = _open_results(file, _settings(device, quick, 2 if quick else rounds))
     models = Models(device, quick)
@@ -140,14 +141,14 @@ def run_benchmark(
         if name in results["cases"]:
             continue
         if "matmul_peak" not in results:
-            results["matmul_peak"] = _matmul_peak(device, quick)
+            results["matmul_peak"] = matmul_peak(device, quick)
         measure = measure_memory if name.startswith("memory") else measure_times
         tasks = [task for task in every_case[name] if not (quick and task.contender.compiled)]
         results["cases"][name] = measure(models, tasks, results["settings"]["rounds"], name)
         write_json(file, results)
         if name.startswith(("train", "implementations")):
             models.clear()  # gradients and compiled copies of the weights
-    if trained is not None:  # each time: it may be another checkpoint than the last
+    if trained is not None:  # not skipped: it may be another checkpoint than last time
         results["agreement"] = answer_agreement(*trained, device)
         write_json(file, results)
     write_report(results, Path(output_dir))
@@ -155,7 +156,7 @@ def run_benchmark(
 
 
 def measure_times(models: Models, tasks: Sequence[Task], rounds: int, title: str) -> list[dict[str, Any]]:
-    """Time `tasks` in turn, `rounds` times after a warm-up; seconds, and floating point operations."""
+    """Time `tasks` in turn, `rounds` times after a warm-up: seconds and floating point operations of each."""
     seconds: list[list[float]] = [[] for _ in tasks]
     inputs = [models.get(task.contender).inputs(task.workload) for task in tasks]
     with Progress(transient=True) as progress:
@@ -183,7 +184,7 @@ def measure_times(models: Models, tasks: Sequence[Task], rounds: int, title: str
 
 
 def measure_memory(models: Models, tasks: Sequence[Task], rounds: int, title: str) -> list[dict[str, Any]]:
-    """Peak memory of building a model and running a task twice, each in a process of its own; bytes."""
+    """Peak memory in bytes of building a model and running a task twice; each task in a process of its own."""
     spawn = multiprocessing.get_context("spawn")
     rows = []
     with Progress(transient=True) as progress:
@@ -211,7 +212,7 @@ def _peak_memory(task: Task, device: torch.device, quick: bool, threads: int) ->
 
 
 def _count_flops(models: Models, task: Task, inputs: dict[str, Any]) -> int:
-    attention = "eager"  # whose matrix products the counter sees on every device
+    attention = "eager"  # the counter sees its matrix products on every device
     model = models.get(replace(task.contender, attention=attention, compiled=False))
     with FlopCounterMode(display=False) as counter:
         model.run(inputs, task.workload.mode)
@@ -219,8 +220,8 @@ def _count_flops(models: Models, task: Task, inputs: dict[str, Any]) -> int:
 
 
 @torch.inference_mode()
-def _matmul_peak(device: torch.device, quick: bool) -> dict[str, float]:
-    """Of the fastest matrix product, on a CPU compiled ones too, in floating point operations a second."""
+def matmul_peak(device: torch.device, quick: bool) -> dict[str, float]:
+    """Floating point operations a second of the fastest matrix product; on a CPU compiled products count too."""
     size = 256 if quick else 8192 if device.type == "cuda" else 3072
     peaks = {}
     for dtype in ("float32", "bfloat16"):
@@ -262,7 +263,7 @@ def _open_results(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
     if results["settings"] != settings:
         different = sorted(name for name in settings if results["settings"].get(name) != settings[name])
         raise ValueError(
-            f"{file} was measured with another {', '.join(different)}: choose another folder, or remove it to measure "
-            "anew"
+            f"{file} was measured with another {', '.join(different)}: choose another folder, or remove the file to "
+            "measure anew"
         )
     return results

@@ -1,7 +1,7 @@
-"""`qca bench-training`: what an epoch saves by caching the frozen encoder's features, and by grouping by image.
+"""`qca bench-training`: the time that cached image features and questions grouped by image save in an epoch.
 
-The compared ways take a few steps in turn, so that a machine that slows down slows both. Figures are medians and
-quartiles over steps, reading and collating the batch included; an epoch is the median times its number of steps.
+The compared ways take a few steps in turn, so that a machine that slows down slows both. Results are medians and
+quartiles over steps; reading and collating the batch is included. An epoch is the median times its number of steps.
 """
 
 import dataclasses
@@ -43,22 +43,25 @@ VALIDATION_ROWS = 256
 
 def measure_training(recipe: Recipe, output: Path) -> dict[str, Any]:
     """
-    Time steps of training: as `recipe` says, with the frozen encoder's features cached and not; and with both encoders
-    trained, in batches of `TRAINED_BATCH_SIZE` questions grouped at `QUESTIONS_PER_IMAGE` and not.
+    Time training steps in two comparisons: as `recipe` says, with and without cached features of the frozen encoder;
+    and with both encoders trained, in batches of `TRAINED_BATCH_SIZE` questions, with and without grouping by image.
 
     Args:
         recipe: freezes `vision`; names its data and encoders.
         output: JSON file to write.
 
     Returns:
-        What is in `output`. Under `cached_features` it also says how far the results of both ways differ: the largest
-        relative difference of their losses, and the accuracies both reach on the same validation questions.
+        The content of `output`. `cached_features` also compares the results of both ways: the largest relative
+        difference of their losses, and their accuracies on the same validation questions.
 
     Raises:
-        ValueError: where the recipe trains the vision encoder, or streams.
+        ValueError: the recipe trains the vision encoder, or streams.
     """
     if "vision" not in recipe.freeze or recipe.streaming:
-        raise ValueError("bench-training compares cached features: its recipe freezes `vision`, and does not stream")
+        raise ValueError(
+            "bench-training measures cached image features: use a recipe that has `vision` in `freeze` and does not "
+            "stream"
+        )
     train_rows, validation_rows = load_splits(recipe)
     arguments = {**recipe.arguments, "per_device_train_batch_size": TRAINED_BATCH_SIZE}
     trained = dataclasses.replace(recipe, freeze=[], cache_image_features=False, arguments=arguments)
@@ -86,7 +89,7 @@ def measure_training(recipe: Recipe, output: Path) -> dict[str, Any]:
 
 
 class _Way:
-    """A model that trains on the first batches of an epoch, over and over."""
+    """A model that trains on the first batches of an epoch, several times."""
 
     def __init__(self, recipe: Recipe, rows: datasets.Dataset, batches: int):
         self.recipe, self.rows = recipe, len(rows)
@@ -116,7 +119,7 @@ class _Way:
         device = self.trainer.args.device
         batches = iter(self.loader)
         for _ in range(len(self.loader)):
-            torch.manual_seed(len(self.seconds))  # the same dropout, whichever way
+            torch.manual_seed(len(self.seconds))  # the same dropout in both ways
             synchronize(device)
             start = time.perf_counter()
             batch = {name: _on(device, value) for name, value in next(batches).items()}
@@ -147,7 +150,7 @@ class _Way:
 
 
 def _compare(ways: dict[str, _Way], progress: Progress) -> dict[str, Any]:
-    """Times of two ways, the faster one first, and how many times faster it is."""
+    """The times of two ways, the faster one first, and the speedup."""
     bar = progress.add_task(" and ".join(ways), total=PASSES)
     seconds = []  # of each pass
     with ExitStack() as stack:
@@ -162,7 +165,7 @@ def _compare(ways: dict[str, _Way], progress: Progress) -> dict[str, Any]:
 
 
 def _differences(ways: dict[str, _Way], rows: datasets.Dataset) -> dict[str, Any]:
-    """How far two ways that should learn the same differ."""
+    """How much the losses and answers of two ways differ that should learn the same."""
     rows = rows.select(range(min(VALIDATION_ROWS, len(rows))))
     losses = np.array([way.losses for way in ways.values()])
     answers = [predict(way.model, rows, way.fresh)["answer"] for way in ways.values()]

@@ -1,9 +1,10 @@
-"""The source document's model as it is written there, to measure ours against.
+"""The reference model: the stack of query-conditioned attention from which this project started, as a baseline.
 
-Its classes are copied with their names. Changed only so far that they run: the encoders and the tokenized questions
-are passed in (the document downloads the former and tokenizes inside the model), and the width of the text encoder is
-read from it. What else is wrong with it is left: one vector is added to all patches, CLS is one of the patches, maps
-are returned after dropout, the text encoder never trains.
+It is kept as it was first written, so that results compare with it. Only what is needed to run it has changed: the
+encoders and the tokenized questions are arguments, and the width of the text encoder is read from its config.
+
+Its known faults are kept too. Every patch gets the same attended vector. CLS counts as a patch. The maps are returned
+after dropout, so they do not sum to one. The text encoder is never trained.
 
 B questions, N patches (CLS included), C = visual_dim, H heads.
 """
@@ -20,8 +21,8 @@ from modeling_qca.loss_qca import answer_loss
 from modeling_qca.modeling_qca import QCAForVisualQuestionAnsweringOutput
 
 
-class QueryEmbedder(nn.Module):
-    """Embed text queries for visual attention conditioning."""
+class ReferenceQueryEmbedder(nn.Module):
+    """The text encoder's CLS state, projected to the query."""
 
     def __init__(self, text_encoder: PreTrainedModel, output_dim: int = 512):
         super().__init__()
@@ -38,8 +39,8 @@ class QueryEmbedder(nn.Module):
         return self.projection(cls_embed)
 
 
-class QueryConditionedAttention(nn.Module):
-    """Apply query-aware attention to visual features."""
+class ReferenceQueryAttention(nn.Module):
+    """One hop: attention from the query to the patches; every patch gets the same result."""
 
     def __init__(self, visual_dim: int = 512, query_dim: int = 512, num_heads: int = 8, dropout: float = 0.1):
         super().__init__()
@@ -72,14 +73,14 @@ class QueryConditionedAttention(nn.Module):
         return attended_features, attn_weights.squeeze(2)
 
 
-class StackedQueryAttention(nn.Module):
-    """Stack multiple attention layers for multi-step visual reasoning."""
+class ReferenceAttentionStack(nn.Module):
+    """Several hops. After each but the last the query is updated with the attended patches."""
 
     def __init__(self, visual_dim: int = 512, query_dim: int = 512, num_layers: int = 2, num_heads: int = 8):
         super().__init__()
         self.num_layers = num_layers
         self.attention_layers = nn.ModuleList(
-            [QueryConditionedAttention(visual_dim, query_dim, num_heads) for _ in range(num_layers)]
+            [ReferenceQueryAttention(visual_dim, query_dim, num_heads) for _ in range(num_layers)]
         )
         self.layer_norms = nn.ModuleList([nn.LayerNorm(visual_dim) for _ in range(num_layers)])
         self.query_updaters = nn.ModuleList(
@@ -107,7 +108,7 @@ class StackedQueryAttention(nn.Module):
 
 
 class ReferenceVQAModel(nn.Module):
-    """Complete VQA model with query-conditioned visual attention."""
+    """Encoders, hops, fusion and answer classifier."""
 
     def __init__(
         self,
@@ -122,8 +123,8 @@ class ReferenceVQAModel(nn.Module):
         super().__init__()
         self.vision_encoder = vision_encoder
         visual_dim = self.vision_encoder.config.hidden_size
-        self.query_embedder = QueryEmbedder(text_encoder, output_dim=hidden_dim)
-        self.query_attention = StackedQueryAttention(
+        self.query_embedder = ReferenceQueryEmbedder(text_encoder, output_dim=hidden_dim)
+        self.query_attention = ReferenceAttentionStack(
             visual_dim=visual_dim,
             query_dim=hidden_dim,
             num_layers=num_attention_layers,
@@ -166,13 +167,13 @@ class ReferenceVQAModel(nn.Module):
 
 
 class ReferenceForVisualQuestionAnswering(ReferenceVQAModel):
-    """The document's model, fed by our collator and read by our metrics: [`ReferenceVQAModel`] with a loss.
+    """[`ReferenceVQAModel`] with a loss, the inputs of our collator and the outputs that our metrics read.
 
-    An image is still encoded once for every question about it, unless its features are passed in.
+    An image is encoded once for each question about it, unless its features are passed in.
     """
 
     config: QCAConfig
-    qca: QCAModel  # whose encoders these are; no part of it, since its hops are not the document's
+    qca: QCAModel  # the model whose encoders these are; not a submodule, because its hops are not used
 
     @property
     def device(self) -> torch.device:
@@ -182,7 +183,7 @@ class ReferenceForVisualQuestionAnswering(ReferenceVQAModel):
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,
-        image_index: torch.Tensor,
+        image_index: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
         image_grid: tuple[int, int] | None = None,
@@ -191,8 +192,8 @@ class ReferenceForVisualQuestionAnswering(ReferenceVQAModel):
         target_relevance: torch.Tensor | None = None,
     ) -> QCAForVisualQuestionAnsweringOutput:
         """
-        Arguments as of `QCAForVisualQuestionAnswering`. `target_relevance` are not used: the document's training code
-        does not pass its supervision loss the model's maps.
+        Arguments as of `QCAForVisualQuestionAnswering`. `target_relevance` is not used: the reference model trains
+        without attention supervision.
 
         Returns:
             Logits, loss, and relevance `[B, T, H, N]` without the prefix tokens (it does not sum to one).
@@ -200,12 +201,13 @@ class ReferenceForVisualQuestionAnswering(ReferenceVQAModel):
         questions = {"input_ids": input_ids, "attention_mask": attention_mask}
         if token_type_ids is not None:
             questions["token_type_ids"] = token_type_ids
+        chosen = slice(None) if image_index is None else image_index
         if image_features is None:
-            logits, maps = super().forward(pixel_values[image_index], questions)
+            logits, maps = super().forward(pixel_values[chosen], questions)
             patch = self.vision_encoder.config.patch_size
             image_grid = (pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch)
         else:
-            logits, maps = self.answer(image_features[image_index], questions)
+            logits, maps = self.answer(image_features[chosen], questions)
         loss = None if labels is None else answer_loss(logits, labels, None)
         return QCAForVisualQuestionAnsweringOutput(
             loss=loss,
@@ -217,15 +219,15 @@ class ReferenceForVisualQuestionAnswering(ReferenceVQAModel):
 
     @torch.no_grad()
     def explain(self, inputs: Mapping[str, Any], method: str = "relevance") -> QCAForVisualQuestionAnsweringOutput:
-        """What `faithfulness` asks of a model. Its maps are its `relevance`; it has no other `method`."""
+        """The maps for `faithfulness`. `relevance` is the only `method`."""
         assert method == "relevance"
         return self(**inputs)
 
 
 def reference_model(model: QCAForVisualQuestionAnswering) -> ReferenceForVisualQuestionAnswering:
-    """The document's model with the encoders, the answers, and as many hops and heads of `model`."""
+    """The reference model with the encoders, the answers, and as many hops and heads as `model`."""
     config, body = model.config, model.qca
-    document = ReferenceForVisualQuestionAnswering(
+    reference = ReferenceForVisualQuestionAnswering(
         body.vision_encoder.backbone,
         body.text_encoder,
         hidden_dim=config.hidden_size,
@@ -234,6 +236,6 @@ def reference_model(model: QCAForVisualQuestionAnswering) -> ReferenceForVisualQ
         num_answer_classes=config.num_labels,
         dropout=config.classifier_dropout,
     )
-    document.config = config
-    object.__setattr__(document, "qca", body)  # not registered as a module
-    return document
+    reference.config = config
+    object.__setattr__(reference, "qca", body)  # not registered as a module
+    return reference

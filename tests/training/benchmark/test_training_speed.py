@@ -1,4 +1,4 @@
-"""What the measurement of training compares: the same learning with cached features, fewer images where grouped."""
+"""The speed of training: the same learning with cached features, and fewer images in grouped batches."""
 
 import json
 import time
@@ -27,7 +27,7 @@ def recipe(tmp_path_factory) -> Recipe:
     return make_recipe(values, "test")
 
 
-def test_two_ways_are_measured_side_by_side(recipe, tmp_path, monkeypatch):
+def test_compares_two_ways_in_turn(recipe, tmp_path, monkeypatch):
     read_pixels = []
     step = benchmark_training.QCATrainer.compute_loss
 
@@ -61,7 +61,7 @@ def test_two_ways_are_measured_side_by_side(recipe, tmp_path, monkeypatch):
     assert f"| {cached['uncached']['epoch_s']:.0f} | 1 |" in table
 
 
-def test_a_recipe_that_trains_the_encoder_is_refused(recipe, tmp_path):
+def test_refuses_a_recipe_that_trains_the_vision_encoder(recipe, tmp_path):
     values = {"data": recipe.data, "model": "qca-tiny", "output_dir": str(tmp_path)}
-    with pytest.raises(ValueError, match="its recipe freezes `vision`"):
+    with pytest.raises(ValueError, match="`vision` in `freeze`"):
         measure_training(make_recipe(values, "test"), tmp_path / "speed.json")
