@@ -1,8 +1,10 @@
 """Relevance of patches to a question, and the hop that gathers evidence with it.
 
-B questions, I images (B >= I), L question tokens, Q queries a question (1 or L), N patches, D width, H heads, d = D/H.
+B questions, I images (B >= I), L question tokens, Q queries a question (one in a hop), N patches, D width, H heads,
+d = D / H.
 
-`patches` has I rows and an [`ImageIndex`] says whose they are, until a hop updates them and each question has its own.
+`patches` has one row an image, and [`PatchPlaces`] tells each question its row. A hop that updates the patches gives
+each question a row of its own.
 """
 
 import math
@@ -13,10 +15,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_qca import QCAConfig
 from .pairs_qca import ImageIndex, expand_to_questions, image_matmul
+from .states_qca import PatchPlaces, QuestionStates
 
 
 def masked_softmax(scores: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Softmax over the last dimension in float32. A row with nothing to choose from is zero, never NaN.
+    """Softmax over the last dimension in float32. A row that is masked entirely is zero, never NaN.
 
     Args:
         scores: `[..., N]`.
@@ -30,9 +33,9 @@ def masked_softmax(scores: torch.Tensor, mask: torch.Tensor | None) -> torch.Ten
 
 
 def masked_log_mean_exp(scores: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    r"""What the softmax divides away, \\(\log \frac1N \sum_n e^{s_n}\\), over the last dimension in float32.
+    r"""The normalizer of the softmax, \\(\log \frac1N \sum_n e^{s_n}\\), over the last dimension in float32.
 
-    Arguments as in [`masked_softmax`]; a row with nothing in it gives 0.
+    Arguments as in [`masked_softmax`]; a row that is masked entirely gives 0.
     """
     scores = scores.float()
     if mask is None:
@@ -63,7 +66,7 @@ def split_heads(states: torch.Tensor, num_heads: int) -> torch.Tensor:
 
 
 def head_mask(states: torch.Tensor, num_heads: int) -> torch.Tensor:
-    """`[H, 1, D]` for `states` `[..., D]`: one where a head has its share of the width, zero elsewhere."""
+    """`[H, 1, D]` for `states` `[..., D]`: one in the columns of a head, zero elsewhere."""
     share = states.shape[-1] // num_heads
     return torch.eye(num_heads, dtype=states.dtype, device=states.device).repeat_interleave(share, dim=1)[:, None]
 
@@ -72,8 +75,8 @@ class DotProductScorer(nn.Module):
     r"""
     Scaled dot product \\(s_h = (W_q q)_h \cdot (W_k v)_h / \sqrt d\\) (Vaswani et al. 2017, eq. 1).
 
-    A question has few queries and an image hundreds of patches, so the queries go into the patches' space,
-    \\(q_h \cdot (W_k v)_h = (W_k^\top q_h) \cdot v\\), and no key is ever computed: `key_proj` is \\(W_k^\top\\).
+    There are few queries and hundreds of patches, so the queries are projected instead of the patches:
+    \\(q_h \cdot (W_k v)_h = (W_k^\top q_h) \cdot v\\). No key is computed; `key_proj` is \\(W_k^\top\\).
     """
 
     def __init__(self, query_size: int, patch_size: int, hidden_size: int, num_heads: int):
@@ -86,8 +89,8 @@ class DotProductScorer(nn.Module):
     def forward(
         self, query: torch.Tensor, patches: torch.Tensor, image_index: ImageIndex | None = None
     ) -> torch.Tensor:
-        """Scores `[B, H, Q, N]` of `patches` `[I, N, D]` for `query` `[B, Q, D]`; question b is about patches
-        `image_index.rows[b]`, or about patches b."""
+        """Scores `[B, H, Q, N]` of `patches` `[I, N, D]` for `query` `[B, Q, D]`. Question b reads the row
+        `image_index.rows[b]` of the patches, or row b without an index."""
         queries = self.q_proj(query)[:, None] * self.scaling  # [B, 1, Q, D]
         queries = self.key_proj(queries * head_mask(queries, self.num_heads))  # [B, H, Q, D]
         return _products(queries, patches, image_index)
@@ -96,7 +99,7 @@ class DotProductScorer(nn.Module):
 class BilinearScorer(nn.Module):
     r"""Bilinear form \\(s_h = q^\top W_h v / \sqrt D\\) (Luong et al. 2015, "general"), one full matrix a head.
 
-    The weights start at the scale of the other projections, so that the softmax starts soft.
+    The scaling keeps the scores small at first, so that the relevance starts nearly uniform.
     """
 
     def __init__(self, query_size: int, patch_size: int, hidden_size: int, num_heads: int):
@@ -108,7 +111,7 @@ class BilinearScorer(nn.Module):
     def forward(
         self, query: torch.Tensor, patches: torch.Tensor, image_index: ImageIndex | None = None
     ) -> torch.Tensor:
-        """As of [`DotProductScorer`]."""
+        """Arguments and result as in [`DotProductScorer.forward`]."""
         queries = split_heads(self.q_proj(query), self.num_heads) * self.scaling  # [B, H, Q, D]
         return _products(queries, patches, image_index)
 
@@ -126,7 +129,7 @@ class AdditiveScorer(nn.Module):
     def forward(
         self, query: torch.Tensor, patches: torch.Tensor, image_index: ImageIndex | None = None
     ) -> torch.Tensor:
-        """As of [`DotProductScorer`]."""
+        """Arguments and result as in [`DotProductScorer.forward`]."""
         queries = split_heads(self.q_proj(query), self.num_heads)  # [B, H, Q, d]
         keys = expand_to_questions(split_heads(self.k_proj(patches), self.num_heads), image_index)  # [B, H, N, d]
         hidden = torch.tanh(queries[:, :, :, None] + keys[:, :, None])  # [B, H, Q, N, d]
@@ -144,18 +147,17 @@ SCORERS = {"dot_product": DotProductScorer, "additive": AdditiveScorer, "bilinea
 
 class QueryConditionedAttention(nn.Module):
     """
-    Relevance of the patches to a query, and the evidence they hold for it.
+    Relevance of the patches to a query, and the evidence that they hold for it.
 
-    A softmax says which patches matter most, but neither whether any matters nor how many do, and an average of values
-    says what is there, but not where. So the evidence of a head is its relevance-weighted value, the mean score before
-    normalization (log-mean-exp), and the relevance-weighted coordinates.
+    The evidence of a head has three parts: the relevance-weighted value, the log-mean-exp of the scores, and the
+    relevance-weighted coordinates. The softmax alone does not tell how many patches are relevant; the average of the
+    values does not tell where they are.
     """
 
     def __init__(self, config: QCAConfig):
         super().__init__()
         size = config.hidden_size
         self.num_heads = config.num_attention_heads
-        self.attention_dropout = config.attention_dropout
         self.scorer = SCORERS[config.relevance_scorer](size, size, size, self.num_heads)
         self.softmax = MaskedSoftmax()
         self.v_proj = nn.Linear(size, size)
@@ -163,73 +165,50 @@ class QueryConditionedAttention(nn.Module):
         self.o_proj = nn.Linear(size + 3 * self.num_heads, size)
 
     def forward(
-        self,
-        query: torch.Tensor,
-        patches: torch.Tensor,
-        coordinates: torch.Tensor,
-        image_index: ImageIndex | None = None,
-        query_mask: torch.Tensor | None = None,
-        patch_mask: torch.Tensor | None = None,
+        self, query: torch.Tensor, patches: torch.Tensor, places: PatchPlaces
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
         Args:
-            query: `[B, Q, D]`.
-            patches: `[I, N, D]`, or `[B, N, D]` without `image_index`.
-            coordinates: `[N, 2]` or `[B, N, 2]` (y, x) of the patches, from -1 to 1.
-            image_index: whose row of `patches` each question is about.
-            query_mask: `[B, Q]` boolean, `False` on padding.
-            patch_mask: `[B, N]` boolean, `False` on patches that may not be read. A question without any patch has
-                zero relevance everywhere and zero evidence.
+            query: `[B, 1, D]`.
+            patches: `[I, N, D]`, or `[B, N, D]` without `places.image_index`.
 
         Returns:
-            Evidence `[B, Q, D]`, and relevance `[B, H, N]` in float32, before dropout, the mean over the queries of
-            `query_mask`.
+            Evidence `[B, 1, D]`, and relevance `[B, H, N]` in float32. A question whose patches are all masked has
+            zero relevance and zero evidence.
         """
-        scores = self.scorer(query, patches, image_index)  # [B, H, Q, N]
-        key_mask = None if patch_mask is None else patch_mask[:, None, None]  # [B, 1, 1, N]
+        scores = self.scorer(query, patches, places.image_index)  # [B, H, 1, N]
+        key_mask = None if places.mask is None else places.mask[:, None, None]  # [B, 1, 1, N]
         relevance = self.softmax(scores, key_mask)
-        weights = nn.functional.dropout(relevance, self.attention_dropout, self.training).to(patches.dtype)
-        read = image_matmul(weights.flatten(1, 2), patches, image_index).unflatten(1, weights.shape[1:3])
-        values = self.v_proj(read)  # of the mean patch, which are the mean of the patches' values at less cost
+        weights = relevance.to(patches.dtype)
+        read = image_matmul(weights.flatten(1, 2), patches, places.image_index).unflatten(1, weights.shape[1:3])
+        # The value of the mean patch equals the mean of the values, and costs one projection instead of N.
+        values = self.v_proj(read)
         what = (values * head_mask(values, self.num_heads)).sum(dim=1).unflatten(-1, (self.num_heads, -1))
-        how_much = masked_log_mean_exp(scores, key_mask).transpose(1, 2)[..., None]  # [B, Q, H, 1]
+        how_much = masked_log_mean_exp(scores, key_mask).transpose(1, 2)[..., None]  # [B, 1, H, 1]
         where = torch.matmul(
-            relevance.transpose(1, 2), coordinates[..., None, :, :].to(relevance.dtype)
-        )  # [B, Q, H, 2]
+            relevance.transpose(1, 2), places.coordinates[..., None, :, :].to(relevance.dtype)
+        )  # [B, 1, H, 2]
         evidence = torch.cat([what, how_much.to(what.dtype), where.to(what.dtype)], dim=-1)
         evidence = self.o_proj(self.evidence_dropout(evidence.flatten(2)))
-        if patch_mask is not None:
-            evidence = evidence * patch_mask.any(dim=-1)[:, None, None]
-        return evidence, masked_mean(relevance.transpose(1, 2), query_mask, dim=1)
+        if places.mask is not None:
+            evidence = evidence * places.mask.any(dim=-1)[:, None, None]
+        return evidence, relevance[:, :, 0]
 
 
 class PatchUpdate(nn.Module):
-    """What a hop leaves on the patches, so that the next hop reads them in the light of the evidence.
-
-    `broadcast` adds one vector to every patch. `gated` adds each head's evidence to each patch in proportion to the
-    head's relevance there, so that patches become query-aware one by one.
-    """
+    """Adds the evidence of a hop to every patch that the next hop reads (`patch_update="broadcast"`)."""
 
     def __init__(self, config: QCAConfig):
         super().__init__()
-        self.gated = config.patch_update == "gated"
-        self.num_heads = config.num_attention_heads
         self.norm = nn.LayerNorm(config.hidden_size)
-        if self.gated:
-            self.projection = nn.Linear(config.hidden_size, self.num_heads * config.hidden_size)
 
-    def forward(self, patches: torch.Tensor, evidence: torch.Tensor, relevance: torch.Tensor) -> torch.Tensor:
-        """`patches` `[B, N, D]`, `evidence` `[B, D]` and `relevance` `[B, H, N]` -> `[B, N, D]`"""
-        if not self.gated:
-            return self.norm(patches + evidence[:, None])
-        updates = self.projection(evidence).unflatten(-1, (self.num_heads, -1))  # [B, H, D]
-        peak = relevance.amax(dim=-1, keepdim=True).clamp(min=torch.finfo(relevance.dtype).tiny)
-        gates = (relevance / peak).to(updates.dtype)  # [B, H, N], 1 at the head's most relevant patch
-        return self.norm(patches + torch.einsum("bhn,bhd->bnd", gates, updates))
+    def forward(self, patches: torch.Tensor, evidence: torch.Tensor) -> torch.Tensor:
+        """`patches` `[B, N, D]` and `evidence` `[B, D]` -> `[B, N, D]`"""
+        return self.norm(patches + evidence[:, None])
 
 
 class QuestionAttention(nn.Module):
-    """What a hop's query reads in the question before it reads the picture: each step has words of its own."""
+    """Attention from the query of a hop to the question tokens, before the hop reads the patches."""
 
     def __init__(self, config: QCAConfig):
         super().__init__()
@@ -244,9 +223,10 @@ class QuestionAttention(nn.Module):
 
 
 class AttentionHop(GradientCheckpointingLayer):
-    """One step of looking: read the patches, update the query, and let the patches know (Yang et al. 2016, eq. 15-22).
+    """
+    One hop: read the patches, update the query and, on request, the patches (Yang et al. 2016, eq. 15-22).
 
-    Pre-norm residual updates. The last hop has nobody after it and leaves the patches alone.
+    Updates are pre-norm and residual. The last hop does not update the patches, because no hop reads them after it.
     """
 
     def __init__(self, config: QCAConfig, updates_patches: bool):
@@ -265,31 +245,35 @@ class AttentionHop(GradientCheckpointingLayer):
         self,
         query: torch.Tensor,
         patches: torch.Tensor,
-        coordinates: torch.Tensor,
-        image_index: ImageIndex | None = None,
-        query_mask: torch.Tensor | None = None,
-        patch_mask: torch.Tensor | None = None,
-        question_tokens: torch.Tensor | None = None,
-        question_mask: torch.Tensor | None = None,
+        question_tokens: torch.Tensor,
+        question_mask: torch.Tensor,
+        places: PatchPlaces,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Arguments as in [`QueryConditionedAttention`], and of [`QuestionAttention`] where the hop attends to the
-        question; returns the query `[B, Q, D]`, the patches (`[B, N, D]` once updated), the evidence `[B, D]` and the
-        relevance `[B, H, N]`."""
+        """
+        Tensors with a gradient come one by one, because checkpointing does not look for them inside of tuples.
+
+        Args:
+            query: `[B, 1, D]`.
+            patches: `[I, N, D]`, or `[B, N, D]` without `places.image_index`.
+            question_tokens, question_mask: `[B, L, D]` and `[B, L]` (boolean).
+
+        Returns:
+            The query `[B, 1, D]`, the patches (`[B, N, D]` if updated), the evidence `[B, D]` and the relevance
+            `[B, H, N]`.
+        """
         if self.question_attention is not None:
             query = query + self.dropout(self.question_attention(query, question_tokens, question_mask))
-        evidence, relevance = self.attention(
-            self.query_norm(query), self.patch_norm(patches), coordinates, image_index, query_mask, patch_mask
-        )
+        evidence, relevance = self.attention(self.query_norm(query), self.patch_norm(patches), places)
         query = query + self.dropout(evidence)
         query = query + self.dropout(self.update(self.update_norm(query)))
-        evidence = masked_mean(evidence, query_mask, dim=1)
+        evidence = evidence[:, 0]
         if self.patch_update is not None:
-            patches = self.patch_update(expand_to_questions(patches, image_index), evidence, relevance)
+            patches = self.patch_update(expand_to_questions(patches, places.image_index), evidence)
         return query, patches, evidence, relevance
 
 
 class AttentionHops(nn.Module):
-    """The stack of hops (Yang et al. 2016): each looks again with what the last one found."""
+    """The stack of hops (Yang et al. 2016): each hop starts from the query that the last one updated."""
 
     def __init__(self, config: QCAConfig):
         super().__init__()
@@ -302,37 +286,30 @@ class AttentionHops(nn.Module):
         self.layers = nn.ModuleList([AttentionHop(config, updates and i < depth - 1) for i in range(depth)])
 
     def forward(
-        self,
-        query: torch.Tensor,
-        patches: torch.Tensor,
-        coordinates: torch.Tensor,
-        image_index: ImageIndex | None = None,
-        query_mask: torch.Tensor | None = None,
-        patch_mask: torch.Tensor | None = None,
-        question_tokens: torch.Tensor | None = None,
-        question_mask: torch.Tensor | None = None,
+        self, question: QuestionStates, patches: torch.Tensor, places: PatchPlaces
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """
-        Arguments as in [`AttentionHop`].
+        Args:
+            patches: `[I, N, D]`, or `[B, N, D]` without `places.image_index`.
 
         Returns:
-            The last query `[B, D]`, the evidence of every hop and, where it is read, the patches' mean
-            `[B, num_evidence, D]`, and the relevance of every hop `[B, T, H, N]`.
+            The last query `[B, D]`; the evidence of every hop and, if the answer head reads it, the mean of the
+            patches `[B, num_evidence, D]`; and the relevance of every hop `[B, T, H, N]`.
         """
         mean = []
         if self.reads_mean:
-            mean.append(self.mean_dropout(masked_mean(expand_to_questions(patches, image_index), patch_mask, dim=1)))
-        found, maps = [], []
+            own_patches = expand_to_questions(patches, places.image_index)
+            mean.append(self.mean_dropout(masked_mean(own_patches, places.mask, dim=1)))
+        query, found, maps = question.query[:, None], [], []
         for layer in self.layers:
-            query, patches, evidence, relevance = layer(
-                query, patches, coordinates, image_index, query_mask, patch_mask, question_tokens, question_mask
-            )
-            image_index = image_index if layer.patch_update is None else None
+            query, patches, evidence, relevance = layer(query, patches, question.tokens, question.mask, places)
+            if layer.patch_update is not None:
+                places = places._replace(image_index=None)
             found.append(evidence)
             maps.append(relevance)
         shape = (query.shape[0], 0, self.num_heads, patches.shape[1])
         relevance = torch.stack(maps, dim=1) if maps else patches.new_zeros(shape)
-        return masked_mean(query, query_mask, dim=1), torch.stack(found + mean, dim=1), relevance
+        return query[:, 0], torch.stack(found + mean, dim=1), relevance
 
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""What a layer of the vision encoder hears of the question.
+"""Conditioning: cross-attention from a vision layer to the question.
 
 B questions, L question tokens, S tokens of the vision encoder, D the hops' width, E the vision encoder's.
 """
@@ -8,17 +8,18 @@ from torch import nn
 
 from .attention_qca import split_heads
 from .configuration_qca import QCAConfig
+from .states_qca import QuestionStates
 
 
 class GatedConditioning(nn.Module):
     r"""
-    A layer's access to the question, through a gate that starts closed: adds \\(\tanh(g) a\\), exactly 0 at first.
+    Cross-attention between vision tokens and question behind a gate: adds \\(\tanh(g) a\\), at first exactly 0.
 
-    `patches_read_question`: cross-attention from every token to the question's tokens (in the manner of Flamingo,
-    Alayrac et al. 2022, eq. 1). `question_reads_patches`: the question reads the tokens and its one answer is added to
-    all. `shared_projections`: QA-ViT (Ganz et al. 2024, eq. 3-5) reuses the layer's own query, key and value
-    projections on a small transform of the question; here the question has its own softmax, so that a closed gate is
-    the identity.
+    `patches_read_question`: every vision token attends to the question tokens (as in Flamingo, Alayrac et al. 2022,
+    eq. 1). `question_reads_patches`: the pooled question attends to the vision tokens, and the result is added to all
+    of them. `shared_projections`: QA-ViT (Ganz et al. 2024, eq. 3-5) applies the layer's own query, key and value
+    projections to a transform of the question. Unlike in QA-ViT, the question has its own softmax, so that a closed
+    gate is the identity.
     """
 
     def __init__(self, config: QCAConfig):
@@ -45,9 +46,7 @@ class GatedConditioning(nn.Module):
     def forward(
         self,
         tokens: torch.Tensor,
-        question: torch.Tensor,
-        question_tokens: torch.Tensor,
-        question_mask: torch.Tensor,
+        question: QuestionStates,
         token_mask: torch.Tensor | None,
         layer_norm: nn.Module,
         layer_attention: nn.Module,
@@ -55,30 +54,29 @@ class GatedConditioning(nn.Module):
         """
         Args:
             tokens: `[B, S, E]`.
-            question, question_tokens, question_mask: `[B, D]`, `[B, L, D]` and `[B, L]` (boolean).
             token_mask: `[B, S]` boolean, `False` on padding.
-            layer_norm, layer_attention: the conditioned layer's own, for `shared_projections`.
+            layer_norm, layer_attention: of the conditioned layer, for `shared_projections`.
 
         Returns:
-            `[B, S, E]`; a question without any token leaves its row unchanged.
+            `[B, S, E]`; a row whose question is all padding is unchanged.
         """
-        mask: torch.Tensor | None = question_mask
+        mask: torch.Tensor | None = question.mask
         if self.mode == "patches_read_question":
-            words = self.question_norm(question_tokens)
+            words = self.question_norm(question.tokens)
             query, key, value = self.q_proj(self.norm(tokens)), self.k_proj(words), self.v_proj(words)
         elif self.mode == "shared_projections":
-            words = self.question_mlp(self.question_norm(question_tokens))
+            words = self.question_mlp(self.question_norm(question.tokens))
             query = layer_attention.q_proj(layer_norm(tokens))
             key, value = layer_attention.k_proj(words), layer_attention.v_proj(words)
         else:
             normed, mask = self.norm(tokens), token_mask
-            query = self.q_proj(self.question_norm(question)[:, None])  # [B, 1, E]
+            query = self.q_proj(self.question_norm(question.query)[:, None])  # [B, 1, E]
             key, value = self.k_proj(normed), self.v_proj(normed)
         query, key, value = (split_heads(states, self.num_heads) for states in (query, key, value))
         readable = present = None
         if mask is not None:
             present = mask.any(dim=-1, keepdim=True)
-            readable = (mask | ~present)[:, None, None].to(query.device)  # [B, 1, 1, K]; an empty row is left open
+            readable = (mask | ~present)[:, None, None].to(query.device)  # [B, 1, 1, K]; an empty row attends to all
         read = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=readable)
         update = self.o_proj(read.transpose(1, 2).flatten(2))
         if present is not None:

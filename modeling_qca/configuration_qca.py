@@ -1,4 +1,4 @@
-"""Configuration of the query-conditioned attention (QCA) models: two encoders and the few numbers that are ours."""
+"""Configuration of query-conditioned attention (QCA) models: two encoders, the hops between them, the answer head."""
 
 from dataclasses import fields
 from typing import Any, ClassVar, Literal
@@ -7,7 +7,11 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .validation_qca import check_fields, check_stored
+from .labels_qca import complete_labels
+from .legacy_qca import DEFAULTS_OF_0_1, REMOVED_FIELDS, upgrade_fields
+from .validation_qca import check_fields, check_parameter_count, check_stored
+
+FORMAT_VERSION = "0.2"  # of stored configs; see `QCAConfig.from_dict`
 
 CONDITIONABLE_VISION_ENCODERS = (
     "vit",
@@ -18,7 +22,7 @@ CONDITIONABLE_VISION_ENCODERS = (
     "siglip_vision_model",
 )
 
-# Saving copies the code; these say which class of it serves which Auto class and pipeline.
+# A saved checkpoint carries the code; these entries name the class for each Auto class and pipeline.
 AUTO_MAP = {
     "AutoConfig": "configuration_qca.QCAConfig",
     "AutoModel": "modeling_qca.QCAModel",
@@ -46,72 +50,68 @@ class QCAConfig(PreTrainedConfig):
             Any text encoder that returns one state per token.
         hidden_size (`int`, *optional*, defaults to the vision encoder's width):
             Width of the query, of the hops and of the answer head.
-        question_pooling (`str`, *optional*, defaults to `"cls"`):
-            How question states become one query: the first token (not of a causal encoder, where it has read none of
-            the others), the mean of the tokens, or the last token.
+        question_pooling (`str`, *optional*, defaults to `"mean"`):
+            How the states of the question tokens become one query: `"mean"`, `"cls"` (the first token, not for a
+            causal encoder) or `"last"` (the last token).
         query_tokens (`str`, *optional*, defaults to `"pooled"`):
-            What reads the patches in a hop: the pooled question, the pooled question with the tokens the hop attends
-            to, or each question token by itself.
+            The query of a hop: `"pooled"` question, or the pooled question plus the question tokens that the hop
+            attends to (`"attended"`).
         vision_feature_layers (`list[int]`, *optional*):
-            Number of layers after which the patches' features are taken, side by side: `[6, 9, 12]`. Defaults to the
-            vision encoder's output.
-        relevance_scorer (`str`, *optional*, defaults to `"dot_product"`):
-            Score of a patch given a query: scaled dot product (Vaswani et al. 2017), additive (Bahdanau et al. 2015)
-            or bilinear (Luong et al. 2015).
+            Vision layers whose patch features the hops read, concatenated: `[6, 9, 12]` counts from 1. Defaults to the
+            output of the vision encoder.
+        relevance_scorer (`str`, *optional*, defaults to `"bilinear"`):
+            Score of a patch given a query: `"dot_product"` (scaled, Vaswani et al. 2017), `"additive"` (Bahdanau et
+            al. 2015) or `"bilinear"` (Luong et al. 2015).
         num_attention_layers (`int`, *optional*, defaults to 2):
-            Number of hops. `0` leaves a plain model that averages the patches.
-        num_attention_heads (`int`, *optional*, defaults to 8):
+            Number of hops. `0` gives a model without attention that averages the patches.
+        num_attention_heads (`int`, *optional*, defaults to 4):
             Heads of each hop.
         patch_update (`str`, *optional*, defaults to `"none"`):
-            How a hop changes the patches the next hop reads: not at all, by adding the evidence to every patch, or by
-            adding it to each patch in proportion to its relevance.
-        answer_fusion (`str`, *optional*, defaults to `"concatenation"`):
-            What the answer head reads: the hops' evidence beside the query, or also their elementwise product (Kim et
-            al. 2017), for answers that turn where the question turns: "to the left of" and "to the right of".
+            How a hop changes the patches that the next hop reads: `"none"`, or `"broadcast"`, which adds the evidence
+            to every patch.
         answer_evidence (`str`, *optional*, defaults to `"hops"`):
-            What was seen that the answer head reads: what the hops gathered, or also the mean of the patches, which
-            tells the scene whatever the question.
-        answer_query (`str`, *optional*, defaults to `"updated"`):
-            The query that the answer head reads beside the evidence: as the hops left it, or as the question asked it,
-            so that what was seen comes as evidence alone.
+            Image features that the answer head reads: the evidence of the `"hops"`, or also the mean of the patches
+            (`"hops_and_mean"`).
+        answer_query (`str`, *optional*, defaults to `"initial"`):
+            The query that the answer head reads beside the evidence: the `"initial"` one, before the first hop, or the
+            one that the hops `"updated"`. `"asked"` is the name of `"initial"` in release 0.1.
         vision_conditioning_layers (`list[int]`, `int` or `str`, *optional*):
             Vision layers that read the question: a list of indices, the last `k`, or `"early"` (first half), `"late"`
             (second half), `"sparse"` (every second layer, the last one included) or `"all"`.
         vision_conditioning (`str`, *optional*, defaults to `"patches_read_question"`):
-            Gated cross-attention from patches to question tokens, its reverse (one vector added to every patch), or
-            QA-ViT's form that reuses the layer's own projections (Ganz et al. 2024).
+            Gated cross-attention from patches to question tokens; its reverse, which adds one vector to every patch
+            (`"question_reads_patches"`); or QA-ViT's form, which reuses the projections of the layer
+            (`"shared_projections"`, Ganz et al. 2024).
         token_budget (`int` or `list[int]`, *optional*):
             Number of patches kept from layer `token_budget_layer` on. `[min, max]` keeps the fewest patches whose
             relevance adds up to `token_budget_mass`, within these bounds.
         token_budget_layer (`int`, *optional*, defaults to 3):
             Number of vision layers that see every patch.
         token_budget_mass (`float`, *optional*, defaults to 0.9):
-            Relevance mass an adaptive budget keeps, in (0, 1].
+            Relevance mass that an adaptive budget keeps, in (0, 1].
         token_budget_scorer (`str`, *optional*, defaults to `"learned"`):
-            What the budget ranks patches by: learned relevance to the question, chance, or attention of the CLS token.
+            Ranking of the patches: `"learned"` relevance to the question, `"random"`, or `"cls_attention"`, the
+            attention of the CLS token.
         token_budget_selection (`str`, *optional*, defaults to `"top"`):
-            The budget keeps the patches of highest rank, or as many that are spread over the picture, densest where
-            the rank is high: neighbors tell much the same, and what lies around tells what is not there.
+            Patches kept: those of highest rank (`"top"`), or as many that are `"spread"` over the image, densest where
+            the rank is high.
         relevance_loss_weight (`float`, *optional*, defaults to 1.0):
-            Weight of the attention-supervision loss where `target_relevance` are given.
-        attention_dropout (`float`, *optional*, defaults to 0.0):
-            Dropout of relevance on its way to the evidence. The maps returned are taken before it.
-        evidence_dropout (`float`, *optional*, defaults to 0.0):
-            Dropout of what a hop gathers, before its output projection, and of the mean patch. Where images are few
-            and seen often, it keeps the model from learning them by heart.
-        num_classifier_layers (`int`, *optional*, defaults to 2):
-            Linear layers from the fused evidence and query to the answers; 1 suits hundreds of answers with few
-            questions each.
-        classifier_dropout (`float`, *optional*, defaults to 0.1):
+            Weight of the attention-supervision loss where `target_relevance` is given.
+        evidence_dropout (`float`, *optional*, defaults to 0.3):
+            Dropout of the evidence before its output projection, and of the mean patch. It keeps a model from
+            memorizing images where there are few.
+        num_classifier_layers (`int`, *optional*, defaults to 1):
+            Linear layers from the fused evidence and query to the answers.
+        classifier_dropout (`float`, *optional*, defaults to 0.2):
             Dropout of the hops' updates and of the answer head.
         initializer_range (`float`, *optional*, defaults to 0.02):
-            Standard deviation of the weights that do not come from an encoder's checkpoint.
+            Standard deviation of new weights, those that do not come from an encoder's checkpoint.
 
     Raises:
-        StrictDataclassError (of `huggingface_hub.errors`): where a field has a wrong type, or two contradict each
-            other; the message names them.
-        ValueError: for a number that no model has, fields nested too deeply, and a vision encoder that has no grid of
-            patches.
+        StrictDataclassError (of `huggingface_hub.errors`): if a field has a wrong type, or two contradict each other;
+            the message names them.
+        ValueError: if a number exceeds its limit, fields are nested too deeply, `id2label` and `label2id` contradict
+            each other, or the vision encoder has no grid of patches.
     """
 
     model_type = "qca"
@@ -135,16 +135,15 @@ class QCAConfig(PreTrainedConfig):
     vision_config: PreTrainedConfig | dict | None = None
     text_config: PreTrainedConfig | dict | None = None
     hidden_size: int | None = None
-    question_pooling: Literal["cls", "mean", "last"] = "cls"
-    query_tokens: Literal["pooled", "attended", "all"] = "pooled"
+    question_pooling: Literal["cls", "mean", "last"] = "mean"
+    query_tokens: Literal["pooled", "attended"] = "pooled"
     vision_feature_layers: list[int] | None = None
-    relevance_scorer: Literal["dot_product", "additive", "bilinear"] = "dot_product"
+    relevance_scorer: Literal["dot_product", "additive", "bilinear"] = "bilinear"
     num_attention_layers: int = 2
-    num_attention_heads: int = 8
-    patch_update: Literal["none", "broadcast", "gated"] = "none"
-    answer_fusion: Literal["concatenation", "product"] = "concatenation"
+    num_attention_heads: int = 4
+    patch_update: Literal["none", "broadcast"] = "none"
     answer_evidence: Literal["hops", "hops_and_mean"] = "hops"
-    answer_query: Literal["updated", "asked"] = "updated"
+    answer_query: Literal["initial", "updated", "asked"] = "initial"
     vision_conditioning_layers: list[int] | int | Literal["early", "late", "sparse", "all"] | None = None
     vision_conditioning: Literal["patches_read_question", "question_reads_patches", "shared_projections"] = (
         "patches_read_question"
@@ -155,20 +154,28 @@ class QCAConfig(PreTrainedConfig):
     token_budget_scorer: Literal["learned", "random", "cls_attention"] = "learned"
     token_budget_selection: Literal["top", "spread"] = "top"
     relevance_loss_weight: float | int = 1.0
-    attention_dropout: float | int = 0.0
-    evidence_dropout: float | int = 0.0
-    num_classifier_layers: int = 2
-    classifier_dropout: float | int = 0.1
+    evidence_dropout: float | int = 0.3
+    num_classifier_layers: int = 1
+    classifier_dropout: float | int = 0.2
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
-        check_fields(vars(self) | kwargs)  # before transformers acts on them
+        fields = upgrade_fields(vars(self) | kwargs)
+        check_fields(fields)  # before transformers acts on them
+        self.answer_query = fields["answer_query"]
+        kwargs = {name: value for name, value in kwargs.items() if name in fields}
         kwargs.setdefault("auto_map", dict(AUTO_MAP))
         kwargs.setdefault("custom_pipelines", dict(CUSTOM_PIPELINES))
+        kwargs.setdefault("qca_version", FORMAT_VERSION)
+        self.id2label, self.label2id = complete_labels(self.id2label, self.label2id)
+        if self.id2label is not None and kwargs.get("num_labels", len(self.id2label)) != len(self.id2label):
+            raise ValueError(
+                f"`num_labels` is {kwargs['num_labels']}, but `id2label` has {len(self.id2label)} answers; pass one."
+            )
         try:
             super().__post_init__(**kwargs)
-        except (ArithmeticError, AttributeError, LookupError, TypeError) as error:  # where it expects another type
-            raise ValueError(f"A field of the config is of a wrong kind: {error}") from error
+        except (ArithmeticError, AttributeError, LookupError, TypeError) as error:  # it expects another type
+            raise ValueError(f"A field of the config has a wrong type: {error}") from error
         for name in ("hidden_size", "image_size", "patch_size"):
             if not hasattr(self.vision_config, name):
                 raise ValueError(
@@ -177,21 +184,20 @@ class QCAConfig(PreTrainedConfig):
                 )
         if self.hidden_size is None:
             self.hidden_size = self.vision_config.hidden_size
-        if self.label2id is None and self.id2label is not None:
-            self.label2id = {str(answer): int(index) for index, answer in self.id2label.items()}
 
     @classmethod
     def from_vision_text_configs(
         cls, vision_config: PreTrainedConfig, text_config: PreTrainedConfig, **kwargs
     ) -> "QCAConfig":
-        """Compose the configs of two encoders; `kwargs` are the fields of [`QCAConfig`], and raise if they are not."""
+        """Compose the configs of two encoders; `kwargs` are fields of [`QCAConfig`]. Unknown ones raise an error."""
+        kwargs = upgrade_fields(kwargs)
         unknown = kwargs.keys() - {field.name for field in fields(cls)} - {"num_labels"}
         if unknown:
             raise ValueError(f"QCAConfig has no field {', '.join(sorted(unknown))}.")
         encoders = [vision_config.to_dict(), text_config.to_dict()]
         for encoder in encoders:
-            encoder.pop("_name_or_path", None)  # a folder of this machine would travel with every checkpoint
-            encoder.pop("dtype", None)  # one for the whole model, whatever the encoders were stored in
+            encoder.pop("_name_or_path", None)  # a local folder would travel with every checkpoint
+            encoder.pop("dtype", None)  # the whole model has one dtype, whatever the encoders were stored in
         return cls(vision_config=encoders[0], text_config=encoders[1], **kwargs)
 
     @classmethod
@@ -211,16 +217,28 @@ class QCAConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> "QCAConfig":
-        """As of any config; `config_dict` is what a file says, `kwargs` what the caller does.
+        """
+        Same as `PreTrainedConfig.from_dict`, except that `kwargs` are checked like stored fields.
+
+        A stored config without `qca_version` comes from release 0.1. Fields it leaves out get the defaults of 0.1.
 
         Raises:
-            ValueError: where the fields do not fit each other and the encoders, those of `kwargs` as well.
+            ValueError: if the fields, those of `kwargs` included, do not fit each other and the encoders.
         """
         check_stored(config_dict)
-        check_fields({field.name: kwargs[field.name] for field in fields(cls) if field.name in kwargs})
-        made = super().from_dict(config_dict, **kwargs)
-        (made[0] if isinstance(made, tuple) else made).validate()  # `kwargs` were set after it had been
-        return made
+        stored = config_dict if "qca_version" in config_dict else DEFAULTS_OF_0_1 | config_dict
+        changes = upgrade_fields({name: kwargs.pop(name) for name in _field_names(cls) & kwargs.keys()})
+        check_fields(changes)
+        if {"id2label", "label2id"} & changes.keys():
+            changes = {"id2label": None, "label2id": None} | changes  # the stored answers go, in both directions
+        elif kwargs.get("num_labels") is not None:
+            labels: Any = stored.get("id2label") or {}
+            if kwargs["num_labels"] != len(labels):
+                changes |= {"id2label": None, "label2id": None}
+        for name in cls.sub_configs_defaults:
+            if isinstance(changes.get(name), dict):
+                changes[name] = (stored.get(name) or {}) | changes[name]
+        return super().from_dict(upgrade_fields(stored) | changes, **kwargs)
 
     @property
     def conditioned_layers(self) -> list[int]:
@@ -271,7 +289,7 @@ class QCAConfig(PreTrainedConfig):
             value = getattr(self, name)
             if value is not None and value < minimum:
                 raise ValueError(f"`{name}` must be at least {minimum}, got {value}.")
-        for name in ("attention_dropout", "evidence_dropout", "classifier_dropout"):
+        for name in ("evidence_dropout", "classifier_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be in [0, 1), got {getattr(self, name)}.")
         for name in ("relevance_loss_weight", "initializer_range"):
@@ -285,8 +303,7 @@ class QCAConfig(PreTrainedConfig):
             )
         if self.problem_type == "regression":
             raise ValueError("`problem_type` must be a single- or multi-label classification, got 'regression'.")
-        if self.id2label is not None and sorted(self.id2label) != list(range(len(self.id2label))):
-            raise ValueError(f"`id2label` must number its {len(self.id2label)} answers from 0 without a gap.")
+        complete_labels(self.id2label, self.label2id)  # set again since
         if self.vision_feature_layers is not None:
             self._validate_feature_layers()
         conditioned = self.vision_conditioning_layers
@@ -294,6 +311,19 @@ class QCAConfig(PreTrainedConfig):
             raise ValueError(f"`vision_conditioning_layers` must be a positive number of layers, got {conditioned}.")
         if self.first_question_layer is not None:
             self._validate_question_in_vision_encoder()
+        check_parameter_count(self._num_own_parameters)
+
+    @property
+    def _num_own_parameters(self) -> int:
+        """Parameters of the matrices outside of the encoders, or a few more."""
+        size, vision_size = self.hidden_size or self.vision_config.hidden_size, self.vision_config.hidden_size
+        embedders = (
+            len(self.vision_feature_layers or [0]) * vision_size + self.text_config.hidden_size + 6 * size
+        ) * size
+        hops = self.num_attention_layers * (self.num_attention_heads + 8) * size**2
+        conditioning = (len(self.conditioned_layers) + 1) * 4 * max(size, vision_size) ** 2
+        head = (self.num_attention_layers + self.num_classifier_layers + 2) * size**2 + size * (self.num_labels or 0)
+        return embedders + hops + conditioning + head
 
     def _validate_feature_layers(self):
         depth = self.vision_config.num_hidden_layers
@@ -333,6 +363,10 @@ class QCAConfig(PreTrainedConfig):
             raise ValueError(f"`token_budget` must be a positive count or [min, max], got {self.token_budget}.")
         if self.token_budget_scorer == "cls_attention" and model_type == "siglip_vision_model":
             raise ValueError("`token_budget_scorer='cls_attention'` needs a CLS token; siglip_vision_model has none.")
+
+
+def _field_names(config_class: Any) -> set[str]:
+    return {field.name for field in fields(config_class)} | REMOVED_FIELDS.keys()
 
 
 __all__ = ["QCAConfig"]

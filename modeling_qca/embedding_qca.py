@@ -1,4 +1,4 @@
-"""Questions and patches on their way into the hops.
+"""Projections of question and patch features into the width of the hops.
 
 B questions, I images, L question tokens, N patches, Dt and E the encoders' widths, D the hops' width.
 """
@@ -8,10 +8,11 @@ from torch import nn
 
 from .attention_qca import masked_mean
 from .configuration_qca import QCAConfig
+from .states_qca import QuestionStates
 
 
 class QueryEmbedder(nn.Module):
-    """Question states into the hops' space: one pooled query, and the tokens by themselves."""
+    """Projects the question tokens, and the query pooled from them, into the width of the hops."""
 
     def __init__(self, config: QCAConfig):
         super().__init__()
@@ -20,9 +21,9 @@ class QueryEmbedder(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size)
         self.activation = nn.GELU()
 
-    def forward(self, states: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """`states` `[B, L, Dt]` and boolean `mask` `[B, L]` (padding on either side) -> `[B, D]` and `[B, L, D]`"""
-        return self._project(self.pool(states, mask)), self._project(states)
+    def forward(self, states: torch.Tensor, mask: torch.Tensor) -> QuestionStates:
+        """`states` `[B, L, Dt]` and boolean `mask` `[B, L]`, padded on either side."""
+        return QuestionStates(self._project(self.pool(states, mask)), self._project(states), mask)
 
     def _project(self, states: torch.Tensor) -> torch.Tensor:
         return self.activation(self.norm(self.projection(states)))
@@ -40,7 +41,7 @@ class QueryEmbedder(nn.Module):
 
 
 class PatchEmbedder(nn.Module):
-    """Vision tokens into the hops' space, with their place in the picture."""
+    """Projects patch features into the width of the hops, and adds their position in the image."""
 
     def __init__(self, config: QCAConfig):
         super().__init__()
@@ -59,9 +60,9 @@ class PatchEmbedder(nn.Module):
         return states + self.dropout(self.update(states))
 
     def _project(self, patches: torch.Tensor) -> torch.Tensor:
-        """`projection(norm(patches))`; in training with the norm's scale and shift in the projection's weights, so
-        that features of a frozen encoder need no gradient of their own size. Not where an adapter or a quantized layer
-        stands in the place of the projection: only a call does what those do."""
+        """`projection(norm(patches))`. In training the scale and shift of the norm are folded into the projection, so
+        that no gradient of the size of the features is stored. An adapter or a quantized layer in place of the
+        projection is called as it is."""
         if not self.training or type(self.projection) is not nn.Linear or type(self.norm) is not nn.LayerNorm:
             return self.projection(self.norm(patches))
         normed = nn.functional.layer_norm(patches, self.norm.normalized_shape, eps=self.norm.eps)

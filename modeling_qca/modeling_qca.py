@@ -1,13 +1,14 @@
-"""Query-conditioned visual attention (QCA): the question decides what the vision model looks at.
+"""Query-conditioned visual attention (QCA): the question selects which image patches the model reads.
 
-B questions, I images (B >= I), L question tokens, N patches, D width, H heads, T hops, C answers.
+B pairs of image and question, I images, U questions, L question tokens, N patches, D width, H heads, T hops, C
+answers.
 
-What is unusual here: a batch has fewer images than questions. An image is encoded once, and `image_index` says which
-image each question is about.
+Unusual here: a batch has fewer images and questions than pairs. Each is encoded once; `image_index` and
+`question_index` say which of them a pair has.
 """
 
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
@@ -15,18 +16,19 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
-from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple, logging
+from transformers.utils import TransformersKwargs, can_return_tuple, logging
 
 from .attention_qca import AdditiveScorer, AttentionHops
 from .conditioning_qca import GatedConditioning
 from .configuration_qca import QCAConfig
 from .embedding_qca import PatchEmbedder, QueryEmbedder, grid_coordinates
 from .loss_qca import answer_loss, relevance_loss
+from .outputs_qca import QCAForVisualQuestionAnsweringOutput, QCAModelOutput
 from .pairs_qca import pair_images, pair_questions
 from .pipeline_qca import QCAVisualQuestionAnsweringPipeline  # noqa: F401  imported so that saving copies it
 from .relevance_qca import RelevanceOutput, explain
+from .states_qca import PatchPlaces
 from .text_qca import (
     QCATextFeatures,
     build_text_encoder,
@@ -35,70 +37,14 @@ from .text_qca import (
     max_question_length,
     question_inputs,
 )
-from .validation_qca import check_parameters
 from .vision_qca import QCAImageFeatures, QCAVisionOutput, QuestionAwareVisionEncoder
 
 logger = logging.get_logger(__name__)
-KEYWORDS = ("output_attentions", "output_hidden_states", "num_items_in_batch")  # the last is `Trainer`'s
-
-
-@dataclass
-class QCAModelOutput(ModelOutput):
-    """
-    Args:
-        query (`torch.FloatTensor` of shape `(questions, hidden_size)`):
-            What the answer head reads beside the evidence: the query after the last hop, or the question as asked.
-        evidence (`torch.FloatTensor` of shape `(questions, hops, hidden_size)`):
-            What each hop gathered, and behind it the mean of the patches where the answer head reads that.
-        relevance (`torch.FloatTensor` of shape `(questions, hops, heads, patches)`):
-            Probabilities over the patches of the full grid, float32, before dropout; zero where the token budget
-            dropped a patch.
-        grid (`tuple[int, int]`): (rows, columns) of the patches.
-        budget_relevance (`torch.FloatTensor` of shape `(questions, patches)`, *optional*):
-            What the token budget ranked the patches by.
-        patch_mask (`torch.BoolTensor` of shape `(questions, patches)`, *optional*): patches the token budget kept.
-        vision_hidden_states, vision_attentions, text_hidden_states, text_attentions (*optional*):
-            Of the encoders' layers, with `output_hidden_states=True` and `output_attentions=True`. Vision layers that
-            depend on the question have one row a question, those before them one row an image, and those behind
-            `vision_feature_layers` do not run. Of a question padded on the left its tokens come first.
-    """
-
-    query: torch.Tensor | None = None
-    evidence: torch.Tensor | None = None
-    relevance: torch.Tensor | None = None
-    grid: tuple[int, int] | None = None
-    budget_relevance: torch.Tensor | None = None
-    patch_mask: torch.Tensor | None = None
-    vision_hidden_states: tuple[torch.Tensor, ...] | None = None
-    vision_attentions: tuple[torch.Tensor, ...] | None = None
-    text_hidden_states: tuple[torch.Tensor, ...] | None = None
-    text_attentions: tuple[torch.Tensor, ...] | None = None
-
-
-@dataclass
-class QCAForVisualQuestionAnsweringOutput(ModelOutput):
-    """
-    Args:
-        loss (`torch.FloatTensor`, *optional*):
-            `answer_loss + relevance_loss_weight * relevance_loss`, or that of the two there are labels for.
-        logits (`torch.FloatTensor` of shape `(questions, answers)`): scores before softmax or sigmoid.
-        answer_loss, relevance_loss (`torch.FloatTensor`, *optional*): the parts of the loss.
-
-    The other fields are those of [`QCAModelOutput`].
-    """
-
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    answer_loss: torch.Tensor | None = None
-    relevance_loss: torch.Tensor | None = None
-    relevance: torch.Tensor | None = None
-    grid: tuple[int, int] | None = None
-    budget_relevance: torch.Tensor | None = None
-    patch_mask: torch.Tensor | None = None
-    vision_hidden_states: tuple[torch.Tensor, ...] | None = None
-    vision_attentions: tuple[torch.Tensor, ...] | None = None
-    text_hidden_states: tuple[torch.Tensor, ...] | None = None
-    text_attentions: tuple[torch.Tensor, ...] | None = None
+KEYWORDS = ("output_attentions", "output_hidden_states", "num_items_in_batch")  # `Trainer` may pass the last
+NO_LABELS = (
+    "`target_relevance` without `labels`: the loss is the relevance loss alone. `Trainer` with "
+    "`label_smoothing_factor` takes the labels away and ignores this loss; set the factor to 0."
+)
 
 
 class QCAPreTrainedModel(PreTrainedModel):
@@ -115,13 +61,6 @@ class QCAPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
-    def __init__(self, config: QCAConfig):
-        super().__init__(config)
-        if torch.get_default_device().type != "meta" and not is_deepspeed_zero3_enabled():
-            with torch.device("meta"):
-                ours = next(kind for kind in type(self).__mro__ if kind.__module__ == __name__)
-                ours(config)  # raises where the config asks for too much, before any memory is taken
-
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
@@ -132,20 +71,30 @@ class QCAPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As of any model, but weights are read from safetensors alone; other files may hold a program."""
+        """Same as `PreTrainedModel.from_pretrained`, except that weights are read from safetensors only: a pickle may
+        hold a program."""
         return super().from_pretrained(*args, **{"use_safetensors": True} | kwargs)
 
-    def save_pretrained(self, save_directory: str | PathLike, save_original_format: bool = False, **kwargs: Any):
-        """As of any model, except that weights keep the names they have here: `Trainer` reads its checkpoints by name,
-        and would pass over a vision encoder stored under the names of its first release."""
-        super().save_pretrained(save_directory, save_original_format=save_original_format, **kwargs)
+    def save_pretrained(
+        self,
+        save_directory: str | PathLike,
+        is_main_process: bool = True,
+        state_dict: dict | None = None,
+        **kwargs: Any,
+    ):
+        """Same as `PreTrainedModel.save_pretrained`, except that weights keep their names, because `Trainer` reads its
+        checkpoints by name, and that `state_dict` is left as it is."""
+        state_dict = None if state_dict is None else dict(state_dict)  # saving removes what it has written
+        super().save_pretrained(
+            save_directory, is_main_process, state_dict, **{"save_original_format": False} | kwargs
+        )
 
     @property
     def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
-        """Parameters that no output depends on; DistributedDataParallel would wait for them."""
+        """Parameters that no output depends on. DistributedDataParallel must not wait for their gradients."""
         layout = self.base_model.vision_encoder.layout
         unused = ["text_encoder.pooler", "text_encoder.head"]
-        if self.config.answer_query == "asked":
+        if self.config.answer_query == "initial" and self.config.num_attention_layers > 0:
             unused.append(f"hops.layers.{self.config.num_attention_layers - 1}.update")
         unused.append(f"vision_encoder.backbone.{'pooler' if layout is None else layout.unused}")
         if layout is not None:
@@ -157,16 +106,16 @@ class QCAPreTrainedModel(PreTrainedModel):
     @classmethod
     def from_vision_text_pretrained(cls, vision_model: str, text_model: str, **kwargs: Any) -> "QCAPreTrainedModel":
         """
-        Compose two pretrained encoders; hops and head start from `initializer_range`.
+        Compose two pretrained encoders; hops and head are initialized with `initializer_range`.
 
         Args:
-            vision_model, text_model: Hub ids or folders. Of a two-tower checkpoint (CLIP, SigLIP) the named tower is
-                taken.
+            vision_model, text_model: Hub ids or folders. A two-tower checkpoint (CLIP, SigLIP) gives the tower of that
+                name.
             kwargs: fields of [`QCAConfig`], such as `num_attention_layers=2` or `id2label={0: "no", 1: "yes"}`;
                 `attn_implementation` and `dtype` apply to the whole model.
 
         Raises:
-            ValueError: where the encoders and fields do not fit together, or an encoder's weights are missing.
+            ValueError: if the encoders and fields do not fit together, or weights of an encoder are missing.
         """
         loading = {name: kwargs.pop(name) for name in ("attn_implementation", "dtype") if name in kwargs}
         vision_config = _tower_config(vision_model, "vision_config")
@@ -185,8 +134,8 @@ class QCAPreTrainedModel(PreTrainedModel):
         unread = {name.removeprefix("qca.") for name in self._ddp_params_and_buffers_to_ignore}
         if absent := sorted(name for name in info["missing_keys"] if f"{part}.{name}" not in unread):
             raise ValueError(
-                f"{name_or_path} has no weights of a `{config.model_type}` encoder by the names of its checkpoints: "
-                f"{len(absent)} are missing, such as {absent[0]}. Save that encoder alone and pass its folder."
+                f"{name_or_path} lacks {len(absent)} weights of a `{config.model_type}` encoder, such as {absent[0]}. "
+                "Save the encoder by itself and pass its folder."
             )
         self.base_model.get_submodule(part).load_state_dict(encoder.state_dict())
 
@@ -204,7 +153,6 @@ class QCAModel(QCAPreTrainedModel):
         self.query_embedder = QueryEmbedder(config)
         self.patch_embedder = PatchEmbedder(config)
         self.hops = AttentionHops(config)
-        check_parameters(self)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -297,51 +245,32 @@ class QCAModel(QCAPreTrainedModel):
             ValueError: if images and questions do not fit together.
         """
         requested = self._requested(kwargs)
-        if (pixel_values is None) == (image_features is None):
-            raise ValueError("Pass the images as exactly one of `pixel_values` and `image_features`.")
-        questions = (input_ids, inputs_embeds, text_features)
-        if sum(given is not None for given in questions) != 1:
-            raise ValueError("Pass the questions as exactly one of `input_ids`, `inputs_embeds` and `text_features`.")
-        num_questions = len(next(given for given in questions if given is not None))
-        num_images = len(pixel_values if image_features is None else image_features)
-        num_pairs = num_questions if question_index is None else len(question_index)
-        question_index = pair_questions(question_index, num_questions)
-        index = pair_images(image_index, num_images, num_pairs, self.training)
+        num_images = _count("images", pixel_values=pixel_values, image_features=image_features)
+        num_questions = _count(
+            "questions", input_ids=input_ids, inputs_embeds=inputs_embeds, text_features=text_features
+        )
+        num_pairs = num_questions if question_index is None else question_index.shape[0]
+        questions = pair_questions(question_index, num_questions)
+        images = pair_images(image_index, num_images, num_pairs, self.training)
         if text_features is None:
-            text = self.get_text_features(
-                input_ids, attention_mask, token_type_ids, inputs_embeds, return_dict=True, **requested
-            )
+            words = (input_ids, attention_mask, token_type_ids, inputs_embeds)
+            text = self.get_text_features(*words, return_dict=True, **requested)
         else:
             text = self._cached_text(text_features, attention_mask)
-        if pixel_values is not None:
+        if image_features is None:
             features = self.get_image_features(pixel_values, return_dict=True, **requested)
         else:
-            features = self._features(image_features, image_grid)
-        question_mask = text.attention_mask.bool()
-        question, question_tokens = self.query_embedder(text.last_hidden_state, question_mask)
-        if question_index is not None:
-            question, question_tokens, question_mask = (
-                states.index_select(0, question_index.to(states.device))
-                for states in (question, question_tokens, question_mask)
-            )
-        vision = self.vision_encoder(features, index, question, question_tokens, question_mask, **requested)
+            features = self._cached_images(image_features, image_grid)
+        question = self.query_embedder(text.last_hidden_state, text.attention_mask.bool()).select(questions)
+        vision = self.vision_encoder(features, images, question, **requested)
         coordinates = grid_coordinates(features.grid, vision.patches.device)
         if vision.positions is not None:
             coordinates = coordinates[vision.positions.to(coordinates.device)]  # [B, K, 2]
-        patches = self.patch_embedder(vision.patches, coordinates)
-        each_token = self.config.query_tokens == "all"
-        query, evidence, relevance = self.hops(
-            question_tokens if each_token else question[:, None],
-            patches,
-            coordinates,
-            index if self.config.first_question_layer is None else None,
-            question_mask if each_token else None,
-            vision.patch_mask,
-            question_tokens,
-            question_mask,
-        )
-        if self.config.answer_query == "asked":
-            query = question.to(evidence.device)  # of a model that several devices share
+        shared = self.config.first_question_layer is None  # the patches have one row an image
+        places = PatchPlaces(coordinates, images if shared else None, vision.patch_mask)
+        query, evidence, relevance = self.hops(question, self.patch_embedder(vision.patches, coordinates), places)
+        if self.config.answer_query == "initial":
+            query = question.query.to(evidence.device)  # the parts of a model may lie on several devices
         relevance, patch_mask = self._on_full_grid(relevance, vision, features.grid)
         return QCAModelOutput(
             query=query,
@@ -380,13 +309,13 @@ class QCAModel(QCAPreTrainedModel):
             )
         return QCATextFeatures(last_hidden_state=text_features.to(self.dtype), attention_mask=attention_mask)
 
-    def _features(self, image_features: torch.Tensor, image_grid: tuple[int, int] | None) -> QCAImageFeatures:
+    def _cached_images(self, image_features: torch.Tensor, image_grid: tuple[int, int] | None) -> QCAImageFeatures:
         rows, columns = self.config.image_grid if image_grid is None else image_grid
         others = image_features.shape[1] - rows * columns if image_features.dim() == 3 else -1
         if others < 0 or self.vision_encoder.num_prefix_tokens not in (None, others):
             raise ValueError(
                 f"`image_features` {tuple(image_features.shape)} hold no {rows} x {columns} grid of patches; pass the "
-                "`last_hidden_state` of `get_image_features` and its `grid` as `image_grid`."
+                "`last_hidden_state` of `get_image_features`, and its `grid` as `image_grid`."
             )
         return QCAImageFeatures(last_hidden_state=image_features.to(self.dtype), grid=(rows, columns))
 
@@ -411,16 +340,14 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
         super().__init__(config)
         size = config.hidden_size
         self.qca = QCAModel(config)
-        self.with_product = config.answer_fusion == "product"
-        read = (2 if self.with_product else 1) * self.qca.hops.num_evidence * size + size
+        width = (self.qca.hops.num_evidence + 1) * size  # evidence and query
         self.fusion = nn.Sequential(
-            nn.Linear(read, size), nn.LayerNorm(size), nn.GELU(), nn.Dropout(config.classifier_dropout)
+            nn.Linear(width, size), nn.LayerNorm(size), nn.GELU(), nn.Dropout(config.classifier_dropout)
         )
         layers: list[nn.Module] = []
         for _ in range(config.num_classifier_layers - 1):
             layers += [nn.Linear(size, size), nn.GELU(), nn.Dropout(config.classifier_dropout)]
         self.classifier = nn.Sequential(*layers, nn.Linear(size, config.num_labels))
-        check_parameters(self)
         self.post_init()
 
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> QCAImageFeatures:
@@ -479,10 +406,7 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
             return_dict=True,
             **options,
         )
-        read = [outputs.evidence.flatten(1), outputs.query]
-        if self.with_product:
-            read.append((outputs.evidence * outputs.query[:, None]).flatten(1))
-        logits = self.classifier(self.fusion(torch.cat(read, dim=-1)))
+        logits = self.classifier(self.fusion(torch.cat([outputs.evidence.flatten(1), outputs.query], dim=-1)))
         parts: dict[str, Any] = self._losses(logits, outputs, labels, target_relevance)
         shared = {name: value for name, value in outputs.items() if name not in ("query", "evidence")}
         return QCAForVisualQuestionAnsweringOutput(logits=logits, **parts, **shared)
@@ -493,7 +417,7 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
         method: str = "relevance",
         answers: torch.Tensor | None = None,
     ) -> RelevanceOutput:
-        """Where the model looks: `method` is `"relevance"`, `"rollout"` or `"gradient"`, see [`explain`]."""
+        """Relevance of patches and words: `method` is `"relevance"`, `"rollout"` or `"gradient"`, see [`explain`]."""
         return explain(self, inputs, method, answers)
 
     def _losses(
@@ -506,17 +430,28 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
         parts = {}
         if labels is not None:
             if self.config.problem_type is None and labels.is_floating_point():
-                # Or a saved model would read its scores as those of one answer.
+                # A saved model would otherwise read its scores as those of a single answer.
                 self.config.problem_type = "multi_label_classification"
             parts["answer_loss"] = parts["loss"] = answer_loss(logits, labels, self.config.problem_type)
         if target_relevance is not None:
-            looked = relevance_loss(outputs.relevance.mean(dim=2), target_relevance, outputs.patch_mask)
+            if labels is None and self.training:
+                warnings.warn(NO_LABELS, stacklevel=3)
+            supervision = relevance_loss(outputs.relevance.mean(dim=2), target_relevance, outputs.patch_mask)
             if outputs.budget_relevance is not None and self.config.token_budget_scorer == "learned":
                 union = target_relevance if target_relevance.dim() == 2 else target_relevance.sum(dim=1)
-                looked = looked + relevance_loss(outputs.budget_relevance[:, None], union)
-            parts["relevance_loss"] = looked
-            parts["loss"] = parts.get("loss", 0.0) + self.config.relevance_loss_weight * looked
+                supervision = supervision + relevance_loss(outputs.budget_relevance[:, None], union)
+            parts["relevance_loss"] = supervision
+            parts["loss"] = parts.get("loss", 0.0) + self.config.relevance_loss_weight * supervision
         return parts
+
+
+def _count(kind: str, **inputs: torch.Tensor | None) -> int:
+    """Number of rows of the one input that is given."""
+    given = [value for value in inputs.values() if value is not None]
+    if len(given) != 1:
+        *others, last = (f"`{name}`" for name in inputs)
+        raise ValueError(f"Pass the {kind} as exactly one of {', '.join(others)} and {last}.")
+    return given[0].shape[0]
 
 
 def _tower_config(name_or_path: str, tower: str) -> PreTrainedConfig:

@@ -140,7 +140,7 @@ def encode_questions(
     if "inputs_embeds" in words and "inputs_embeds" not in inspect.signature(encoder.forward).parameters:
         raise ValueError(f"A `{encoder.config.model_type}` text encoder takes no `inputs_embeds`; pass `input_ids`.")
     separately = separately or encoder.training or any(requested.values()) or "inputs_embeds" in words
-    if separately or torch.compiler.is_compiling() or len(words["input_ids"]) == 1:
+    if separately or torch.compiler.is_compiling() or words["input_ids"].shape[0] == 1:
         return encoder(**words, return_dict=True, **requested)
     stacked = torch.stack(list(words.values()), dim=-1)  # [U, L, kinds]
     distinct, which = stacked.unique(dim=0, return_inverse=True)

@@ -1,14 +1,14 @@
-"""The vision encoder that can hear the question: shared layers, conditioned layers, token budget.
+"""The vision encoder: layers shared by all questions, conditioned layers, token budget.
 
-I images, B questions (B >= I), L question tokens, P prefix tokens (CLS, registers), N patches, D the hops' width,
-E the vision encoder's.
+I images, B questions (B >= I), L question tokens, P prefix tokens (CLS, registers), N patches, D width of the hops,
+E width of the vision encoder.
 
-The layers are the backbone's own modules under their own names, so its checkpoints load into it and can be saved from
-it. Layers before the first that depends on the question run once per image; the rest run once per question.
+The layers are the backbone's own modules under their own names, so its checkpoints load and save unchanged. Layers
+before the first that depends on the question run once per image; the others run once per question.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -23,13 +23,23 @@ from .budget_qca import TokenBudget
 from .conditioning_qca import GatedConditioning
 from .configuration_qca import QCAConfig
 from .pairs_qca import ImageIndex, expand_to_questions
+from .states_qca import QuestionStates
 from .validation_qca import build_encoder
 
 
 @dataclass(frozen=True)
 class EncoderLayout:
-    """Where an architecture keeps the parts the loop needs, and those that change no patch, and how many tokens beside
-    registers come before its patches. Nothing else knows it."""
+    """
+    Names of the submodules of an architecture; no other code knows them.
+
+    Args:
+        layers: the list of layers.
+        attention, norm: of a layer: its attention, and the norm before it.
+        before_layers, after_layers: a norm before the first layer and behind the last, if any.
+        prefix: number of tokens before the patches, registers not counted.
+        unused: a submodule that changes no patch.
+        interpolates_itself: whether the embeddings take images of any size without being asked.
+    """
 
     layers: str
     attention: str
@@ -67,12 +77,12 @@ LAYOUTS = {
 @dataclass
 class QCAImageFeatures(ModelOutput):
     """
-    What an image contributes before any question is asked; cacheable.
+    Features of images before any question is asked; cacheable.
 
     Args:
         last_hidden_state (`torch.FloatTensor` of shape `(images, prefix + patches, vision width)`):
             Tokens after the last layer that does not depend on the question; with `vision_feature_layers` those of
-            each layer side by side, as many times as wide.
+            each layer, concatenated in the last dimension.
         pooler_output (`torch.FloatTensor` of shape `(images, vision width)`): the mean of the patches.
         grid (`tuple[int, int]`):
             (rows, columns) of the patches.
@@ -92,14 +102,13 @@ class QCAVisionOutput(ModelOutput):
     """
     Args:
         patches (`torch.FloatTensor` of shape `(images or questions, patches or kept patches, vision width)`):
-            One row an image, until a layer depends on the question: then one row a question. As wide as
-            [`QCAImageFeatures`].
+            One row an image if no layer depends on the question, else one row a question.
         positions (`torch.LongTensor` of shape `(questions, kept patches)`, *optional*):
-            Raster positions of the kept patches where the budget dropped the others.
+            Raster positions of the patches that the budget kept, if it dropped any.
         patch_mask (`torch.BoolTensor` of shape `(questions, kept patches)`, *optional*):
             `False` on the padding of an adaptive budget.
         budget_relevance (`torch.FloatTensor` of shape `(questions, patches)`, *optional*):
-            Probabilities the budget ranked the patches by.
+            Probabilities that the budget ranked the patches by.
         hidden_states, attentions (`tuple[torch.FloatTensor]`, *optional*): of the layers, on request.
     """
 
@@ -119,18 +128,42 @@ def run_layers(
     attention_mask: torch.Tensor | None = None,
     **kwargs: bool,
 ) -> BaseModelOutput:
-    """Run some `layers` of `backbone`; its own hooks record hidden states and attentions where `kwargs` ask."""
+    """Run some `layers` of `backbone`; its own hooks record hidden states and attentions if `kwargs` ask for them."""
     for layer in layers:
         hidden_states = layer(hidden_states, attention_mask, **kwargs)
     return BaseModelOutput(last_hidden_state=hidden_states)
+
+
+@dataclass
+class LayerRun:
+    """Tokens on their way through the layers, with the hidden states and attentions recorded so far."""
+
+    tokens: torch.Tensor
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    requested: dict[str, bool] = field(default_factory=dict)
+
+    @classmethod
+    def start(cls, tokens: torch.Tensor, requested: dict[str, bool]) -> "LayerRun":
+        """Before the first layer."""
+        return cls(tokens, (tokens,) if requested.get("output_hidden_states") else None, None, requested)
+
+    def advance(self, backbone: nn.Module, layers: Any, attention_mask: Any = None):
+        """Run `layers` of `backbone` on the tokens."""
+        run = run_layers(backbone, layers, self.tokens, attention_mask, return_dict=True, **self.requested)
+        self.tokens = run.last_hidden_state
+        if run.hidden_states is not None:
+            self.hidden_states = (self.hidden_states or run.hidden_states[:1]) + run.hidden_states[1:]
+        if run.attentions is not None:
+            self.attentions = (self.attentions or ()) + run.attentions
 
 
 class QuestionAwareVisionEncoder(nn.Module):
     """
     A vision backbone whose later layers may depend on the question.
 
-    With closed gates, without conditioning, or with a budget of all patches, its patches are bit-identical to the
-    backbone's own.
+    Its patches are bit-identical to the backbone's own without conditioning, with closed gates, and with a budget of
+    all patches.
     """
 
     def __init__(self, config: QCAConfig, backbone: nn.Module | None = None):
@@ -145,7 +178,7 @@ class QuestionAwareVisionEncoder(nn.Module):
 
     @property
     def num_prefix_tokens(self) -> int | None:
-        """Tokens before the patches (CLS, registers); `None` where the architecture is not among [`LAYOUTS`]."""
+        """Tokens before the patches (CLS, registers); `None` if the architecture is not among [`LAYOUTS`]."""
         if self.layout is None:
             return None
         return self.layout.prefix + getattr(self.config.vision_config, "num_register_tokens", 0)
@@ -155,101 +188,110 @@ class QuestionAwareVisionEncoder(nn.Module):
         patch_height, patch_width = self.config.patch_size
         return height // patch_height, width // patch_width
 
-    def encode_images(self, pixel_values: torch.Tensor, **kwargs: bool) -> QCAImageFeatures:
-        """Everything that does not depend on the question: `[I, 3, h, w] -> [I, P + N, E]` (E for each of
-        `vision_feature_layers`) and the grid.
+    def encode_images(self, pixel_values: torch.Tensor, **requested: bool) -> QCAImageFeatures:
+        """Run the layers that do not depend on the question.
+
+        Args:
+            pixel_values: `[I, 3, h, w]`.
+            requested: `output_hidden_states` and `output_attentions`.
 
         Raises:
-            ValueError: where the backbone's tokens are not a prefix followed by the grid.
+            ValueError: if the backbone's tokens are not a prefix followed by the grid.
         """
         height, width = pixel_values.shape[-2:]
         pixel_values = pixel_values.to(self.backbone.dtype)
-        grid = self.grid(height, width)
         interpolation = self._interpolation(height, width)
-        layers = self.config.vision_feature_layers
-        depth = self.config.first_question_layer if layers is None else max(layers)
-        if depth is None:
-            outputs = self.backbone(pixel_values=pixel_values, return_dict=True, **interpolation, **kwargs)
+        if self.config.vision_feature_layers is None and self.config.first_question_layer is None:
+            run = self.backbone(pixel_values=pixel_values, return_dict=True, **interpolation, **requested)
+            tokens = run.last_hidden_state
         else:
-            hidden_states = self.backbone.embeddings(pixel_values, **interpolation)
-            if self.layout.before_layers is not None:
-                hidden_states = self.backbone.get_submodule(self.layout.before_layers)(hidden_states)
-            requested = kwargs if layers is None else {**kwargs, "output_hidden_states": True}
-            outputs = run_layers(self.backbone, self._layers[:depth], hidden_states, return_dict=True, **requested)
-            if layers is not None:
-                outputs.last_hidden_state = torch.cat([self._layer_output(outputs, layer) for layer in layers], dim=-1)
-                outputs.hidden_states = outputs.hidden_states if kwargs.get("output_hidden_states") else None
-        if outputs.last_hidden_state.dim() != 3 or outputs.last_hidden_state.shape[1] < grid[0] * grid[1]:
+            tokens, run = self._run_shared_layers(pixel_values, interpolation, requested)
+        rows, columns = self.grid(height, width)
+        prefix = tokens.shape[1] - rows * columns
+        if tokens.dim() != 3 or prefix < 0:
             raise ValueError(
-                f"The vision encoder ({self.config.vision_config.model_type}) returns "
-                f"{tuple(outputs.last_hidden_state.shape)}, not a prefix and a {grid[0]} x {grid[1]} grid of patches."
+                f"The vision encoder ({self.config.vision_config.model_type}) returns {tuple(tokens.shape)}, not a "
+                f"prefix and a {rows} x {columns} grid of patches."
             )
-        prefix = outputs.last_hidden_state.shape[1] - grid[0] * grid[1]
         return QCAImageFeatures(
-            last_hidden_state=outputs.last_hidden_state,
-            pooler_output=outputs.last_hidden_state[:, prefix:].mean(dim=1),
-            grid=grid,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+            last_hidden_state=tokens,
+            pooler_output=tokens[:, prefix:].mean(dim=1),
+            grid=(rows, columns),
+            hidden_states=run.hidden_states,
+            attentions=run.attentions,
         )
 
     def forward(
         self,
         features: QCAImageFeatures,
         image_index: ImageIndex | None,
-        question: torch.Tensor,
-        question_tokens: torch.Tensor,
-        question_mask: torch.Tensor,
-        **kwargs: bool,
+        question: QuestionStates,
+        **requested: bool,
     ) -> QCAVisionOutput:
         """
+        Run the layers that depend on the question.
+
         Args:
             features: of [`encode_images`].
-            image_index: image of each question, or its own.
-            question, question_tokens, question_mask: `[B, D]`, `[B, L, D]`, `[B, L]` (boolean).
+            image_index: the image of each question; `None` if question b is about image b.
         """
-        tokens, num_patches = features.last_hidden_state, features.grid[0] * features.grid[1]
-        prefix = tokens.shape[1] - num_patches
-        output = QCAVisionOutput(hidden_states=features.hidden_states, attentions=features.attentions)
-        first = self.config.first_question_layer
-        if first is None:
-            output.patches = tokens[:, prefix:]
-            return output
-        tokens, token_mask, attention_mask = expand_to_questions(tokens, image_index), None, None
-        layers = list(self._layers)
-        changed = {int(index) for index in self.conditioning}
-        if self.budget is not None:
-            changed.add(self.config.token_budget_layer)
-        for index, end in pairwise([*sorted(changed), len(layers)]):
-            norm, attention = (layers[index].get_submodule(name) for name in (self.layout.norm, self.layout.attention))
-            if self.budget is not None and index == self.config.token_budget_layer:
-                output.budget_relevance = self.budget.relevance(tokens, prefix, question, norm, attention)
-                if self.budget.fewest < num_patches:
-                    tokens, token_mask, output.positions = self.budget(tokens, prefix, output.budget_relevance)
-                    attention_mask = create_bidirectional_mask(self.backbone.config, tokens, token_mask)
-            if str(index) in self.conditioning:
-                tokens = self.conditioning[str(index)](
-                    tokens, question, question_tokens, question_mask, token_mask, norm, attention
-                )
-            run = run_layers(self.backbone, layers[index:end], tokens, attention_mask, return_dict=True, **kwargs)
-            tokens = run.last_hidden_state
-            if run.hidden_states is not None:
-                output.hidden_states = (output.hidden_states or run.hidden_states[:1]) + run.hidden_states[1:]
-            if run.attentions is not None:
-                output.attentions = (output.attentions or ()) + run.attentions
-        if self.layout.after_layers is not None:
-            tokens = self.backbone.get_submodule(self.layout.after_layers)(tokens)
-        kept_patches = slice(prefix, prefix + (num_patches if output.positions is None else output.positions.shape[1]))
-        output.patches = tokens[:, kept_patches]
-        output.patch_mask = None if token_mask is None else token_mask[:, kept_patches]
+        num_patches = features.grid[0] * features.grid[1]
+        prefix = features.last_hidden_state.shape[1] - num_patches
+        run = LayerRun(features.last_hidden_state, features.hidden_states, features.attentions, requested)
+        output = QCAVisionOutput()
+        token_mask = attention_mask = None
+        if self.config.first_question_layer is not None:
+            run.tokens = expand_to_questions(run.tokens, image_index)
+            starts = sorted({*map(int, self.conditioning), *self._budget_layers})
+            for start, end in pairwise([*starts, len(self._layers)]):
+                norm, attention = self._norm_and_attention(start)
+                if self.budget is not None and start == self.config.token_budget_layer:
+                    relevance = self.budget.relevance(run.tokens, prefix, question.query, norm, attention)
+                    output.budget_relevance = relevance
+                    if self.budget.fewest < num_patches:
+                        run.tokens, token_mask, output.positions = self.budget(run.tokens, prefix, relevance)
+                        attention_mask = create_bidirectional_mask(self.backbone.config, run.tokens, token_mask)
+                if str(start) in self.conditioning:
+                    condition = self.conditioning[str(start)]
+                    run.tokens = condition(run.tokens, question, token_mask, norm, attention)
+                run.advance(self.backbone, self._layers[start:end], attention_mask)
+            run.tokens = self._after_layers(run.tokens)
+        num_kept = num_patches if output.positions is None else output.positions.shape[1]
+        output.patches = run.tokens[:, prefix : prefix + num_kept]
+        output.patch_mask = None if token_mask is None else token_mask[:, prefix : prefix + num_kept]
+        output.hidden_states, output.attentions = run.hidden_states, run.attentions
         return output
 
-    def _layer_output(self, outputs: Any, layer: int) -> torch.Tensor:
-        """Features after `layer` layers, normalized as the backbone normalizes its last ones."""
-        hidden_states = outputs.hidden_states[layer]
-        if self.layout.after_layers is None:
-            return hidden_states
-        return self.backbone.get_submodule(self.layout.after_layers)(hidden_states)
+    def _run_shared_layers(
+        self, pixel_values: torch.Tensor, interpolation: dict[str, bool], requested: dict[str, bool]
+    ) -> tuple[torch.Tensor, LayerRun]:
+        """Tokens after the last layer that no question changes, or of `vision_feature_layers` side by side."""
+        tokens = self.backbone.embeddings(pixel_values, **interpolation)
+        if self.layout.before_layers is not None:
+            tokens = self.backbone.get_submodule(self.layout.before_layers)(tokens)
+        run = LayerRun.start(tokens, requested)
+        feature_layers = self.config.vision_feature_layers
+        if feature_layers is None:
+            run.advance(self.backbone, self._layers[: self.config.first_question_layer])
+            return run.tokens, run
+        features = {}
+        for start, end in pairwise([0, *sorted(set(feature_layers))]):
+            run.advance(self.backbone, self._layers[start:end])
+            features[end] = self._after_layers(run.tokens)
+        return torch.cat([features[layer] for layer in feature_layers], dim=-1), run
+
+    def _after_layers(self, tokens: torch.Tensor) -> torch.Tensor:
+        """`tokens` as the backbone normalizes those of its last layer."""
+        name = self.layout.after_layers
+        return tokens if name is None else self.backbone.get_submodule(name)(tokens)
+
+    def _norm_and_attention(self, index: int) -> tuple[nn.Module, nn.Module]:
+        layer = self._layers[index]
+        return layer.get_submodule(self.layout.norm), layer.get_submodule(self.layout.attention)
+
+    @property
+    def _budget_layers(self) -> list[int]:
+        return [] if self.budget is None else [self.config.token_budget_layer]
 
     @property
     def _layers(self) -> Any:

@@ -61,8 +61,17 @@ def tiny_text_config(**fields: Any) -> BertConfig:
 
 
 def tiny_config(vision: str = "vit", **fields: Any) -> QCAConfig:
-    """Two hops of four heads over 16 patches and [`ANSWERS`], without dropout."""
-    defaults = {"num_attention_heads": 4, "classifier_dropout": 0.0, "id2label": ANSWERS}
+    """Two hops of four heads over 16 patches and [`ANSWERS`], without dropout, with the other defaults of 0.1."""
+    defaults = {
+        "question_pooling": "cls",
+        "relevance_scorer": "dot_product",
+        "num_attention_heads": 4,
+        "answer_query": "updated",
+        "num_classifier_layers": 2,
+        "classifier_dropout": 0.0,
+        "evidence_dropout": 0.0,
+        "id2label": ANSWERS,
+    }
     text = tiny_text_config(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     return QCAConfig.from_vision_text_configs(tiny_vision_config(vision), text, **defaults | fields)
 

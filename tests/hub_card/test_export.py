@@ -39,9 +39,9 @@ VARIANTS: list[dict[str, Any]] = [
         "token_budget": [2, 9],
         "token_budget_layer": 1,
         "token_budget_selection": "spread",
-        "query_tokens": "all",
+        "query_tokens": "attended",
     },
-    {"token_budget": 5, "token_budget_layer": 1, "token_budget_scorer": "cls_attention", "patch_update": "gated"},
+    {"token_budget": 5, "token_budget_layer": 1, "token_budget_scorer": "cls_attention", "patch_update": "broadcast"},
     {"token_budget": [2, 9], "token_budget_layer": 1, "vision_conditioning_layers": "all"},
     {
         "vision_feature_layers": [1, 3],
@@ -49,7 +49,7 @@ VARIANTS: list[dict[str, Any]] = [
         "relevance_scorer": "additive",
         "answer_evidence": "hops_and_mean",
     },
-    {"relevance_scorer": "bilinear", "patch_update": "broadcast", "question_pooling": "mean", "answer_query": "asked"},
+    {"relevance_scorer": "bilinear", "patch_update": "broadcast", "question_pooling": "mean", "answer_query": "initial"},
     {"num_attention_layers": 0, "question_pooling": "last", "num_classifier_layers": 1},
 ]
 

@@ -21,6 +21,7 @@ from modeling_qca.attention_qca import (
 )
 from modeling_qca.embedding_qca import PatchEmbedder, grid_coordinates
 from modeling_qca.pairs_qca import ImageIndex, image_matmul
+from modeling_qca.states_qca import PatchPlaces, QuestionStates
 
 SCORER_NAMES = sorted(SCORERS)
 
@@ -65,7 +66,7 @@ def attention_by_loop(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Evidence `[B, Q, D]` and relevance `[B, H, Q, N]` at [`places`], one query and one head at a time."""
     heads, (questions, queries, size), count = attention.num_heads, query.shape, patches.shape[1]
-    query_states, patch_states, where = numpy_of(query), numpy_of(patches), numpy_of(places(count))
+    query_states, patch_states, where = numpy_of(query), numpy_of(patches), numpy_of(places(count).coordinates)
     evidence, relevance = np.zeros((questions, queries, size)), np.zeros((questions, heads, queries, count))
     for b in range(questions):
         kept = mask[b].tolist()
@@ -82,9 +83,19 @@ def attention_by_loop(
     return evidence, relevance
 
 
-def places(patches: int) -> torch.Tensor:
-    """Coordinates `[N, 2]` of patches along a diagonal."""
-    return torch.linspace(-0.8, 0.6, patches)[:, None] * torch.tensor([1.0, -0.5])
+def places(patches: int, index: ImageIndex | None = None, mask: torch.Tensor | None = None) -> PatchPlaces:
+    """Patches along a diagonal."""
+    return PatchPlaces(torch.linspace(-0.8, 0.6, patches)[:, None] * torch.tensor([1.0, -0.5]), index, mask)
+
+
+def questions_of(query: torch.Tensor) -> QuestionStates:
+    """Questions of one token, whose query is `query` `[B, D]`."""
+    return QuestionStates(query, query[:, None], torch.ones(len(query), 1, dtype=torch.bool))
+
+
+def run_hop(hop: AttentionHop, query: torch.Tensor, patches: torch.Tensor, **where: object) -> tuple:
+    """A hop of the questions `query` `[B, 1, D]`."""
+    return hop(query, patches, query, torch.ones(query.shape[:2], dtype=torch.bool), places(patches.shape[1], **where))
 
 
 def build(module: type[nn.Module], *arguments: object, **fields: object) -> nn.Module:
@@ -99,74 +110,62 @@ def build(module: type[nn.Module], *arguments: object, **fields: object) -> nn.M
 @settings(max_examples=8, deadline=None)
 @given(
     heads=st.sampled_from([1, 2, 4]),
-    queries=st.integers(1, 3),
     patches=st.integers(1, 6),
     seed=st.integers(0, 99),
     data=st.data(),
 )
-def test_attention_is_the_loop_of_its_formula(name, heads, queries, patches, seed, data):
+def test_attention_equals_a_loop_over_its_formula(name, heads, patches, seed, data):
     torch.manual_seed(seed)
     attention = build(QueryConditionedAttention, relevance_scorer=name, num_attention_heads=heads)
-    query, states = torch.randn(2, queries, 16), torch.randn(2, patches, 16)
+    query, states = torch.randn(2, 1, 16), torch.randn(2, patches, 16)
     mask = torch.tensor(
         data.draw(st.lists(st.lists(st.booleans(), min_size=patches, max_size=patches), min_size=2, max_size=2))
     )
-    evidence, relevance = attention(query, states, places(patches), patch_mask=mask)
+    evidence, relevance = attention(query, states, places(patches, mask=mask))
     expected_evidence, expected_relevance = attention_by_loop(attention, name, query, states, mask)
-    np.testing.assert_allclose(relevance.detach(), expected_relevance.mean(2), atol=1e-5)
+    np.testing.assert_allclose(relevance.detach(), expected_relevance[:, :, 0], atol=1e-5)
     np.testing.assert_allclose(evidence.detach(), expected_evidence, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", SCORER_NAMES)
-def test_the_map_of_several_queries_is_the_mean_over_those_that_are_not_padding(name):
-    attention = build(QueryConditionedAttention, relevance_scorer=name)
-    query, patches = torch.randn(2, 3, 16), torch.randn(2, 5, 16)
-    query_mask = torch.tensor([[True, True, False], [False, True, False]])
-    _, relevance = attention(query, patches, places(5), query_mask=query_mask)
-    _, each = attention_by_loop(attention, name, query, patches, torch.ones(2, 5, dtype=torch.bool))
-    np.testing.assert_allclose(relevance[0].detach(), (each[0, :, 0] + each[0, :, 1]) / 2, atol=1e-5)
-    np.testing.assert_allclose(relevance[1].detach(), each[1, :, 1], atol=1e-5)
-
-
-def test_each_question_may_have_patches_at_places_of_its_own():
+def test_each_question_may_have_its_own_coordinates():
     attention = build(QueryConditionedAttention)
-    query, patches, coordinates = torch.randn(2, 3, 16), torch.randn(2, 5, 16), torch.rand(2, 5, 2)
-    together, _ = attention(query, patches, coordinates)
+    query, patches, coordinates = torch.randn(2, 1, 16), torch.randn(2, 5, 16), torch.rand(2, 5, 2)
+    together, _ = attention(query, patches, PatchPlaces(coordinates))
     for b in range(2):
-        alone, _ = attention(query[b : b + 1], patches[b : b + 1], coordinates[b])
+        alone, _ = attention(query[b : b + 1], patches[b : b + 1], PatchPlaces(coordinates[b]))
         assert together[b].allclose(alone[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", SCORER_NAMES)
-def test_a_fully_masked_row_gives_zeros_and_finite_gradients(name):
+def test_fully_masked_row_gives_zeros_and_finite_gradients(name):
     attention = build(QueryConditionedAttention, relevance_scorer=name)
-    query = torch.randn(2, 2, 16, requires_grad=True)
+    query = torch.randn(2, 1, 16, requires_grad=True)
     mask = torch.tensor([[False] * 4, [True] * 4])
-    evidence, relevance = attention(query, torch.randn(2, 4, 16), places(4), patch_mask=mask)
+    evidence, relevance = attention(query, torch.randn(2, 4, 16), places(4, mask=mask))
     assert torch.equal(relevance[0], torch.zeros(4, 4))
-    assert torch.equal(evidence[0], torch.zeros(2, 16))
+    assert torch.equal(evidence[0], torch.zeros(1, 16))
     assert relevance[1].sum(-1).allclose(torch.ones(4))
     (evidence.sum() + relevance.square().sum()).backward()
     assert query.grad.isfinite().all()
-    assert torch.equal(query.grad[0], torch.zeros(2, 16))
+    assert torch.equal(query.grad[0], torch.zeros(1, 16))
 
 
-def test_a_fully_masked_row_of_large_scores_is_no_nan_in_half_precision():
+def test_fully_masked_row_of_large_scores_gives_zeros_in_half_precision():
     attention = build(QueryConditionedAttention).half()
-    query, patches = 30 * torch.randn(1, 2, 16).half(), 30 * torch.randn(1, 4, 16).half()
-    evidence, relevance = attention(query, patches, places(4), patch_mask=torch.zeros(1, 4, dtype=torch.bool))
+    query, patches = 30 * torch.randn(1, 1, 16).half(), 30 * torch.randn(1, 4, 16).half()
+    evidence, relevance = attention(query, patches, places(4, mask=torch.zeros(1, 4, dtype=torch.bool)))
     assert not evidence.any()
     assert not relevance.any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_masked_softmax_is_exact_zero_off_the_mask_whatever_the_scores(dtype):
+def test_masked_softmax_is_exactly_zero_on_masked_entries(dtype):
     scores = torch.tensor([[6e4, -6e4, 0.0], [1.0, 2.0, 3.0]]).to(dtype)
     mask = torch.tensor([[False, True, True], [False, False, False]])
     assert torch.equal(masked_softmax(scores, mask), torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]))
 
 
-def test_masked_mean_ignores_what_is_masked():
+def test_masked_mean_ignores_masked_entries():
     states = torch.tensor([[[1.0], [3.0], [1e30]], [[5.0], [7.0], [9.0]]])
     mask = torch.tensor([[True, True, False], [False, False, False]])
     assert masked_mean(states, mask, dim=1).tolist() == [[2.0], [0.0]]
@@ -174,8 +173,8 @@ def test_masked_mean_ignores_what_is_masked():
 
 
 @pytest.mark.parametrize("name", SCORER_NAMES)
-def test_in_training_maps_are_taken_before_dropout_and_evidence_after_it(name):
-    attention = build(QueryConditionedAttention, relevance_scorer=name, attention_dropout=0.5)
+def test_dropout_in_training_changes_the_evidence_and_not_the_relevance(name):
+    attention = build(QueryConditionedAttention, relevance_scorer=name, evidence_dropout=0.5)
     query, patches = torch.randn(4, 1, 16), torch.randn(4, 12, 16)
     evidence, relevance = attention(query, patches, places(12))
     training_evidence, training_relevance = attention.train()(query, patches, places(12))
@@ -184,16 +183,8 @@ def test_in_training_maps_are_taken_before_dropout_and_evidence_after_it(name):
     assert not training_evidence.allclose(evidence, atol=1e-2)
 
 
-def test_dropped_relevance_is_right_on_average():
-    attention = build(QueryConditionedAttention, attention_dropout=0.3)
-    query, patches = torch.randn(1, 1, 16), torch.randn(1, 6, 16)
-    evidence, _ = attention(query, patches, places(6))
-    samples, _ = attention.train()(query.expand(20_000, -1, -1), patches.expand(20_000, -1, -1), places(6))
-    assert samples.mean(0).allclose(evidence[0], atol=5 * (samples.std(0) / math.sqrt(20_000)).max().item())
-
-
 @pytest.mark.parametrize(("name", "scale"), [("bilinear", 0.02 * math.sqrt(384)), ("dot_product", 0.02**2 * 384)])
-def test_scores_of_normalized_states_start_small(name, scale):
+def test_initial_scores_of_normalized_states_are_small(name, scale):
     """Var(q W v / sqrt(D)) = D r^2 for weights of standard deviation r; N(0, 1) weights would give sqrt(D) = 20."""
     model = tiny_model(relevance_scorer=name, hidden_size=384, num_attention_heads=2, initializer_range=0.02)
     scorer = model.qca.hops.layers[0].attention.scorer
@@ -204,7 +195,7 @@ def test_scores_of_normalized_states_start_small(name, scale):
     assert entropy.min() > 0.9 * math.log(64), "the softmax starts soft"
 
 
-def test_bilinear_heads_have_matrices_of_their_own():
+def test_bilinear_heads_differ():
     attention = build(QueryConditionedAttention, relevance_scorer="bilinear", num_attention_heads=2)
     _, relevance = attention(torch.randn(1, 1, 16), torch.randn(1, 6, 16), places(6))
     assert not relevance[0, 0].allclose(relevance[0, 1], atol=1e-3)
@@ -232,35 +223,18 @@ def test_flex_attention_agrees_where_torch_has_it_on_the_cpu():
     assert outputs.relevance.allclose(expected.relevance, atol=1e-6)
 
 
-def test_a_gated_update_adds_each_heads_evidence_in_proportion_to_its_relevance():
-    update = build(PatchUpdate, patch_update="gated", num_attention_heads=2)
-    patches, evidence = torch.randn(2, 3, 16), torch.randn(2, 16)
-    relevance = torch.tensor([[[0.2, 0.8, 0.0], [0.5, 0.25, 0.25]], [[0.0] * 3, [1.0, 0.0, 0.0]]])
-    updated = update(patches, evidence, relevance)
-    for b in range(2):
-        messages = linear(update.projection, numpy_of(evidence[b])).reshape(2, 16)
-        for n in range(3):
-            state = numpy_of(patches[b, n])
-            for h in range(2):
-                peak = max(relevance[b, h].tolist())
-                state = state + (relevance[b, h, n].item() / peak if peak else 0.0) * messages[h]
-            normed = (state - state.mean()) / math.sqrt(state.var() + update.norm.eps)
-            expected = normed * numpy_of(update.norm.weight) + numpy_of(update.norm.bias)
-            np.testing.assert_allclose(updated[b, n].detach(), expected, atol=1e-4)
-
-
-def test_a_broadcast_update_adds_the_same_vector_to_every_patch():
+def test_broadcast_update_adds_the_same_vector_to_every_patch():
     update = build(PatchUpdate, patch_update="broadcast")
     patches, evidence = torch.randn(2, 3, 16), torch.randn(2, 16)
-    updated = update(patches, evidence, torch.rand(2, 4, 3))
+    updated = update(patches, evidence)
     for n in range(3):
         assert updated[:, n].allclose(update.norm(patches[:, n] + evidence), atol=1e-6)
 
 
-def test_a_hop_is_a_pre_norm_residual_update_of_the_query():
+def test_hop_is_a_pre_norm_residual_update_of_the_query():
     hop = build(AttentionHop, True, patch_update="broadcast", classifier_dropout=0.0)
     query, patches = torch.randn(2, 1, 16), torch.randn(2, 5, 16)
-    new_query, new_patches, evidence, relevance = hop(query, patches, places(5))
+    new_query, new_patches, evidence, _ = run_hop(hop, query, patches)
     mask = torch.ones(2, 5, dtype=torch.bool)
     expected, _ = attention_by_loop(hop.attention, "dot_product", hop.query_norm(query), hop.patch_norm(patches), mask)
     np.testing.assert_allclose(evidence.detach(), expected[:, 0], atol=1e-4)
@@ -268,23 +242,21 @@ def test_a_hop_is_a_pre_norm_residual_update_of_the_query():
     widen, narrow = hop.update[0], hop.update[2]
     expected_query = looked + narrow(nn.functional.gelu(widen(hop.update_norm(looked))))
     assert new_query.allclose(expected_query, atol=1e-5)
-    assert new_patches.allclose(hop.patch_update(patches, evidence, relevance))
+    assert new_patches.allclose(hop.patch_update(patches, evidence))
 
 
-@pytest.mark.parametrize("patch_update", ["none", "broadcast", "gated"])
-@pytest.mark.parametrize("query_tokens", [1, 4])
-def test_hops_hand_query_and_patches_on(patch_update, query_tokens):
+@pytest.mark.parametrize("patch_update", ["none", "broadcast"])
+def test_each_hop_starts_from_the_query_and_patches_of_the_last(patch_update):
     hops = build(AttentionHops, patch_update=patch_update, num_attention_layers=3)
-    query, patches = torch.randn(3, query_tokens, 16), torch.randn(2, 5, 16)
+    query, patches = torch.randn(3, 16), torch.randn(2, 5, 16)
     image_index = torch.tensor([0, 1, 1])
-    query_mask = torch.arange(query_tokens) < torch.tensor([[1], [2], [4]])
-    last, evidence, relevance = hops(query, patches, places(5), ImageIndex.of(image_index, 2), query_mask)
-    states, found, maps = patches[image_index], [], []
+    last, evidence, relevance = hops(questions_of(query), patches, places(5, ImageIndex.of(image_index, 2)))
+    query, states, found, maps = query[:, None], patches[image_index], [], []
     for layer in hops.layers:
-        query, states, gathered, looked = layer(query, states, places(5), query_mask=query_mask)
+        query, states, gathered, seen = run_hop(layer, query, states)
         found.append(gathered)
-        maps.append(looked)
-    assert last.allclose(masked_mean(query, query_mask, dim=1), atol=1e-5)
+        maps.append(seen)
+    assert last.allclose(query[:, 0], atol=1e-5)
     assert evidence.allclose(torch.stack(found, 1), atol=1e-5)
     assert relevance.allclose(torch.stack(maps, 1), atol=1e-5)
     changed = patch_update != "none"
@@ -296,29 +268,31 @@ def test_without_hops_the_evidence_is_the_mean_of_the_patches():
     hops = build(AttentionHops, num_attention_layers=0)
     patches, mask = torch.randn(2, 3, 16), torch.tensor([[True, True, False], [True, True, True], [False] * 3])
     index = ImageIndex.of(torch.tensor([0, 1, 1]), 2)
-    query, evidence, relevance = hops(torch.randn(3, 1, 16), patches, places(3), index, patch_mask=mask)
+    query, evidence, relevance = hops(questions_of(torch.randn(3, 16)), patches, places(3, index, mask))
     assert query.shape == (3, 16)
     assert evidence[:, 0].allclose(torch.stack([patches[0, :2].mean(0), patches[1].mean(0), torch.zeros(16)]))
     assert relevance.shape == (3, 0, 4, 3)
 
 
-def test_the_mean_of_the_patches_is_read_beside_the_hops():
+def test_hops_and_mean_adds_the_mean_of_the_patches_before_any_update():
     plain = build(AttentionHops)
-    hops = build(AttentionHops, answer_evidence="hops_and_mean", patch_update="gated")
+    hops = build(AttentionHops, answer_evidence="hops_and_mean", patch_update="broadcast")
     plain.load_state_dict(hops.state_dict(), strict=False)
-    query, patches, index = torch.randn(3, 1, 16), torch.randn(2, 5, 16), ImageIndex.of(torch.tensor([0, 1, 1]), 2)
-    _, evidence, relevance = hops(query, patches, places(5), index)
+    question, patches = questions_of(torch.randn(3, 16)), torch.randn(2, 5, 16)
+    where = places(5, ImageIndex.of(torch.tensor([0, 1, 1]), 2))
+    _, evidence, relevance = hops(question, patches, where)
     assert evidence.shape == (3, hops.num_evidence, 16) == (3, 3, 16) and relevance.shape[1] == 2
-    assert evidence[:, 2].allclose(patches.mean(1)[index.rows]), "as they were before a hop updated them"
-    assert evidence[:, 0].allclose(plain(query, patches, places(5), index)[1][:, 0])
+    assert evidence[:, 2].allclose(patches.mean(1)[where.image_index.rows])
+    assert evidence[:, 0].allclose(plain(question, patches, where)[1][:, 0])
 
 
 @pytest.mark.parametrize("hops", [0, 1])
-def test_evidence_is_dropped_in_training_alone_and_kept_on_average(hops):
+def test_evidence_dropout_acts_in_training_only_and_keeps_the_mean(hops):
     stack = build(AttentionHops, num_attention_layers=hops, evidence_dropout=0.4, classifier_dropout=0.0)
-    query, patches = torch.randn(1, 1, 16), torch.randn(1, 3, 16)
-    once = stack.eval()(query, patches, places(3))[1]
-    many = stack.train()(query.expand(20000, 1, 16), patches, places(3), ImageIndex(torch.zeros(20000).long()))
+    query, patches = torch.randn(1, 16), torch.randn(1, 3, 16)
+    once = stack.eval()(questions_of(query), patches, places(3))[1]
+    index = ImageIndex(torch.zeros(20000).long())
+    many = stack.train()(questions_of(query.expand(20000, 16)), patches, places(3, index))
     spread = many[1].std(dim=0, keepdim=True)
     assert spread.amin() > 1e-3 and ((many[1].mean(dim=0, keepdim=True) - once).abs() < 5 * spread / 20000**0.5).all()
     assert (many[2] == many[2][0]).all(), "where it looked is not touched"
@@ -326,22 +300,9 @@ def test_evidence_is_dropped_in_training_alone_and_kept_on_average(hops):
     assert zeros == (pytest.approx(0.4, abs=0.01) if hops == 0 else 0), "of a hop, before its output projection"
 
 
-def test_coordinates_are_the_centers_of_the_patches_in_raster_order():
+def test_coordinates_are_patch_centers_in_raster_order():
     expected = [(y, x) for y in (-0.5, 0.5) for x in (-0.75, -0.25, 0.25, 0.75)]
     assert grid_coordinates((2, 4), torch.device("cpu")).tolist() == [list(place) for place in expected]
-
-
-def test_all_tokens_look_for_themselves_and_padding_does_not_count():
-    model, batch = tiny_model(query_tokens="all", num_attention_layers=1), tiny_batch(questions=1, images=1)
-    features = model.get_image_features(batch["pixel_values"])
-    text = model.qca.text_encoder(input_ids=batch["input_ids"][:, :5], attention_mask=batch["attention_mask"][:, :5])
-    tokens = model.qca.query_embedder(text.last_hidden_state, torch.ones(1, 5, dtype=torch.bool))[1]
-    coordinates = grid_coordinates((4, 4), torch.device("cpu"))
-    patches = model.qca.patch_embedder(features.last_hidden_state[:, 1:], coordinates)
-    hop = model.qca.hops.layers[0]
-    each = [hop(tokens[:, i : i + 1], patches, coordinates)[3] for i in range(5)]
-    batch["attention_mask"][:, 5:] = 0
-    assert model(**batch).relevance[:, 0].allclose(torch.stack(each).mean(0), atol=1e-5)
 
 
 def test_image_index_groups_questions_where_it_saves_work_and_is_none_for_pairs():
@@ -360,7 +321,7 @@ def test_image_index_groups_questions_where_it_saves_work_and_is_none_for_pairs(
     rows=st.integers(1, 3),
     transposed=st.booleans(),
 )
-def test_a_product_shared_by_the_questions_of_an_image_is_that_of_each_question(image_index, rows, transposed):
+def test_image_matmul_equals_one_product_a_question(image_index, rows, transposed):
     generator = torch.Generator().manual_seed(0)
     left = torch.randn(len(image_index), rows, 4, generator=generator, dtype=torch.float64, requires_grad=True)
     right = torch.randn(6, *((7, 4) if transposed else (4, 7)), generator=generator, dtype=torch.float64)
@@ -377,7 +338,7 @@ def test_a_product_shared_by_the_questions_of_an_image_is_that_of_each_question(
         assert ours.allclose(theirs, atol=1e-12)
 
 
-def test_patches_are_normed_then_projected_though_the_norm_is_part_of_the_projection():
+def test_norm_folded_into_the_projection_gives_equal_patches():
     torch.manual_seed(0)
     embedder = PatchEmbedder(tiny_config())
     for parameter in embedder.parameters():

@@ -3,11 +3,18 @@
 import json
 
 import pytest
-from helpers.tiny import ANSWERS, VISION_CONFIGS, tiny_config, tiny_text_config, tiny_vision_config
+from helpers.tiny import (
+    ANSWERS,
+    VISION_CONFIGS,
+    tiny_config,
+    tiny_model,
+    tiny_text_config,
+    tiny_vision_config,
+)
 from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
 from transformers import AutoConfig, BertConfig, ResNetConfig, ViTConfig
 
-from modeling_qca import QCAConfig
+from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering
 
 
 def test_defaults_are_a_vit_and_a_bert_of_the_vision_encoders_width():
@@ -25,13 +32,12 @@ def test_saving_and_loading_gives_the_same_config(vision, tmp_path):
     config = tiny_config(
         vision,
         question_pooling="mean",
-        query_tokens="all",
+        query_tokens="attended",
         relevance_scorer="additive",
         num_attention_layers=3,
-        patch_update="gated",
-        answer_fusion="product",
+        patch_update="broadcast",
         answer_evidence="hops_and_mean",
-        answer_query="asked",
+        answer_query="updated",
         vision_conditioning_layers=[1, 2],
         vision_conditioning="shared_projections",
         token_budget=[2, 8],
@@ -93,7 +99,6 @@ def test_composing_leaves_the_encoders_configs_alone():
         ("query_tokens", "some"),
         ("relevance_scorer", "cosine"),
         ("patch_update", "concat"),
-        ("answer_fusion", "sum"),
         ("answer_evidence", "mean"),
         ("answer_query", "first"),
         ("vision_conditioning_layers", "middle"),
@@ -120,7 +125,6 @@ def test_a_field_of_a_wrong_kind_is_named(field, value):
         ({"num_attention_layers": -1}, "`num_attention_layers` must be at least 0, got -1"),
         ({"num_classifier_layers": 0}, "`num_classifier_layers` must be at least 1, got 0"),
         ({"hidden_size": 0}, "`hidden_size` must be at least 1, got 0"),
-        ({"attention_dropout": 1.0}, r"`attention_dropout` must be in \[0, 1\), got 1.0"),
         ({"evidence_dropout": 1.5}, r"`evidence_dropout` must be in \[0, 1\), got 1.5"),
         ({"classifier_dropout": -0.1}, r"`classifier_dropout` must be in \[0, 1\), got -0.1"),
         ({"relevance_loss_weight": -1}, "`relevance_loss_weight` must not be negative, got -1"),
@@ -137,7 +141,6 @@ def test_a_field_of_a_wrong_kind_is_named(field, value):
         ({"token_budget": [1, 2, 3], "token_budget_layer": 1}, r"`token_budget` must be .*\[1, 2, 3\]"),
         ({"token_budget": [2, 4], "token_budget_layer": 1, "token_budget_mass": 0.0}, "`token_budget_mass`.*got 0.0"),
         ({"problem_type": "regression"}, "`problem_type` must be .*got 'regression'"),
-        ({"id2label": {1: "yes", 2: "no"}}, "`id2label` must number its 2 answers from 0"),
     ],
 )
 def test_fields_that_do_not_fit_each_other_are_named(fields, message):
@@ -234,3 +237,72 @@ def test_folders_of_encoders_do_not_travel(tmp_path):
     vision._name_or_path = text._name_or_path = "/home/someone/encoders"
     QCAConfig.from_vision_text_configs(vision, text).save_pretrained(tmp_path)
     assert "someone" not in (tmp_path / "config.json").read_text()
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"id2label": {0: "no", 1: "yes"}},
+        {"id2label": {"0": "no", "1": "yes"}},
+        {"id2label": {1: "yes", 0: "no"}},
+        {"label2id": {"no": 0, "yes": 1}},
+        {"label2id": {"yes": "1", "no": "0"}},
+        {"id2label": {"0": "no", "1": "yes"}, "label2id": {"no": "0", "yes": "1"}},
+        {"id2label": {0: "no", 1: "yes"}, "label2id": {"no": 0, "yes": 1}, "num_labels": 2},
+    ],
+)
+@pytest.mark.parametrize("how", ["constructor", "from_pretrained", "model"])
+def test_labels_are_complete_in_both_directions(labels, how, tmp_path):
+    if how == "constructor":
+        config = QCAConfig(**labels)
+    elif how == "from_pretrained":
+        tiny_config().save_pretrained(tmp_path)
+        config = QCAConfig.from_pretrained(tmp_path, **labels)
+    else:
+        tiny_model().save_pretrained(tmp_path)
+        loaded = QCAForVisualQuestionAnswering.from_pretrained(tmp_path, ignore_mismatched_sizes=True, **labels)
+        config = loaded.config
+        assert loaded.classifier[-1].out_features == 2
+    config.save_pretrained(tmp_path)
+    for each in (config, QCAConfig.from_pretrained(tmp_path)):
+        assert each.id2label == {0: "no", 1: "yes"}
+        assert each.label2id == {"no": 0, "yes": 1}
+        assert each.num_labels == 2
+
+
+def test_num_labels_replaces_the_stored_answers(tmp_path):
+    tiny_config().save_pretrained(tmp_path)
+    config = QCAConfig.from_pretrained(tmp_path, num_labels=3)
+    assert config.label2id == {"LABEL_0": 0, "LABEL_1": 1, "LABEL_2": 2}
+    assert QCAConfig.from_pretrained(tmp_path, num_labels=5).id2label == ANSWERS
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (
+            {"id2label": {0: "no", 1: "yes"}, "label2id": {"no": 1, "yes": 0}},
+            "answer 0 is 'no' in `id2label` and 'yes'",
+        ),
+        ({"id2label": {0: "no", 1: "yes"}, "label2id": {"no": 0}}, "answer 1 is 'yes' in `id2label` and missing"),
+        ({"id2label": {1: "no", 2: "yes"}}, "`id2label` must number its 2 answers from 0"),
+        ({"label2id": {"no": 0, "yes": 2}}, "`label2id` must number its 2 answers from 0"),
+        ({"label2id": {"no": 0, "yes": "0"}}, "`label2id` has two answers with the id 0"),
+        ({"id2label": {0: "no", 1: "no"}}, "`id2label` has the answer 'no' twice, as 0 and 1"),
+        ({"id2label": {"no": 0}}, "`id2label` must number the answers with integers from 0, got 'no'"),
+        ({"id2label": {0: "no"}, "num_labels": 3}, "`num_labels` is 3, but `id2label` has 1"),
+    ],
+)
+def test_refuses_labels_that_contradict_each_other(labels, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        QCAConfig(**labels)
+    tiny_config().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        QCAConfig.from_pretrained(tmp_path, **labels)
+
+
+def test_defaults_are_the_recommended_model():
+    config = QCAConfig()
+    assert (config.question_pooling, config.relevance_scorer, config.answer_query) == ("mean", "bilinear", "initial")
+    assert (config.num_attention_heads, config.num_classifier_layers) == (4, 1)
+    assert (config.classifier_dropout, config.evidence_dropout) == (0.2, 0.3)

@@ -13,13 +13,13 @@ from modeling_qca import QCAForVisualQuestionAnswering
 PER_QUESTION = ("logits", "relevance")
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "attended": {"query_tokens": "attended", "vision_feature_layers": [1, 3], "answer_fusion": "product"},
-    "asked": {"query_tokens": "all", "answer_query": "asked", "num_classifier_layers": 1},
+    "attended": {"query_tokens": "attended", "vision_feature_layers": [1, 3]},
+    "initial_query": {"question_pooling": "mean", "answer_query": "initial", "num_classifier_layers": 1},
     "mean": {"answer_evidence": "hops_and_mean", "token_budget": [2, 12], "token_budget_layer": 1},
     "broadcast": {"patch_update": "broadcast", "question_pooling": "last", "relevance_scorer": "bilinear"},
     "tokens": {
-        "query_tokens": "all",
-        "patch_update": "gated",
+        "query_tokens": "attended",
+        "patch_update": "broadcast",
         "relevance_scorer": "additive",
         "question_pooling": "mean",
     },
@@ -27,7 +27,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "shared": {"vision_conditioning_layers": "all", "vision_conditioning": "shared_projections"},
     "budget": {"vision_conditioning_layers": [2], "token_budget": 5, "token_budget_layer": 1},
     "spread": {"token_budget": 5, "token_budget_layer": 1, "token_budget_selection": "spread"},
-    "adaptive": {"token_budget": [2, 12], "token_budget_layer": 1, "token_budget_mass": 0.6, "query_tokens": "all"},
+    "adaptive": {
+        "token_budget": [2, 12],
+        "token_budget_layer": 1,
+        "token_budget_mass": 0.6,
+        "query_tokens": "attended",
+    },
 }
 MODELS: dict[tuple[str, str], QCAForVisualQuestionAnswering] = {}
 each_variant = pytest.mark.parametrize("variant", VARIANTS)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from helpers.tiny import (
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoModelForVisualQuestionAnswering,
     BeitConfig,
@@ -26,16 +28,16 @@ from transformers import (
     ViTModel,
 )
 
-from modeling_qca import QCAForVisualQuestionAnswering, QCAModel
+from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAModel
 from modeling_qca.attention_qca import AdditiveScorer
 from modeling_qca.conditioning_qca import GatedConditioning
 
 LABELS = torch.tensor([0, 4, 2])
 EVERYTHING = {
-    "query_tokens": "all",
+    "query_tokens": "attended",
     "relevance_scorer": "additive",
-    "patch_update": "gated",
-    "answer_fusion": "product",
+    "patch_update": "broadcast",
+    "answer_evidence": "hops_and_mean",
     "vision_conditioning_layers": [1, 2],
     "token_budget": [3, 8],
     "token_budget_layer": 2,
@@ -205,7 +207,7 @@ def test_new_weights_have_the_statistics_of_the_config(scorer):
         hidden_size=64,
         initializer_range=0.05,
         relevance_scorer=scorer,
-        patch_update="gated",
+        patch_update="broadcast",
         vision_conditioning_layers=1,
     )
     for name, module in model.named_modules():
@@ -226,14 +228,12 @@ def test_new_weights_have_the_statistics_of_the_config(scorer):
 
 
 @pytest.mark.parametrize("hops", [0, 2])
-def test_the_head_reads_evidence_query_and_on_request_their_product(hops):
-    for fusion in ("concatenation", "product"):
-        model, batch = tiny_model(answer_fusion=fusion, num_attention_layers=hops), tiny_batch()
-        inner, outputs = model.qca(**batch), model(**batch)
-        for question, (query, evidence) in enumerate(zip(inner.query, inner.evidence, strict=True)):
-            read = [*evidence, query, *([step * query for step in evidence] if fusion == "product" else [])]
-            logits = model.classifier(model.fusion(torch.cat(read)))
-            torch.testing.assert_close(outputs.logits[question], logits, rtol=1e-4, atol=1e-5)
+def test_answer_head_reads_evidence_and_query(hops):
+    model, batch = tiny_model(num_attention_layers=hops), tiny_batch()
+    inner, outputs = model.qca(**batch), model(**batch)
+    for question, (query, evidence) in enumerate(zip(inner.query, inner.evidence, strict=True)):
+        logits = model.classifier(model.fusion(torch.cat([*evidence, query])))
+        torch.testing.assert_close(outputs.logits[question], logits, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("layers", [1, 2, 4])
@@ -331,6 +331,100 @@ def test_gradient_checkpointing_changes_no_gradient(fields, frozen):
         torch.testing.assert_close(gradients(checkpointed)[name], gradient, rtol=1e-4, atol=1e-6)
 
 
+def test_gradient_checkpointing_from_the_config_runs_the_hops_again():
+    config = tiny_config()
+    config.gradient_checkpointing = True
+    model, calls = QCAForVisualQuestionAnswering(config).train(), []
+    model.qca.hops.layers[0].attention.register_forward_hook(lambda *_: calls.append(1))
+    model(**tiny_batch(), labels=LABELS).loss.backward()
+    assert len(calls) == 2
+
+
+def test_saving_leaves_the_given_state_dict_as_it_is(tmp_path):
+    model = tiny_model()
+    weights = model.state_dict()
+    names = list(weights)
+    model.save_pretrained(tmp_path, state_dict=weights)
+    assert list(weights) == names
+    assert same_weights(model, QCAForVisualQuestionAnswering.from_pretrained(tmp_path))
+
+
+@pytest.mark.parametrize("fields", [{"vision_conditioning_layers": [0]}, {"token_budget": 4, "token_budget_layer": 0}])
+def test_hidden_states_start_with_the_embeddings_if_the_first_layer_reads_the_question(fields):
+    model, batch = tiny_model(**fields), tiny_batch()
+    features = model.get_image_features(batch["pixel_values"], output_hidden_states=True)
+    assert [tuple(states.shape) for states in features.hidden_states] == [(2, 17, 32)]
+    assert torch.equal(features.hidden_states[0], features.last_hidden_state)
+    states = model(**batch, output_hidden_states=True).vision_hidden_states
+    assert len(states) == 4 and states[0].shape == (2, 17, 32) and states[1].shape[0] == 3
+
+
+@pytest.mark.parametrize("fields", [{"vision_feature_layers": [1, 3]}, {"vision_conditioning_layers": [0, 2]}])
+def test_compiles_into_one_graph(fields):
+    model, batch = tiny_model(**fields), tiny_batch()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        assert compiled(**batch).logits.allclose(model(**batch).logits, atol=1e-5)
+
+
+def test_feature_layers_keep_the_order_they_are_given_in():
+    fields = {"vision_feature_layers": [3, 1, 3]}
+    model, batch = tiny_model(**fields), tiny_batch()
+    states = model.get_image_features(batch["pixel_values"], output_hidden_states=True)
+    norm = model.qca.vision_encoder.backbone.layernorm
+    expected = torch.cat([norm(states.hidden_states[layer]) for layer in fields["vision_feature_layers"]], dim=-1)
+    torch.testing.assert_close(states.last_hidden_state, expected)
+
+
+def test_padding_beyond_the_positions_is_accepted_and_tokens_are_not():
+    model, batch = tiny_model(), tiny_batch()
+    expected = model(**batch)
+    width = {
+        name: nn.functional.pad(batch[name], (0, 121)) for name in ("input_ids", "attention_mask", "token_type_ids")
+    }
+    torch.testing.assert_close(model(**batch | width).logits, expected.logits)
+    width["attention_mask"] = torch.ones_like(width["attention_mask"])
+    with pytest.raises(ValueError, match=r"has 128 tokens.*at most 16"):
+        model(**batch | width)
+
+
+@pytest.mark.parametrize("token", [-1, 10**6])
+def test_token_outside_of_the_vocabulary_is_named(token):
+    model, batch = tiny_model(), tiny_batch()
+    batch["input_ids"][1, 2] = token
+    with pytest.raises(ValueError, match=f"Question 1 has the token id {token}, but the text encoder has"):
+        model(**batch)
+
+
+@pytest.mark.parametrize("model_type", ["opt", "xglm", "gpt2"])
+def test_longest_question_fits_and_one_token_more_is_refused(model_type):
+    shape = {"vocab_size": 60, "hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1, "ffn_dim": 32}
+    if model_type == "xglm":
+        shape |= {"d_model": 32, "attention_heads": 2, "num_layers": 1}
+    text = AutoConfig.for_model(
+        model_type, max_position_embeddings=16, word_embed_proj_dim=32, pad_token_id=1, **shape
+    )
+    config = QCAConfig.from_vision_text_configs(tiny_vision_config(), text, id2label={0: "a", 1: "b"})
+    model = QCAForVisualQuestionAnswering(config).eval()
+    pixels = torch.zeros(1, 3, 32, 32)
+    limit = model.qca.max_question_length
+    assert limit == (None if model_type == "xglm" else 16)
+    assert model(input_ids=torch.full((1, 16), 9), pixel_values=pixels).logits.isfinite().all()
+    if limit is not None:
+        with pytest.raises(ValueError, match=r"has 17 tokens.*at most 16"):
+            model(input_ids=torch.full((1, 17), 9), pixel_values=pixels)
+
+
+def test_warns_when_target_relevance_comes_without_labels_in_training():
+    """`Trainer` takes the labels away if `label_smoothing_factor` is set, and its own loss ignores the relevance."""
+    model, batch = tiny_model(), tiny_batch()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(**batch, target_relevance=torch.rand(3, 16))
+    with pytest.warns(UserWarning, match="`label_smoothing_factor`"):
+        model.train()(**batch, target_relevance=torch.rand(3, 16))
+
+
 def test_gradient_checkpointing_runs_the_hops_again():
     model, calls = tiny_model().train(), []
     checkpoint_activations(model)
@@ -352,12 +446,11 @@ def test_every_parameter_learns_but_those_no_output_depends_on(fields, vision):
     assert all("pooler" in name or name.startswith("qca.vision_encoder.backbone") for name in still)
 
 
-def test_the_question_as_asked_stands_beside_the_evidence():
-    """It needs no update by the last hop, and DistributedDataParallel is told so."""
-    model, batch = tiny_model(answer_query="asked", num_attention_layers=2).train(), tiny_batch()
+def test_initial_query_needs_no_update_by_the_last_hop():
+    model, batch = tiny_model(answer_query="initial", num_attention_layers=2).train(), tiny_batch()
     text = model.qca.text_encoder(**{name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")})
-    asked, _ = model.qca.query_embedder(text.last_hidden_state, batch["attention_mask"].bool())
-    torch.testing.assert_close(model.qca(**batch).query, asked)
+    question = model.qca.query_embedder(text.last_hidden_state, batch["attention_mask"].bool())
+    torch.testing.assert_close(model.qca(**batch).query, question.query)
     updated = tiny_model(num_attention_layers=2)
     assert torch.equal(updated.qca(**batch).evidence, model.qca(**batch).evidence)
     model(**batch, labels=LABELS).loss.backward()

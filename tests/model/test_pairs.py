@@ -9,7 +9,7 @@ VARIANTS = pytest.mark.parametrize(
     "fields",
     [
         {},
-        {"query_tokens": "attended", "question_pooling": "mean", "answer_query": "asked"},
+        {"query_tokens": "attended", "question_pooling": "mean", "answer_query": "initial"},
         {"vision_conditioning_layers": [1, 2], "token_budget": [3, 8], "token_budget_layer": 2},
     ],
     ids=["plain", "attended", "in_vision_encoder"],

@@ -19,12 +19,12 @@ from modeling_qca.training.supervision.scenes import write_scenes
 EVERYTHING = {
     "relevance_scorer": "additive",
     "query_tokens": "attended",
-    "patch_update": "gated",
+    "patch_update": "broadcast",
     "vision_conditioning_layers": [1, 2],
     "token_budget": 8,
     "token_budget_layer": 1,
 }
-SHARED = EVERYTHING | {"vision_conditioning": "shared_projections", "query_tokens": "all"}
+SHARED = EVERYTHING | {"vision_conditioning": "shared_projections", "query_tokens": "pooled"}
 VARIANTS = {"plain": {}, "everything": EVERYTHING, "shared": SHARED}
 LABELS = torch.tensor([0, 4, 2])
 

@@ -18,9 +18,9 @@ from modeling_qca.rollout_qca import ImageTokens, rollout
 
 MODELS: dict[str, dict[str, Any]] = {
     "post_encoder": {},
-    "every_token_asks": {"vision": "dinov2", "query_tokens": "all"},
+    "attended_dinov2": {"vision": "dinov2", "query_tokens": "attended"},
     "mean_pooling": {"question_pooling": "mean", "vision": "siglip_vision_model", "relevance_scorer": "additive"},
-    "question_as_asked": {"answer_query": "asked"},
+    "initial_query": {"answer_query": "initial"},
     "attended_words": {"query_tokens": "attended", "num_attention_layers": 3},
     "several_layers": {"vision_feature_layers": [1, 3], "vision": "clip_vision_model"},
     "conditioned": {"vision_conditioning_layers": "late", "vision": "clip_vision_model"},

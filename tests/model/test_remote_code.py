@@ -18,9 +18,9 @@ PACKAGE = Path(modeling_qca.__file__).parent
 REMOTE_FILES = sorted(PACKAGE.glob("*_qca.py"))
 ALLOWED = {"huggingface_hub", "numpy", "PIL", "torch", "transformers"}  # what transformers itself needs, and PIL
 EVERYTHING = {
-    "query_tokens": "all",
+    "query_tokens": "attended",
     "relevance_scorer": "additive",
-    "patch_update": "gated",
+    "patch_update": "broadcast",
     "vision_conditioning_layers": [1],
     "token_budget": 8,
     "token_budget_layer": 2,

@@ -42,10 +42,10 @@ class MaskingEncoder(nn.Module):
         super().__init__()
         self.backbone, self.budget, self.encode_images = encoder.backbone, encoder.budget, encoder.encode_images
 
-    def forward(self, features, image_index, question, question_tokens, question_mask, **requested) -> QCAVisionOutput:
+    def forward(self, features, image_index, question, **requested) -> QCAVisionOutput:
         tokens, budget = expand_to_questions(features.last_hidden_state, image_index), self.budget
         patches = tokens[:, 1:]
-        scores = (budget.q_proj(question)[:, None] * budget.norm(patches)).sum(-1) / patches.shape[-1] ** 0.5
+        scores = (budget.q_proj(question.query)[:, None] * budget.norm(patches)).sum(-1) / patches.shape[-1] ** 0.5
         relevance = scores.softmax(-1)
         kept, merged = torch.zeros_like(relevance, dtype=torch.bool), []
         for row, probabilities in enumerate(relevance):
