@@ -392,7 +392,7 @@ def test_what_cannot_be_explained_is_refused():
 
 
 @pytest.mark.parametrize("method", ["relevance", "rollout", "gradient"])
-@pytest.mark.parametrize("name", ["attended_words", "mean_pooling", "every_token_asks"])
+@pytest.mark.parametrize("name", ["attended_words", "mean_pooling", "attended_dinov2"])
 def test_padding_on_the_left_moves_the_shares_of_tokens_and_no_more(name, method):
     model, right = model_of(name), tiny_batch()
     names = ("input_ids", "attention_mask", "token_type_ids")
