@@ -8,7 +8,6 @@ import dataclasses
 import itertools
 import statistics
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,10 @@ from rich.progress import Progress
 from torch.utils.data import DataLoader
 from transformers import set_seed
 
-from ..data.collator import QuestionCollator
+from ..data.collator import QuestionCollator, tokenize_questions
 from ..data.rows import data_name
 from ..data.sampler import ImageGroupedSampler
-from ..data.text_features import cache_text_features
+from ..data.text_features import TextFeatureCache
 from ..evaluation.accuracy import answer_accuracy
 from ..evaluation.device import synchronize
 from ..evaluation.predictions import predict
@@ -106,6 +105,12 @@ class _Way:
             features = cache_features(self.model.to(arguments.device), processor, [used], arguments.bf16)
         rule = (recipe.answer_rule, recipe.normalize_answers)
         self.fresh = QuestionCollator(processor, self.model.config, recipe.attention_supervision, None, *rule, True)
+        if "text" in recipe.freeze:
+            tokens = tokenize_questions(processor, used["question"][:], used["question_id"][:])
+            self.model.to(arguments.device)
+            self.fresh.text_features = TextFeatureCache(
+                self.model, [tokens], torch.bfloat16 if arguments.bf16 else None
+            )
         collator = dataclasses.replace(self.fresh, image_features=features)
         self.loader = DataLoader(used, self.batch_size, collate_fn=collator)
         self.trainer = QCATrainer(self.model, arguments, data_collator=self.fresh, train_dataset=used)
@@ -153,12 +158,9 @@ def _compare(ways: dict[str, _Way], progress: Progress) -> dict[str, Any]:
     """The times of two ways, the faster one first, and the speedup."""
     bar = progress.add_task(" and ".join(ways), total=PASSES)
     seconds = []  # of each pass
-    with ExitStack() as stack:
-        for way in ways.values():
-            stack.enter_context(cache_text_features(way.model, "text" in way.recipe.freeze))
-        for _ in range(PASSES):
-            seconds.append([way.take_steps() for way in ways.values()])
-            progress.advance(bar)
+    for _ in range(PASSES):
+        seconds.append([way.take_steps() for way in ways.values()])
+        progress.advance(bar)
     quartiles = statistics.quantiles([slow / fast for fast, slow in seconds[1:]], n=4, method="inclusive")
     speedup = {"median": quartiles[1], "quartile_1": quartiles[0], "quartile_3": quartiles[2]}
     return {"speedup": speedup} | {name: way.summary() for name, way in ways.items()}

@@ -17,7 +17,7 @@ from ..data.collator import QuestionCollator
 from ..data.image_features import ImageFeatureCache, image_fingerprint
 from ..data.images import image_key, read_image
 from ..data.streams import repeat_and_shuffle
-from ..data.text_features import cache_text_features
+from ..data.text_features import TextFeatureCache
 from ..data.vocabulary import vocabulary_reach
 from ..evaluation.accuracy import majority_accuracy
 from ..evaluation.answer_metrics import validate_metrics
@@ -142,7 +142,8 @@ class TrainingRun:
         self.model, self.processor = build_model(recipe, self.answers)
         tokens = tokenize_splits(self.processor, self.splits)
         whole_epochs = arguments.max_steps <= 0 and arguments.num_train_epochs >= 1
-        self.asked = tokens if whole_epochs and "text" in recipe.freeze else []  # questions that are certain to come
+        cached = whole_epochs and "text" in recipe.freeze and self.baseline != "reference_model"
+        self.asked = tokens if cached else []  # questions that are certain to come
         freeze(self.model, recipe.freeze)
         features = None
         if recipe.cache_image_features:
@@ -162,8 +163,10 @@ class TrainingRun:
     def _fit(self) -> TrainingClock:
         interrupt, clock = SaveOnInterrupt(), TrainingClock()
         trainer = self._trainer([interrupt, clock])
-        remember = "text" in self.recipe.freeze and not trainer.is_fsdp_enabled  # FSDP: equally many reads everywhere
-        with interrupt, cache_text_features(self.model, remember, self.asked):
+        if self.asked and not trainer.is_fsdp_enabled:  # under FSDP, every process must run the same modules
+            autocast = torch.bfloat16 if self.arguments.bf16 else None
+            self.collator.text_features = TextFeatureCache(self.model, self.asked, autocast)
+        with interrupt:
             trainer.train(resume_from_checkpoint=last_complete_checkpoint(self.arguments.output_dir))
         if interrupt.interrupted:
             raise TrainingStoppedError(

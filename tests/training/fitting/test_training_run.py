@@ -294,14 +294,18 @@ def test_a_run_cut_off_behind_its_last_step_takes_no_other(scenes, tmp_path, end
 def test_a_frozen_text_encoder_reads_its_questions_first_where_all_will_be_asked(
     scenes, tmp_path, monkeypatch, changed
 ):
-    def spy(model, remember, questions):
+    def spy(model, questions, autocast):
         for of in questions:
             rows = zip(of["input_ids"], of["attention_mask"].bool(), strict=True)
             known.extend(tuple(ids[mask].tolist()) for ids, mask in rows)
         raise InterruptedError("what follows is training")
 
+    def stop(self, **kwargs):
+        raise InterruptedError
+
     known: list[tuple[int, ...]] = []
-    monkeypatch.setattr(training, "cache_text_features", spy)
+    monkeypatch.setattr(training, "TextFeatureCache", spy)
+    monkeypatch.setattr(training.QCATrainer, "train", stop)
     run = recipe(scenes, tmp_path, **{"freeze": ["text"], "save_strategy": "no"} | changed)
     with pytest.raises(InterruptedError):
         train(run)
