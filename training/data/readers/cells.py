@@ -120,8 +120,8 @@ def cell_image(value: Any, place: str, folder: ImageFolder | None) -> StoredImag
     Raises:
         ValueError: the cell is of another kind, or holds several images.
     """
-    if isinstance(value, (list, tuple)) and len(value) == 1:
-        value = value[0]
+    if isinstance(value, (list, tuple)) and len(value) <= 1:
+        value = value[0] if value else None
     if isinstance(value, Mapping):
         if value.get("bytes"):
             return {"path": value.get("path"), "bytes": value["bytes"]}
