@@ -114,6 +114,9 @@ class _Way:
         collator = dataclasses.replace(self.fresh, image_features=features)
         self.loader = DataLoader(used, self.batch_size, collate_fn=collator)
         self.trainer = QCATrainer(self.model, arguments, data_collator=self.fresh, train_dataset=used)
+        if "text" in recipe.freeze:
+            tokens = tokenize_questions(processor, used["question"][:], used["question_id"][:])
+            collator.text_features = TextFeatureCache(self.model, [tokens], torch.bfloat16 if arguments.bf16 else None)
         self.wrapped, self.optimizer = self.trainer.accelerator.prepare(self.model, self.trainer.create_optimizer())
         self.seconds: list[float] = []
         self.losses: list[float] = []

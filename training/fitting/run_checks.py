@@ -12,7 +12,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from modeling_qca import QCAProcessor
 
-from ..data.answers import answer_scores
+from ..data.answers import answer_key, answer_scores
 from ..data.collator import tokenize_questions
 from .recipe import Recipe
 from .splits import Splits
@@ -67,14 +67,24 @@ def warn_of_missing_maps(recipe: Recipe, splits: Splits) -> None:
 
 
 def warn_of_unknown_answers(recipe: Recipe, splits: Splits, answers: list[str]) -> None:
-    """Count the questions of each split none of whose answers is a class: they teach nothing and score nothing."""
-    known = frozenset(answers)
+    """Count the questions of each split none of whose answers is a class: they teach nothing and score nothing.
+
+    Raises:
+        ValueError: no training question has an answer that is a class.
+    """
+    known = frozenset(answer_key(answer, recipe.normalize_answers) for answer in answers)
     for split, rows in (("train", splits.answered), ("validation", splits.validation)):
         outside = [
             (question, [answer["answer"] for answer in given])
             for question, given in zip(rows["question_id"], rows["answers"], strict=True)
             if known.isdisjoint(answer_scores(given, recipe.answer_rule, recipe.normalize_answers))
         ]
+        if split == "train" and len(outside) == len(rows):
+            raise ValueError(
+                f"no training question has an answer in the vocabulary of {len(answers)}: question {outside[0][0]} "
+                f"has {', '.join(outside[0][1])}, the vocabulary has {', '.join(answers[:3])}, ...; leave "
+                "`vocabulary` out to build it from these rows, and see `normalize_answers`"
+            )
         if outside:
             logger.warning(
                 "%s: %d of %d questions have no answer in the vocabulary of %d, the first is %s (%s); see "

@@ -164,7 +164,7 @@ class TrainingRun:
         interrupt, clock = SaveOnInterrupt(), TrainingClock()
         trainer = self._trainer([interrupt, clock])
         if self.asked and not trainer.is_fsdp_enabled:  # under FSDP, every process must run the same modules
-            autocast = torch.bfloat16 if self.arguments.bf16 else None
+            autocast = torch.bfloat16 if self.arguments.bf16 else torch.float16 if self.arguments.fp16 else None
             self.collator.text_features = TextFeatureCache(self.model, self.asked, autocast)
         with interrupt:
             trainer.train(resume_from_checkpoint=last_complete_checkpoint(self.arguments.output_dir))
