@@ -8,14 +8,18 @@ CARD = docs/card docs/results/views.json "end to end, from the bilinear scorer" 
 ENCODERS = --vision_encoder facebook/dinov2-small --text_encoder sentence-transformers/all-MiniLM-L6-v2
 RESULTS = $(BIN)/qca results configuration/recipes/results
 PARALLEL = -n auto --maxprocesses 4 --dist worksteal  # each test runs on one thread
+WORKERS ?= 2
 
-.PHONY: demo evidence given test test-slow test-cuda test-transformers quality style
+.PHONY: help demo evidence given test test-slow test-cuda test-transformers test-bare quality style docs
 
-demo: $(VENV)/ready
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | awk -F': ' '{ printf "make %-18s %s\n", $$1, $$2 }'
+
+demo: $(VENV)/core  ## install the core, train a tiny model on drawn scenes, show where it looks
 	$(BIN)/qca demo
 
 # make evidence ROOMS=... PHOTOS=... CLASSES=... DAQUAR=...: every table of rows; goes on where it stopped
-evidence: $(VENV)/ready given data/view_questions
+evidence: $(VENV)/ready given data/view_questions  ## train every row of every results table (days on a CPU)
 	$(RESULTS)/rooms.yaml --data "$(ROOMS)" --data_options '{images: $(PHOTOS)}' $(ENCODERS)
 	$(RESULTS)/question_in_vision.yaml --data "$(ROOMS)" --data_options '{images: $(PHOTOS)}' $(ENCODERS)
 	$(RESULTS)/views.yaml --data data/view_questions --data_options '{images: data/views/images}' \
@@ -36,16 +40,16 @@ data/view_questions: | data/views
 	$(BIN)/qca make-questions data/views/images data/views/labels "$(CLASSES)" $@ --questions-per-kind 4 \
 		--like "$(ROOMS)/train.csv"
 
-test: $(VENV)/ready
+test: $(VENV)/ready  ## run the default tests (minutes)
 	$(BIN)/python -m pytest -q $(PARALLEL)
 
-test-slow: $(VENV)/ready
-	$(BIN)/python -m pytest -q -m slow
+test-slow: $(VENV)/ready  ## run the slow tests with WORKERS processes
+	$(BIN)/python -m pytest -q -m slow -n $(WORKERS) --dist worksteal
 
-test-cuda: $(VENV)/ready
-	QCA_TEST_CUDA=1 $(BIN)/python -m pytest -q tests/test_cuda.py
+test-cuda: $(VENV)/ready  ## run the tests that need a GPU
+	QCA_TEST_CUDA=1 $(BIN)/python -m pytest -q tests/training/fitting/test_cuda.py
 
-test-transformers:
+test-transformers:  ## run the default tests on TRANSFORMERS=5.20.0, in an environment of their own
 	$(PYTHON) -m venv $(VENV)-$(TRANSFORMERS)
 	grep -v "^transformers==" constraints.txt > $(VENV)-$(TRANSFORMERS)/constraints.txt
 	$(VENV)-$(TRANSFORMERS)/bin/python -m pip install -q torch -c constraints.txt
@@ -53,21 +57,41 @@ test-transformers:
 		transformers==$(TRANSFORMERS) -e ".[dev]"
 	$(VENV)-$(TRANSFORMERS)/bin/python -m pytest -q $(PARALLEL)
 
-quality: $(VENV)/ready
+test-bare:  ## run the default tests on a copy of the checkout, in a new HOME without data of nltk
+	folder=$$(mktemp -d) && mkdir $$folder/home $$folder/checkout \
+		&& git ls-files -coz --exclude-standard | tar --null -T - -cf - | tar -xf - -C $$folder/checkout \
+		&& env -u VIRTUAL_ENV HOME=$$folder/home NLTK_DATA=/nowhere WNSEARCHDIR=/nowhere \
+			$(MAKE) -C $$folder/checkout test VENV=.venv && rm -rf $$folder
+
+quality: $(VENV)/ready  ## check lint, format, types, spelling, language and generated documents
 	$(BIN)/ruff check $(PATHS)
 	$(BIN)/ruff format --check $(PATHS)
 	$(BIN)/mypy
+	$(BIN)/typos
+	$(BIN)/python scripts/check_language.py README.md
 	$(BIN)/python scripts/render_documents.py $(DOCUMENTS) --check
 	$(BIN)/python -m modeling_qca.hub_card.row_card $(CARD) --check
 
-style: $(VENV)/ready
+style: $(VENV)/ready  ## format the code and render the generated documents
 	$(BIN)/python scripts/render_documents.py $(DOCUMENTS)
 	$(BIN)/python -m modeling_qca.hub_card.row_card $(CARD)
 	$(BIN)/ruff check --fix $(PATHS)
 	$(BIN)/ruff format $(PATHS)
 
-$(VENV)/ready: pyproject.toml constraints.txt
+docs: $(VENV)/docs  ## build the site in site/ and check its links
+	$(BIN)/mkdocs build --strict
+
+$(VENV)/core: pyproject.toml constraints.txt
+	@echo "Installing the core into $(VENV): see README for size and time."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q torch -c constraints.txt
+	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	touch $@
+
+$(VENV)/ready: $(VENV)/core
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
+	touch $@
+
+$(VENV)/docs: $(VENV)/ready
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[docs]"
 	touch $@

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from modeling_qca import __version__
 
@@ -28,7 +30,7 @@ def test_every_package_is_listed():
 
 
 @pytest.mark.slow
-def test_what_is_released_is_whole_and_builds_from_its_own_source(tmp_path):
+def test_the_wheel_is_complete_and_builds_from_the_source_distribution(tmp_path):
     """`python -m build` makes the wheel from the source distribution; it needs a package registry."""
     pytest.importorskip("build", reason="pip install build")
     source = tmp_path / "source"
@@ -53,15 +55,26 @@ def test_what_is_released_is_whole_and_builds_from_its_own_source(tmp_path):
                 assert file.replace("modeling_qca/hub_card/commands", "qca_cli") in wheel, path
 
 
-def test_the_version_stands_in_one_place_and_the_changelog_tells_of_it():
+def test_every_declared_package_has_a_version_in_the_constraints():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = [
+        *project["dependencies"],
+        *(name for extra in project["optional-dependencies"].values() for name in extra),
+    ]
+    pinned = {line.partition("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    assert {canonicalize_name(Requirement(text).name) for text in declared} <= {*map(canonicalize_name, pinned)}
+
+
+def test_the_version_is_dynamic_and_has_a_section_in_the_changelog():
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dynamic"] == ["version"]
     assert f"\n## {__version__}\n" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_the_workflow_runs_what_ci_runs_and_the_transformers_that_are_promised():
+def test_the_workflow_runs_ci_and_the_supported_versions():
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())
     commands = [step["run"] for step in workflow["jobs"]["test"]["steps"] if "run" in step]
-    assert "bash .ci/run" in commands
+    assert commands == ["bash .ci/run"]
+    assert workflow["jobs"]["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
     lowest, highest = workflow["jobs"]["transformers"]["strategy"]["matrix"]["version"]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     promised = next(requirement for requirement in project["dependencies"] if requirement.startswith("transformers"))

@@ -185,10 +185,10 @@ def _pointing(predicted: Maps, inside: NDArray[np.bool_]) -> Maps:
 
 def _standardized(maps: Maps) -> Maps:
     """Zero mean and unit deviation over the cells; zeros for a flat map."""
-    centerd = maps - maps.mean(axis=1, keepdims=True)
-    deviation = centerd.std(axis=1, keepdims=True)
+    centered = maps - maps.mean(axis=1, keepdims=True)
+    deviation = centered.std(axis=1, keepdims=True)
     flat = np.ptp(maps, axis=1, keepdims=True) == 0
-    return np.where(flat, 0, centerd / np.where(flat, 1, deviation))
+    return np.where(flat, 0, centered / np.where(flat, 1, deviation))
 
 
 def _correlation(first: Maps, second: Maps) -> Maps:
