@@ -70,10 +70,12 @@ quality: $(VENV)/ready  ## check lint, format, types, spelling, language and gen
 	$(BIN)/typos
 	$(BIN)/python scripts/check_language.py README.md
 	$(BIN)/python scripts/render_documents.py $(DOCUMENTS) --check
+	$(BIN)/python scripts/reference.py --check
 	$(BIN)/python -m modeling_qca.hub_card.row_card $(CARD) --check
 
 style: $(VENV)/ready  ## format the code and render the generated documents
 	$(BIN)/python scripts/render_documents.py $(DOCUMENTS)
+	$(BIN)/python scripts/reference.py
 	$(BIN)/python -m modeling_qca.hub_card.row_card $(CARD)
 	$(BIN)/ruff check --fix $(PATHS)
 	$(BIN)/ruff format $(PATHS)
@@ -82,9 +84,11 @@ docs: $(VENV)/docs  ## build the site in site/ and check its links
 	$(BIN)/mkdocs build --strict
 
 $(VENV)/core: pyproject.toml constraints.txt
-	@echo "Installing the core into $(VENV): see README for size and time."
+	@echo "Installing the core into $(VENV): downloads about 370 MB with a CPU build of torch, takes 1.6 GB on disk and"
+	@echo "one to two minutes on a fast connection. On Linux, PyPI has the CUDA build of torch, which is several GB;"
+	@echo "make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu installs the CPU build."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q torch -c constraints.txt
+	$(BIN)/python -m pip install -q torch -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	$(BIN)/python -m pip install -q -c constraints.txt -e .
 	touch $@
 
