@@ -3,6 +3,7 @@
 `modeling_qca.training` lies in `training/` here, and a tool that reads files looks for it in `modeling_qca/training/`.
 """
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,4 +19,13 @@ def on_config(config: Any) -> Any:
     for folder, place in PACKAGES.items():
         python = shutil.ignore_patterns("__pycache__", "*.md", "*.txt")
         shutil.copytree(ROOT / folder, API / "modeling_qca" / place, dirs_exist_ok=True, ignore=python)
+    for file in API.rglob("*.py"):
+        file.write_text(plain_markup(file.read_text()))
     return config
+
+
+def plain_markup(source: str) -> str:
+    """Docstrings with the markup of transformers taken out: "[`X`]" and "(`str`, *optional*, defaults to `"a"`):"."""
+    source = re.sub(r"\[(`[\w.]+`)\](?![\[(])", r"\1", source)
+    typed = re.compile(r"^(\s+\w[\w, ]* \()(.*`.*|\*optional\*)(\):)", re.MULTILINE)
+    return typed.sub(lambda entry: entry[1] + entry[2].replace("`", "").replace("*", "") + entry[3], source)
