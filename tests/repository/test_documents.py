@@ -22,7 +22,12 @@ from typer.testing import CliRunner
 from modeling_qca import QCAConfig, configuration
 from modeling_qca.training.fitting.recipe import ARGUMENT_FIELDS, CONFIG_FIELDS, OWN_FIELDS
 
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 PAGES = [document for document in DOCUMENTS if "card" not in document.parts]
 TEXTS = {str(page.relative_to(ROOT)): page.read_text() for page in PAGES}
 RUN = ("quickstart", "training", "explaining", "deployment", "hub", "data")  # in this order: some need a run before
@@ -140,9 +145,11 @@ def test_commands_and_python_of_the_pages_run(desk, monkeypatch):
         if page not in ("deployment", "hub", "data"):
             ran |= run_commands(text, SMALL)
     assert ran == {"ask", "train", "evaluate", "explain", "faithfulness", "export", "push"}
-    trained, measured = (json.loads(Path("runs", run, "results.json").read_text()) for run in ("rooms", "evaluate"))
-    assert trained["metrics"]
-    assert measured["metrics"]
+    trained, measured = (
+        json.loads(Path(run, "results.json").read_text()) for run in ("runs/rooms", "runs/evaluate/rooms")
+    )
+    assert measured["data"]["fingerprint"] == trained["data"]["fingerprint"]
+    assert measured["metrics"] == pytest.approx(trained["metrics"])
     assert Path("report.html").stat().st_size > 10_000
     maps = np.load("my_rooms/train_relevance.npz")
     assert maps["mask"].shape == (2, 16, 16)
