@@ -1,4 +1,4 @@
-"""Questions about one image, answered by a checkpoint."""
+"""`qca ask`: answers of a checkpoint to questions about one image."""
 
 from pathlib import Path
 from typing import Any
@@ -13,23 +13,22 @@ def answer_questions(
     Args:
         checkpoint: folder or Hub id.
         image: file or URL; encoded once.
-        overlay: picture to write; of several questions, `out.png` becomes `out-1.png`, `out-2.png`, ...
+        overlay: picture with the relevance map; for several questions, `out.png` becomes `out-1.png`, `out-2.png`, ...
 
     Returns:
-        For each question itself, its answers (`{"answer", "score"}`, best first), and the picture of where the model
-        looked.
+        For each question: the question, its answers (`{"answer", "score"}`, best first) and the file of its overlay.
 
     Raises:
-        ValueError: for a checkpoint or image that cannot be read, or an empty or too long question.
+        ValueError: a checkpoint or image that cannot be read, or an empty or too long question.
     """
     pipeline = load_pipeline(checkpoint)
     if overlay is None:
         answers = pipeline(image, questions, top_k=top_k)
         return [(question, found, None) for question, found in zip(questions, answers, strict=True)]
     answered = []
-    looks: Any = pipeline.look(image, questions, top_k=top_k)
-    for number, look in enumerate(looks, start=1):
-        path = overlay if len(looks) == 1 else overlay.with_stem(f"{overlay.stem}-{number}")
-        look.overlay().save(path)
-        answered.append((look.question, look.answers, path))
+    explanations: Any = pipeline.look(image, questions, top_k=top_k)
+    for number, explanation in enumerate(explanations, start=1):
+        path = overlay if len(explanations) == 1 else overlay.with_stem(f"{overlay.stem}-{number}")
+        explanation.overlay().save(path)
+        answered.append((explanation.question, explanation.answers, path))
     return answered

@@ -1,4 +1,4 @@
-"""Is the relevance true? What the answer's probability does when patches are taken away by relevance.
+"""Faithfulness of relevance: how the answer's probability changes when patches are removed by relevance.
 
 B questions, I images, N patches, F fractions.
 """
@@ -33,30 +33,30 @@ def faithfulness_curves(
     seed: int = 0,
 ) -> dict[str, Any]:
     """
-    Deletion and insertion curves (Samek et al. 2017; Petsiuk et al. 2018) of the answer that the model gives to the
-    whole picture, beside patches taken at random and by the vision encoder's own CLS attention.
+    Deletion and insertion curves (Samek et al. 2017; Petsiuk et al. 2018) of the answer to the whole image.
 
-    A patch is taken away by giving its pixels the mean of the image. `deletion` starts from the whole picture and
-    takes patches away, `insertion` starts from none and puts them back; `positive` begins with the most relevant,
-    `negative` with the least relevant. True relevance has a low `deletion.positive` and a high `insertion.positive`.
+    A removed patch gets the mean color of the image. `deletion` starts from the whole image and removes patches.
+    `insertion` starts from no patch and restores them. The order `positive` begins with the most relevant patch,
+    `negative` with the least relevant. Faithful relevance has a small area under `deletion.positive` and a large one
+    under `insertion.positive`. The controls are a random order and the vision encoder's CLS attention.
 
     Args:
         rows: in the row schema; every question is asked about 46 or 68 altered images.
-        method: of `explain`; the mean of its maps over hops and heads, since the head reads the evidence of every hop.
+        method: of `explain`. Its maps are averaged over hops and heads, because the answer head reads every hop.
         seed: of the random order, and of the order of equally relevant patches.
 
     Returns:
         `fractions`; `curves[source][curve][order]` with `probability`, the mean at each fraction, and `agreement`,
-        the share of questions whose best answer is still the same; `auc`, the same with the area under each instead;
-        and `questions`, `images`, `method`, `seed`. `source` is the method, `random` or, where the encoder has a CLS
-        token, `cls_attention`.
+        the share of questions whose best answer is still the same; `auc`, the area under each of these; and
+        `questions`, `images`, `method`, `seed`. `source` is the method, `random` or, for an encoder with a CLS token,
+        `cls_attention`.
     """
     rows = rows.cast_column("image", datasets.Image(decode=False))
     generator = torch.Generator().manual_seed(seed)
     totals: dict[str, dict[tuple[str, float], np.ndarray]] = {}
     was_training = model.training
     model.eval()
-    for start in track(range(0, len(rows), batch_size), "Taking patches away", transient=True):
+    for start in track(range(0, len(rows), batch_size), "Removing patches", transient=True):
         batch = [rows[index] for index in range(start, min(start + batch_size, len(rows)))]
         for source, measured in _measure(model, processor, batch, method, generator).items():
             sums = totals.setdefault(source, {})
@@ -85,8 +85,8 @@ def measure_faithfulness(
     batch_size: int = 16,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """[`faithfulness_curves`] of at most `questions` of `rows`, drawn by lot; also written to `faithfulness.json` and
-    shown in `faithfulness.png` in `output_dir`."""
+    """[`faithfulness_curves`] of at most `questions` random rows, written to `faithfulness.json` and
+    `faithfulness.png` in `output_dir`."""
     from .figures import faithfulness_figure, write_figure
 
     rows = rows.shuffle(seed=seed).select(range(min(questions, len(rows))))
@@ -106,7 +106,7 @@ def remove_patches(pixel_values: torch.Tensor, removed: torch.Tensor, patch_size
         patch_size: (height, width) in pixels.
 
     Returns:
-        `[B, 3, h, w]` in which the removed patches have the mean color of their image.
+        `[B, 3, h, w]`, in which removed patches have the mean color of their image.
     """
     height, width = patch_size
     mask = removed.unflatten(-1, (pixel_values.shape[-2] // height, pixel_values.shape[-1] // width))
@@ -125,8 +125,11 @@ def ranks(scores: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 @torch.no_grad()
 def cls_attention(body: QCAModel, pixel_values: torch.Tensor) -> torch.Tensor | None:
-    """What the CLS token of the vision encoder's last layer attends to, without any question: `[I, N]`, the mean over
-    heads; `None` for an encoder without a CLS token."""
+    """The attention of the CLS token in the vision encoder's last layer, which no question reaches.
+
+    Returns:
+        `[I, N]`, the mean over heads; `None` for an encoder without a CLS token.
+    """
     encoder = evaluation_copy(body, eager_attention=True).vision_encoder
     outputs = encoder.backbone(
         pixel_values=pixel_values, output_attentions=True, **encoder._interpolation(*pixel_values.shape[-2:])
@@ -143,7 +146,7 @@ def _measure(
     method: str,
     generator: torch.Generator,
 ) -> dict[str, dict[tuple[str, float], np.ndarray]]:
-    """For each source, for each (order, fraction taken away): sums over questions of probability and agreement."""
+    """For each source and each (order, removed fraction): sums over questions of probability and agreement."""
     images = {row["image_id"]: row for row in batch}
     index = [list(images).index(row["image_id"]) for row in batch]
     pictures = [read_image(row) for row in images.values()]
@@ -194,7 +197,7 @@ def _curves(sums: dict[tuple[str, float], np.ndarray], questions: int) -> dict[s
         probability, agreement = means
         return {"probability": probability.tolist(), "agreement": agreement.tolist()}
 
-    # to have put back the most relevant 30 % is to have taken away the least relevant 70 %
+    # restoring the most relevant 30 % equals removing the least relevant 70 %
     opposite = {"positive": "negative", "negative": "positive"}
     return {
         "deletion": {order: curve(order, list(FRACTIONS)) for order in ORDERS},

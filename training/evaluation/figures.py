@@ -1,4 +1,7 @@
-"""Figures of looks and of faithfulness, drawn with matplotlib (`pip install "modeling-qca[figures]"`)."""
+"""Figures of explanations, faithfulness and results, drawn with matplotlib.
+
+They need the `figures` extra: `pip install "modeling-qca[figures]"`.
+"""
 
 import io
 import json
@@ -23,56 +26,56 @@ FRAME_MILLISECONDS = 1200
 BAR, BEST = "#9db4c0", "#21918c"
 
 
-def look_figure(look: VisualExplanation) -> Figure:
-    """The image, every map side by side with the words it read, and the answers as bars."""
-    panels = [look.overlay(index, caption=False) for index in range(len(look.relevance))]
+def explanation_figure(explanation: VisualExplanation) -> Figure:
+    """The image, the map of each hop with the words that it weights most, and the answers as bars."""
+    panels = [explanation.overlay(index, caption=False) for index in range(len(explanation.relevance))]
     columns = len(panels) + 2
-    height = 3.0 * look.image.height / look.image.width
+    height = 3.0 * explanation.image.height / explanation.image.width
     figure = Figure(figsize=(3.2 * columns, min(max(height, 2.2), 6.0) + 0.9), layout="constrained")
-    figure.suptitle(look.question)
+    figure.suptitle(explanation.question, parse_math=False)
     axes = figure.subplots(1, columns)
-    axes[0].imshow(look.image)
+    axes[0].imshow(explanation.image)
     axes[0].set_title("image", fontsize=10)
     for index, (axis, panel) in enumerate(zip(axes[1:-1], panels, strict=True)):
         axis.imshow(panel)
-        axis.set_title(_map_name(look, index), fontsize=10)
+        axis.set_title(_map_name(explanation, index), fontsize=10, parse_math=False)
     for axis in axes[:-1]:
         axis.set_axis_off()
         axis.set_anchor("N")
-    _answer_bars(axes[-1], look)
+    _answer_bars(axes[-1], explanation)
     return figure
 
 
-def questions_figure(looks: Sequence[VisualExplanation]) -> Figure:
-    """Several questions about one image: the last map of each side by side, with the question and its answer."""
-    figure = Figure(
-        figsize=(3.6 * len(looks), 3.6 * looks[0].image.height / looks[0].image.width + 1), layout="constrained"
-    )
-    for axis, look in zip(figure.subplots(1, len(looks), squeeze=False)[0], looks, strict=True):
-        axis.imshow(look.overlay(caption=False))
-        axis.set_title(look.caption, fontsize=10, wrap=True)
+def questions_figure(explanations: Sequence[VisualExplanation]) -> Figure:
+    """The last map of each question about one image, side by side, with the question and its answer."""
+    image = explanations[0].image
+    size = (3.6 * len(explanations), 3.6 * image.height / image.width + 1)
+    figure = Figure(figsize=size, layout="constrained")
+    for axis, explanation in zip(figure.subplots(1, len(explanations), squeeze=False)[0], explanations, strict=True):
+        axis.imshow(explanation.overlay(caption=False))
+        axis.set_title(explanation.caption, fontsize=10, wrap=True, parse_math=False)
         axis.set_axis_off()
     return figure
 
 
-def hop_strip(look: VisualExplanation) -> Image.Image:
-    """The image and every map on it, side by side."""
-    return strip([look.image, *(look.overlay(index) for index in range(len(look.relevance)))])
+def hop_strip(explanation: VisualExplanation) -> Image.Image:
+    """The image and its overlays with each map, side by side."""
+    return strip([explanation.image, *(explanation.overlay(index) for index in range(len(explanation.relevance)))])
 
 
-def hop_frames(look: VisualExplanation) -> list[Image.Image]:
-    """The image, then every map on it, all of one size: the frames of an animation."""
-    frames = [look.overlay(index) for index in range(len(look.relevance))]
+def hop_frames(explanation: VisualExplanation) -> list[Image.Image]:
+    """The frames of an animation, all of one size: the image, then its overlay with each map."""
+    frames = [explanation.overlay(index) for index in range(len(explanation.relevance))]
     first = Image.new("RGB", frames[0].size, "white")
-    first.paste(look.image, (0, 0))
+    first.paste(explanation.image, (0, 0))
     return [first, *frames]
 
 
 def faithfulness_figure(results: dict[str, Any]) -> Figure:
-    """Deletion and insertion curves of `faithfulness_curves`, the most relevant patches first, with their AUC."""
+    """Deletion and insertion curves of `faithfulness_curves`, most relevant patches first, with their areas."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
-    verbs = {"deletion": "taken away", "insertion": "put back"}
+    verbs = {"deletion": "removed", "insertion": "restored"}
     for axis, (curve, verb) in zip(axes, verbs.items(), strict=True):
         for source, curves in results["curves"].items():
             area = results["auc"][source][curve]["positive"]["probability"]
@@ -92,13 +95,18 @@ def faithfulness_figure(results: dict[str, Any]) -> Figure:
 
 
 def rows_figure(summary: dict[str, Any]) -> Figure:
-    """Of each row of `results.summarize` the accuracy beside that of the majority answer, and how often its maps point
-    at what was asked about beside maps for another question and for the center; bars are standard deviations."""
+    """
+    The accuracy of each row beside the majority answer, and its pointing accuracy beside the shuffled-question control
+    and the map of the center. Bars are standard deviations.
+
+    Args:
+        summary: of `results_summary.summarize`.
+    """
     rows = summary["rows"][::-1]
     figure = Figure(figsize=(10, 1.2 + 0.28 * len(rows)), layout="constrained")
     pointing = [row["attention"].get("pointing", {}) for row in rows]
     answered, *others = figure.subplots(1, 1 + any(pointing), sharey=True, squeeze=False)[0]
-    answered.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    answered.set_yticks(range(len(rows)), [row["name"] for row in rows], parse_math=False)
     answered.set_ylim(-0.6, len(rows) - 0.4)
     _spreads(answered, [row["accuracy"]["all"] for row in rows], BEST, "this row")
     answered.axvline(summary["majority"], color=BAR, linestyle=":", label="majority answer")
@@ -120,9 +128,11 @@ def explain_to_files(
     checkpoint: str, image: str, questions: list[str], output_dir: Path, method: str = "relevance", top_k: int = 5
 ) -> list[Path]:
     """
-    Show where a checkpoint looks: for question n `n.png` (image, every map, answers), `n-overlay.png` and, with
-    several maps, `n-hops.png` and `n-hops.gif`; `n-kept.png` where a token budget dropped patches; `questions.png`
-    with several questions; and the numbers in `explanation.json`.
+    Write the relevance maps of a checkpoint for questions about one image.
+
+    Question n gets `n.png` (image, maps and answers) and `n-overlay.png`; with several maps `n-hops.png` and
+    `n-hops.gif`; with a token budget `n-kept.png`. Several questions also get `questions.png`. `explanation.json` has
+    the numbers.
 
     Args:
         checkpoint: folder or Hub id.
@@ -133,32 +143,32 @@ def explain_to_files(
         The files written.
 
     Raises:
-        ValueError: for a checkpoint or image that cannot be read, an empty question or an unknown method.
+        ValueError: a checkpoint or image that cannot be read, an empty question or an unknown method.
     """
     from .checkpoint import load_pipeline
 
-    looks: Any = load_pipeline(checkpoint).look(image, questions, method=method, top_k=top_k)
+    explanations: Any = load_pipeline(checkpoint).look(image, questions, method=method, top_k=top_k)
     output_dir.mkdir(parents=True, exist_ok=True)
     written = []
-    for number, look in enumerate(looks, start=1):
+    for number, explanation in enumerate(explanations, start=1):
         written += [
-            write_figure(look_figure(look), output_dir / f"{number}.png"),
-            write_picture(look.overlay(), output_dir / f"{number}-overlay.png"),
+            write_figure(explanation_figure(explanation), output_dir / f"{number}.png"),
+            write_picture(explanation.overlay(), output_dir / f"{number}-overlay.png"),
         ]
-        if len(look.relevance) > 1:
-            written.append(write_picture(hop_strip(look), output_dir / f"{number}-hops.png"))
-            written.append(write_animation(hop_frames(look), output_dir / f"{number}-hops.gif"))
-        if look.kept is not None:
-            written.append(write_picture(look.kept_patches(), output_dir / f"{number}-kept.png"))
-    if len(looks) > 1:
-        written.append(write_figure(questions_figure(looks), output_dir / "questions.png"))
-    numbers = {"image": image, "method": method, "questions": [_numbers(look) for look in looks]}
+        if len(explanation.relevance) > 1:
+            written.append(write_picture(hop_strip(explanation), output_dir / f"{number}-hops.png"))
+            written.append(write_animation(hop_frames(explanation), output_dir / f"{number}-hops.gif"))
+        if explanation.kept is not None:
+            written.append(write_picture(explanation.kept_patches(), output_dir / f"{number}-kept.png"))
+    if len(explanations) > 1:
+        written.append(write_figure(questions_figure(explanations), output_dir / "questions.png"))
+    numbers = {"image": image, "method": method, "questions": [_numbers(explanation) for explanation in explanations]}
     text = json.dumps(numbers, indent=2, ensure_ascii=False) + "\n"
     return [*written, _write(text.encode(), output_dir / "explanation.json")]
 
 
 def write_figure(figure: Figure, path: Path) -> Path:
-    """Write `figure` in the format of the suffix of `path`, whole or not at all."""
+    """Write `figure` whole or not at all, in the format of the suffix of `path`."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format=path.suffix[1:], dpi=150)
     return _write(buffer.getvalue(), path)
@@ -171,7 +181,7 @@ def write_picture(picture: Image.Image, path: Path) -> Path:
 
 
 def write_animation(frames: list[Image.Image], path: Path) -> Path:
-    """An endless GIF."""
+    """A GIF that repeats."""
     buffer = io.BytesIO()
     frames[0].save(buffer, "gif", save_all=True, append_images=frames[1:], duration=FRAME_MILLISECONDS, loop=0)
     return _write(buffer.getvalue(), path)
@@ -189,11 +199,11 @@ def _spreads(axis: Any, spreads: list[dict[str, Any] | None], color: str, label:
     axis.errorbar(means, places, xerr=deviations, fmt="o", markersize=4, color=color, label=label)
 
 
-def _answer_bars(axis: Any, look: VisualExplanation) -> None:
-    names = [answer["answer"] for answer in look.answers][::-1]
-    scores = [answer["score"] for answer in look.answers][::-1]
+def _answer_bars(axis: Any, explanation: VisualExplanation) -> None:
+    names = [answer["answer"] for answer in explanation.answers][::-1]
+    scores = [answer["score"] for answer in explanation.answers][::-1]
     bars = axis.barh(range(len(names)), scores, color=[BAR] * (len(names) - 1) + [BEST])
-    axis.set_yticks(range(len(names)), names, fontsize=9)
+    axis.set_yticks(range(len(names)), names, fontsize=9, parse_math=False)
     axis.bar_label(bars, [f"{score:.0%}" for score in scores], padding=3, fontsize=8)
     axis.set_xlim(0, 1.15)
     axis.set_xticks([])
@@ -201,21 +211,21 @@ def _answer_bars(axis: Any, look: VisualExplanation) -> None:
     axis.set_title("answer", fontsize=10)
 
 
-def _map_name(look: VisualExplanation, index: int) -> str:
-    """Which map it is, and the words it read most if the method says so."""
-    name = "look" if len(look.relevance) == 1 else f"hop {index + 1}"
-    if not look.words:
+def _map_name(explanation: VisualExplanation, index: int) -> str:
+    """The title of a map: its hop and, if the method gives them, the words that it weights most."""
+    name = "relevance" if len(explanation.relevance) == 1 else f"hop {index + 1}"
+    if not explanation.words:
         return name
-    words = look.words[index % len(look.words)]
+    words = explanation.words[index % len(explanation.words)]
     most = sorted(words, key=lambda word: -word[1])[:3]
     return f"{name}: " + ", ".join(f"{word} {share:.0%}" for word, share in most)
 
 
-def _numbers(look: VisualExplanation) -> dict[str, Any]:
+def _numbers(explanation: VisualExplanation) -> dict[str, Any]:
     return {
-        "question": look.question,
-        "answers": look.answers,
-        "words": look.words,
-        "relevance": look.relevance.tolist(),
-        "kept": None if look.kept is None else look.kept.tolist(),
+        "question": explanation.question,
+        "answers": explanation.answers,
+        "words": explanation.words,
+        "relevance": explanation.relevance.tolist(),
+        "kept": None if explanation.kept is None else explanation.kept.tolist(),
     }

@@ -1,4 +1,4 @@
-"""The whole job in minutes on a CPU: generated scenes, training from scratch, answers, and where the model looked."""
+"""`qca demo`: scenes are generated, a model is trained on them from scratch, and its relevance maps are drawn."""
 
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,8 @@ import numpy as np
 from modeling_qca.overlay_qca import strip
 
 from ..evaluation.checkpoint import load_pipeline
+from ..files.markdown import markdown_table
+from ..files.run_files import format_value
 from ..fitting.model_factory import CONFIGURATION
 from ..fitting.recipe import Recipe, load_recipe
 from ..fitting.splits import load_splits
@@ -27,7 +29,7 @@ def run_demo(output_dir: Path, seed: int) -> dict[str, Any]:
         seed: of the scenes and of the training.
 
     Returns:
-        The results of `train.train`.
+        The results of `training_run.train`.
     """
     data, checkpoint = output_dir / "scenes", output_dir / "checkpoint"
     write_scenes(data, {"train": TRAIN_SCENES, "validation": VALIDATION_SCENES}, seed)
@@ -39,7 +41,7 @@ def run_demo(output_dir: Path, seed: int) -> dict[str, Any]:
 
 
 def draw_examples(output_dir: Path, checkpoint: Path, recipe: Recipe) -> list[Path]:
-    """For a few held-out scenes: the scene, and where the model looked for two questions about different places."""
+    """Draw a few validation scenes, each beside the relevance maps of two questions about different regions."""
     pairs: dict[str, tuple[str, str]] = {}
     first: dict[str, tuple[str, list[Any]]] = {}
     files: dict[str, str] = {}
@@ -54,30 +56,26 @@ def draw_examples(output_dir: Path, checkpoint: Path, recipe: Recipe) -> list[Pa
     pipeline = load_pipeline(str(checkpoint))
     pictures: list[Path] = []
     for image_id in list(pairs)[:PICTURES]:
-        looks: Any = [look.fit(PICTURE_SIDE) for look in pipeline.look(files[image_id], list(pairs[image_id]))]
+        found: Any = pipeline.look(files[image_id], list(pairs[image_id]))
+        explanations = [explanation.fit(PICTURE_SIDE) for explanation in found]
         pictures.append(output_dir / f"look-{image_id}.png")
-        strip([looks[0].image, *(look.overlay() for look in looks)]).save(pictures[-1])
+        strip([explanations[0].image, *(each.overlay() for each in explanations)]).save(pictures[-1])
     return pictures
 
 
 def _report(results: dict[str, Any], pictures: list[Path]) -> str:
-    accuracy, attention = results["metrics"]["accuracy"], results["attention"]["pointing"]
-    baselines = results["baselines"]
-    lines = [
+    data, seconds = results["data"], results["cost"]["training_seconds"]
+    answered = {**results["baselines"], "this_model": results["metrics"]}
+    parts = [
         "# Demo",
-        "",
-        f"{results['data']['rows']} questions about {results['data']['images']} held-out scenes; trained in "
-        f"{results['cost']['training_seconds']:.0f} s.",
-        "",
-        "| | accuracy |",
-        "| --- | --- |",
-        *(f"| {name.replace('_', ' ')} | {values['accuracy']:.3f} |" for name, values in baselines.items()),
-        f"| this model | {accuracy:.3f} |",
-        "",
-        "| pointing game | |",
-        "| --- | --- |",
-        *(f"| {name.replace('_', ' ')} | {value:.3f} |" for name, value in attention.items()),
-        "",
-        *(f"![{picture.stem}]({picture.name})" for picture in pictures),
+        f"{data['rows']} questions about {data['images']} validation scenes; trained in {seconds:.0f} s.",
+        _table("accuracy", {name: values["accuracy"] for name, values in answered.items()}),
+        _table("pointing accuracy", results["attention"]["pointing"]),
+        "\n".join(f"![{picture.stem}]({picture.name})" for picture in pictures),
     ]
-    return "\n".join(lines) + "\n"
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(title: str, values: dict[str, float]) -> str:
+    rows = [[name.replace("_", " "), format_value(value)] for name, value in values.items()]
+    return markdown_table(["", title], rows)

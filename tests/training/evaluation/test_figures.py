@@ -1,4 +1,4 @@
-"""Figures: what is drawn, at what size, and what files a checkpoint's explanation becomes."""
+"""Figures of explanations and faithfulness, and the files of an explanation."""
 
 import json
 
@@ -14,10 +14,10 @@ pytest.importorskip("matplotlib", reason="the `figures` extra is not installed")
 
 from modeling_qca.training.evaluation.figures import (
     explain_to_files,
+    explanation_figure,
     faithfulness_figure,
     hop_frames,
     hop_strip,
-    look_figure,
     questions_figure,
     write_figure,
 )
@@ -25,11 +25,11 @@ from modeling_qca.training.evaluation.figures import (
 QUESTIONS = ["what is left of the ball", "is there a red cube"]
 
 
-def look_at(size: tuple[int, int] = (120, 60), maps: int = 2, **fields) -> VisualExplanation:
+def explanation_of(size: tuple[int, int] = (120, 60), maps: int = 2, **fields) -> VisualExplanation:
     relevance = torch.zeros(maps, 4, 4)
     for index in range(maps):
         relevance[index, index, 3 - index] = 1.0
-    answers = [{"answer": "red", "score": 0.75}, {"answer": "blue", "score": 0.2}]
+    answers = fields.pop("answers", [{"answer": "red", "score": 0.75}, {"answer": "blue", "score": 0.2}])
     words = [[("what", 0.1), ("is", 0.2), ("left", 0.7)], [("what", 0.6), ("is", 0.1), ("left", 0.3)]]
     defaults = {"words": words, "kept": None, "box": (0, 0, *size)}
     return VisualExplanation(tiny_image(size=size), QUESTIONS[0], answers, relevance, **defaults | fields)
@@ -45,47 +45,55 @@ def texts(figure) -> str:
 
 @pytest.mark.parametrize("maps", [1, 3])
 @pytest.mark.parametrize("size", [(64, 64), (160, 60), (50, 120)])
-def test_a_look_is_drawn_with_every_map_and_the_answers(size, maps, tmp_path):
-    look = look_at(size, maps)
-    figure = look_figure(look)
+def test_explanation_figure_shows_every_map_and_the_answers(size, maps, tmp_path):
+    explanation = explanation_of(size, maps)
+    figure = explanation_figure(explanation)
     picture, *panels, bars = figure.axes
-    assert (np.asarray(picture.images[0].get_array()) == np.asarray(look.image)).all()
+    assert (np.asarray(picture.images[0].get_array()) == np.asarray(explanation.image)).all()
     assert len(panels) == maps
     for index, panel in enumerate(panels):
-        assert (np.asarray(panel.images[0].get_array()) == np.asarray(look.overlay(index, caption=False))).all()
+        assert (np.asarray(panel.images[0].get_array()) == np.asarray(explanation.overlay(index, caption=False))).all()
     assert [bar.get_width() for bar in bars.patches] == [0.2, 0.75]
     written = texts(figure)
     for expected in (QUESTIONS[0], "red", "blue", "75%", "20%", "left 70%"):
         assert expected in written
     assert ("hop 3" in written) == (maps == 3)
-    path = write_figure(figure, tmp_path / "look.png")
+    path = write_figure(figure, tmp_path / "explanation.png")
     assert Image.open(path).width > 900
-    assert [file.name for file in tmp_path.iterdir()] == ["look.png"]
+    assert [file.name for file in tmp_path.iterdir()] == ["explanation.png"]
 
 
-def test_questions_stand_side_by_side():
-    looks = [look_at(), look_at(maps=1)]
-    figure = questions_figure(looks)
+def test_questions_figure_shows_the_last_map_of_each():
+    explanations = [explanation_of(), explanation_of(maps=1)]
+    figure = questions_figure(explanations)
     pictures = [np.asarray(axis.images[0].get_array()) for axis in figure.axes]
     assert [
-        (picture == np.asarray(look.overlay(caption=False))).all()
-        for picture, look in zip(pictures, looks, strict=True)
+        (picture == np.asarray(explanation.overlay(caption=False))).all()
+        for picture, explanation in zip(pictures, explanations, strict=True)
     ] == [True, True]
     assert (pictures[0] != pictures[1]).any()
     assert all("red (75%)" in axis.get_title() and QUESTIONS[0] in axis.get_title() for axis in figure.axes)
 
 
-def test_hops_as_strip_and_frames():
-    look = look_at()
-    overlay = look.overlay(0)
-    assert hop_strip(look).size == (3 * 120 + 2 * 8, overlay.height)
-    frames = hop_frames(look)
+def test_shows_dollar_signs_and_brackets_as_they_are(tmp_path):
+    explanation = explanation_of(answers=[{"answer": "$5^2 [b]", "score": 1.0}, {"answer": "$x_", "score": 0.0}])
+    explanation.question = "is it $5_ or $10 [now]"
+    for number, figure in enumerate((explanation_figure(explanation), questions_figure([explanation]))):
+        assert "$5_ or $10 [now]" in texts(figure)
+        assert write_figure(figure, tmp_path / f"{number}.png").stat().st_size
+
+
+def test_hops_become_a_strip_and_frames():
+    explanation = explanation_of()
+    overlay = explanation.overlay(0)
+    assert hop_strip(explanation).size == (3 * 120 + 2 * 8, overlay.height)
+    frames = hop_frames(explanation)
     assert [frame.size for frame in frames] == [overlay.size] * 3
-    assert frames[0].crop((0, 0, 120, 60)).tobytes() == look.image.tobytes()
-    assert frames[2].tobytes() == look.overlay(1).tobytes()
+    assert frames[0].crop((0, 0, 120, 60)).tobytes() == explanation.image.tobytes()
+    assert frames[2].tobytes() == explanation.overlay(1).tobytes()
 
 
-def test_faithfulness_curves_are_drawn_with_their_area():
+def test_faithfulness_figure_shows_curves_and_areas():
     results = {
         "fractions": [0.0, 0.5, 1.0],
         "questions": 7,
@@ -109,7 +117,7 @@ def test_faithfulness_curves_are_drawn_with_their_area():
 @pytest.mark.parametrize(
     ("method", "fields"), [("relevance", {"token_budget": 9, "token_budget_layer": 1}), ("gradient", {})]
 )
-def test_an_explanation_becomes_files(tmp_path, method, fields):
+def test_writes_the_files_of_an_explanation(tmp_path, method, fields):
     save_tiny_model(tmp_path / "checkpoint", **fields)
     tiny_image(size=(90, 60)).save(tmp_path / "image.png")
     output = tmp_path / "looks" / "here"
@@ -128,7 +136,7 @@ def test_an_explanation_becomes_files(tmp_path, method, fields):
         assert (entry["kept"] is None) == (method == "gradient")
 
 
-def test_what_cannot_be_read_writes_nothing(tmp_path):
+def test_writes_nothing_for_an_unreadable_image(tmp_path):
     save_tiny_model(tmp_path / "checkpoint")
     with pytest.raises(ValueError, match="Cannot read the image"):
         explain_to_files(str(tmp_path / "checkpoint"), "nowhere.png", QUESTIONS, tmp_path / "looks")
