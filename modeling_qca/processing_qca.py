@@ -71,11 +71,10 @@ class QCAProcessor(ProcessorMixin):
         """
         if images is None and text is None:
             raise ValueError("Pass `images`, `text` or both.")
-        kwargs = self._with_defaults(kwargs)
-        inputs, questions, entries = BatchFeature(), [], None
-        if text is not None:
-            questions, entries = flatten_questions(text)
-        pictures = None if images is None else _open_images(images, self._rescales(kwargs))
+        options: Any = self._with_defaults(kwargs)
+        inputs = BatchFeature()
+        questions, entries = ([], None) if text is None else flatten_questions(text)
+        pictures = None if images is None else _open_images(images, self._rescales(options))
         if pictures is not None and text is not None:
             image_index = _complete_image_index(image_index, entries, len(pictures), len(questions))
         elif image_index is not None:
@@ -84,12 +83,12 @@ class QCAProcessor(ProcessorMixin):
             raise ValueError("Lists of questions for each image need `images`.")
         if text is not None:
             with TOKENIZER_LOCK:
-                inputs.update(super().__call__(text=questions, **kwargs))
+                inputs.update(super().__call__(text=questions, **options))
             check_token_counts(self.tokenizer, inputs, questions)
         if pictures is not None:
-            inputs.update(self._pixel_values(pictures, kwargs))
+            inputs.update(self._pixel_values(pictures, options))
         if image_index is not None:
-            inputs.update(BatchFeature({"image_index": image_index}, tensor_type=kwargs.get("return_tensors")))
+            inputs.update(BatchFeature({"image_index": image_index}, tensor_type=options["return_tensors"]))
         return inputs
 
     @property

@@ -127,7 +127,8 @@ def _pieces(tokenizer: PreTrainedTokenizerBase, question: str, length: int) -> l
         return [None if special[i] else (i, token) for i, token in enumerate(tokens)]
     with TOKENIZER_LOCK:
         encoding = tokenizer(question, truncation=True, max_length=length, return_offsets_mapping=True)
-    keys, spans = [], {}
+    keys: list[tuple[int, int] | None] = []
+    spans: dict[tuple[int, int], tuple[int, int]] = {}
     for word, (start, end) in zip(encoding.word_ids(), encoding["offset_mapping"], strict=True):
         piece = question[start:end]
         if word is None or not piece.strip():

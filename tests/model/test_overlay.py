@@ -1,4 +1,4 @@
-"""Overlays put relevance where it belongs on square, wide and tall images."""
+"""Overlays draw relevance at the right place of square, wide and tall images."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from modeling_qca.overlay_qca import VIRIDIS, colors, kept_patches, overlay, strip, text_strip
+from modeling_qca.overlay_qca import VIRIDIS, colors, kept_patches, overlay, place_maps, strip, text_strip
 
 SIZES = [(64, 64), (97, 41), (40, 130)]  # width, height
 
@@ -23,7 +23,7 @@ def gray(size: tuple[int, int]) -> Image.Image:
     columns=st.integers(2, 16),
     place=st.tuples(st.floats(0, 0.999), st.floats(0, 0.999)),
 )
-def test_the_brightest_pixel_is_the_center_of_the_most_relevant_patch(size, rows, columns, place):
+def test_brightest_pixels_are_at_the_center_of_the_most_relevant_patch(size, rows, columns, place):
     row, column = int(place[0] * rows), int(place[1] * columns)
     relevance = torch.full((rows, columns), 0.1)
     relevance[row, column] = 0.9
@@ -37,7 +37,7 @@ def test_the_brightest_pixel_is_the_center_of_the_most_relevant_patch(size, rows
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_colors_say_each_share_of_the_largest(size):
+def test_colors_are_proportional_to_the_largest_share(size):
     relevance = torch.linspace(0.2, 0.8, 12).reshape(3, 4)
     picture = np.asarray(overlay(gray(size), relevance, legend=False)).astype(float)
     for row in range(3):
@@ -47,7 +47,7 @@ def test_colors_say_each_share_of_the_largest(size):
             np.testing.assert_allclose(picture[int(y), int(x)], expected, atol=12)
 
 
-def test_the_color_map_is_viridis():
+def test_colors_equal_viridis_of_matplotlib():
     matplotlib = pytest.importorskip("matplotlib", reason="the `figures` extra is not installed")
     values = np.linspace(0, 1, 256)
     expected = matplotlib.colormaps["viridis"](values)[:, :3] * 255
@@ -74,12 +74,12 @@ def test_caption_and_legend_are_printed_below_the_image():
     assert (below[:, -4:] == 255).all()  # nothing runs over the edge
 
 
-def test_a_map_of_zeros_is_the_lowest_color_everywhere():
+def test_a_map_of_zeros_has_the_lowest_color_everywhere():
     picture = np.asarray(overlay(gray((30, 20)), torch.zeros(4, 4), legend=False))
     assert (picture == picture[0, 0]).all()
 
 
-def test_dropped_patches_fade_and_kept_ones_stay():
+def test_dropped_patches_fade_and_kept_patches_stay():
     image = Image.new("RGB", (40, 20), (200, 30, 30))
     kept = torch.tensor([[True, False], [False, True]])
     picture = np.asarray(kept_patches(image, kept)).astype(int)
@@ -88,7 +88,7 @@ def test_dropped_patches_fade_and_kept_ones_stay():
     assert (faded.max(-1) == faded.min(-1)).all() and (faded > 190).all()
 
 
-def test_a_strip_shows_pictures_side_by_side():
+def test_strip_places_pictures_side_by_side():
     picture = strip([Image.new("RGB", (10, 20), "red"), Image.new("RGB", (30, 5), "blue")])
     assert picture.size == (48, 20)
     assert picture.getpixel((5, 19)) == (255, 0, 0)
@@ -96,6 +96,22 @@ def test_a_strip_shows_pictures_side_by_side():
     assert picture.getpixel((20, 10)) == (255, 255, 255)
 
 
-def test_what_is_no_map_is_refused():
+def test_relevance_of_several_maps_is_refused():
     with pytest.raises(ValueError, match=r"one map \[rows, columns\], got shape \(2, 4, 4\)"):
         overlay(gray((8, 8)), torch.zeros(2, 4, 4))
+
+
+@pytest.mark.parametrize("box", [None, (10, 5, 30, 25), (-8, 2, 48, 28), (5, -6, 35, 36)])
+def test_maps_are_placed_where_the_overlay_draws_them(box):
+    left, top, right, bottom = box or (0, 0, 40, 30)
+    relevance = torch.zeros(2, 4, 4)
+    relevance[0, 1, 2] = relevance[1, 2, 1] = 1
+    placed = place_maps(relevance, (30, 40), box)
+    assert placed.shape == (2, 30, 40)
+    for index, (row, column) in enumerate([(1, 2), (2, 1)]):
+        y, x = (placed[index] == placed[index].max()).nonzero().float().mean(0)
+        assert abs(y + 0.5 - (top + (row + 0.5) * (bottom - top) / 4)) <= (bottom - top) / 8
+        assert abs(x + 0.5 - (left + (column + 0.5) * (right - left) / 4)) <= (right - left) / 8
+        outside = placed[index].clone()
+        outside[max(top, 0) : bottom, max(left, 0) : right] = 0
+        assert not outside.any()

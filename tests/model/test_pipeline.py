@@ -4,17 +4,13 @@ import json
 import subprocess
 import sys
 import textwrap
-import threading
-from base64 import b64encode
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.answers import QUESTIONS, assert_same, scores
 from helpers.tiny import (
     WORDS,
     called_operators,
@@ -26,15 +22,11 @@ from helpers.tiny import (
 )
 from PIL import Image
 from transformers import CLIPImageProcessorPil, pipeline
-from transformers.pipelines.pt_utils import KeyDataset
 
-from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor, QCAVisualQuestionAnsweringPipeline, overlay
+from modeling_qca import QCAProcessor, QCAVisualQuestionAnsweringPipeline, overlay
 from modeling_qca.explanation_qca import VisualExplanation
 from modeling_qca.overlay_qca import seen_box
-from modeling_qca.relevance_qca import explain
 from modeling_qca.training.benchmark.models import packed_products
-
-QUESTIONS = ["what is the color of the ball", "is there a big red cube", "how many"]
 
 
 @pytest.fixture(scope="module")
@@ -47,20 +39,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ask(checkpoint: Path) -> QCAVisualQuestionAnsweringPipeline:
     return pipeline(model=str(checkpoint), pipeline_class=QCAVisualQuestionAnsweringPipeline)
-
-
-def scores(answers: list[dict]) -> dict[str, float]:
-    return {answer["answer"]: answer["score"] for answer in answers}
-
-
-def assert_same(answers, expected):
-    if isinstance(expected, dict):
-        assert answers["answer"] == expected["answer"]
-        assert answers["score"] == pytest.approx(expected["score"], abs=1e-5)
-    else:
-        assert len(answers) == len(expected)
-        for one, other in zip(answers, expected, strict=True):
-            assert_same(one, other)
 
 
 @pytest.mark.slow  # compiles
@@ -87,37 +65,6 @@ def test_answers_are_the_probabilities_of_the_model_best_first(ask):
     assert_same(ask(image, QUESTIONS[0], top_k=2), answers[:2])
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory):
-    folder = tmp_path_factory.mktemp("served")
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *args):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield folder, f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-def test_every_source_of_an_image_gives_the_same_answer(ask, server):
-    folder, address = server
-    image = tiny_image(size=(50, 30))
-    image.save(folder / "wide.png")
-    expected = ask(image, QUESTIONS[0])
-    sources = [
-        folder / "wide.png",
-        str(folder / "wide.png"),
-        f"{address}/wide.png",
-        (folder / "wide.png").read_bytes(),
-    ]
-    for source in sources:
-        assert_same(ask(source, QUESTIONS[0]), expected)
-    assert_same(ask({"image": sources[0], "question": QUESTIONS[0]}), expected)
-    assert_same(ask(sources, QUESTIONS[0]), [expected] * 4)
-
-
 def test_several_questions_about_one_image_encode_it_once(ask, monkeypatch):
     encoded = []
     encode = ask.model.qca.vision_encoder.encode_images
@@ -136,223 +83,6 @@ def test_several_questions_about_one_image_encode_it_once(ask, monkeypatch):
     assert len(answers) == 16
     assert encoded == backbone_runs == [1]
     assert_same(answers[7], ask(tiny_image(), questions[7]))
-
-
-ROWS = [{"image": tiny_image(seed, size=(32 + 8 * seed, 32)), "question": QUESTIONS[seed]} for seed in range(3)]
-IMAGES = [row["image"] for row in ROWS]
-
-
-class Rows(torch.utils.data.Dataset):
-    """A dataset without `__iter__`, whose index is never out of range."""
-
-    def __len__(self):
-        return 3
-
-    def __getitem__(self, index):
-        return ROWS[index % 3]
-
-
-class Stream(torch.utils.data.IterableDataset):
-    def __iter__(self):
-        return iter(ROWS)
-
-
-def png(image: Image.Image) -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, "png")
-    return buffer.getvalue()
-
-
-def dataset_of_rows():
-    datasets = pytest.importorskip("datasets")
-    features = datasets.Features(image=datasets.Image(), question=datasets.Value("string"))
-    return datasets.Dataset.from_list(ROWS, features)
-
-
-def collections_of_pairs() -> dict:
-    """Arguments of the pipeline that hold `ROWS`."""
-    datasets = pytest.importorskip("datasets")
-    table = datasets.Dataset.from_list(
-        ROWS, datasets.Features(image=datasets.Image(), question=datasets.Value("string"))
-    )
-    undecoded = table.cast_column("image", datasets.Image(decode=False))
-    return {
-        "lists": (IMAGES, QUESTIONS),
-        "tuples": (tuple(IMAGES), tuple(QUESTIONS)),
-        "numpy arrays": (np.stack([np.array(image.resize((32, 32))) for image in IMAGES]), np.array(QUESTIONS)),
-        "arrays": ([np.array(image) for image in IMAGES], QUESTIONS),
-        "float arrays": ([np.array(image) / 255 for image in IMAGES], QUESTIONS),
-        "streams": ([BytesIO(png(image)) for image in IMAGES], QUESTIONS),
-        "base64": ([b64encode(png(image)).decode() for image in IMAGES], QUESTIONS),
-        "list of rows": (ROWS,),
-        "torch dataset": (Rows(),),
-        "torch iterable dataset": (Stream(),),
-        "generator": ((row for row in ROWS),),
-        "dataset": (table,),
-        "undecoded dataset": (undecoded,),
-        "iterable dataset": (table.to_iterable_dataset(),),
-        "slice of a dataset": (table[:3],),
-        "columns": (table["image"], table["question"]),
-        "KeyDataset and column": (KeyDataset(table, "image"), table["question"]),
-    }
-
-
-@pytest.mark.parametrize("batch_size", [1, 2])
-def test_every_collection_of_pairs_gives_the_same_answers(ask, batch_size):
-    expected = [ask(**row) for row in ROWS]
-    small = [ask(image.resize((32, 32)), question) for image, question in zip(IMAGES, QUESTIONS, strict=True)]
-    for name, arguments in collections_of_pairs().items():
-        answers = list(ask(*arguments, batch_size=batch_size))
-        assert_same(answers, small if name == "numpy arrays" else expected)
-
-
-@pytest.mark.parametrize("count", [2, 3])
-def test_every_question_is_asked_about_every_image_on_request(ask, count):
-    datasets = pytest.importorskip("datasets")
-    table = datasets.Dataset.from_list(
-        ROWS, datasets.Features(image=datasets.Image(), question=datasets.Value("string"))
-    )
-    questions = QUESTIONS[:count]
-    expected = [ask(image, questions) for image in IMAGES]
-    for images in (IMAGES, table["image"], KeyDataset(table, "image"), iter(IMAGES), (png(image) for image in IMAGES)):
-        assert_same(list(ask(images, questions, every_question=True, batch_size=2)), expected)
-    assert_same(ask(IMAGES[0], questions, every_question=True), expected[0])
-    one_for_all = [ask(image, QUESTIONS[0]) for image in IMAGES]
-    for images in (IMAGES, KeyDataset(table, "image"), iter(IMAGES)):
-        assert_same(list(ask(images, QUESTIONS[0])), one_for_all)
-
-
-def test_messages_contain_no_pixels_and_no_base64(ask):
-    for item in (tiny_image(), np.zeros((9, 9, 3)), b"ABCD" * 500, "QUJD" * 500, {"image": b"ABCD" * 500}):
-        with pytest.raises(ValueError, match="Expected an image and a question") as error:
-            ask([item])
-        assert len(str(error.value)) < 200
-        assert "ABCDABCD" not in str(error.value) and "QUJDQUJD" not in str(error.value)
-
-
-def dropout_model() -> QCAForVisualQuestionAnswering:
-    model = tiny_model(classifier_dropout=0.5)
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.5
-    return model
-
-
-@pytest.mark.parametrize("training", ["model", "hops"])
-def test_a_model_in_training_mode_answers_as_in_evaluation_mode_and_stays_as_it_is(training):
-    model = dropout_model()
-    ask = QCAVisualQuestionAnsweringPipeline(model=model, processor=tiny_processor())
-    expected, looked = ask(IMAGES[0], QUESTIONS), ask.look(IMAGES[0], QUESTIONS[0])
-    (model if training == "model" else model.qca.hops).train()
-    modes = [module.training for module in model.modules()]
-    for _ in range(3):
-        assert_same(ask(IMAGES[0], QUESTIONS), expected)
-        assert torch.equal(ask.look(IMAGES[0], QUESTIONS[0]).relevance, looked.relevance)
-    assert [module.training for module in model.modules()] == modes
-
-
-def test_the_pipeline_does_not_change_the_processor():
-    processor = QCAProcessor(tiny_processor().image_processor, tiny_tokenizer(model_max_length=10**9))
-    ask = QCAVisualQuestionAnsweringPipeline(model=tiny_model(), processor=processor)
-    ask.look(IMAGES[0], QUESTIONS[0], method="gradient")
-    with pytest.raises(ValueError, match="22 tokens, the text encoder reads at most 16"):
-        ask(IMAGES[0], "red " * 20)
-    assert processor.tokenizer.model_max_length == 10**9
-    assert processor(text="red " * 20)["input_ids"].shape == (1, 22)
-
-
-METHODS = ("relevance", "rollout", "gradient")
-
-
-@pytest.mark.parametrize("fields", [{}, {"query_tokens": "attended", "vision_conditioning_layers": [1]}])
-def test_eight_threads_give_the_results_of_one(fields):
-    ask = QCAVisualQuestionAnsweringPipeline(model=tiny_model(**fields), processor=tiny_processor())
-    questions = ["how many", "is the big red cube left of the small blue ball ?", "what", "color of the ring"]
-
-    def call(number: int):
-        kind = number % 5
-        image, question = IMAGES[number % 3], questions[number % 4]
-        if kind == 3:
-            return ask(image, question)
-        if kind == 4:
-            return ask(image, f"{question} red red red red red red red red red red red red", truncation=True)
-        look = ask.look(image, question, method=METHODS[kind])
-        return look.question, look.answers, look.words, look.relevance
-
-    expected = [call(number) for number in range(60)]
-    with ThreadPoolExecutor(8) as threads:
-        for number, result in enumerate(threads.map(call, [n % 60 for n in range(200)])):
-            one = expected[number % 60]
-            if isinstance(one, tuple):
-                assert result[0] == one[0] and result[1] == one[1]
-                assert result[2] == [[(w, pytest.approx(s, abs=1e-6)) for w, s in words] for words in one[2]]
-                torch.testing.assert_close(result[3], one[3])
-            else:
-                assert_same(result, one)
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("context", [torch.inference_mode, torch.no_grad])
-def test_look_does_not_depend_on_the_gradient_mode(ask, method, context):
-    expected = ask.look(IMAGES[0], QUESTIONS[0], method=method)
-    with context():
-        look = ask.look(IMAGES[0], QUESTIONS[0], method=method)
-        inputs = tiny_processor()(images=IMAGES[0], text=QUESTIONS[0])
-        explanation = ask.model.explain(inputs, method)
-        made_inside = QCAVisualQuestionAnsweringPipeline(model=tiny_model(), processor=tiny_processor())
-        inside = made_inside.look(IMAGES[0], QUESTIONS[0], method=method)
-    torch.testing.assert_close(look.relevance, expected.relevance)
-    torch.testing.assert_close(explanation.relevance.mean(2).unflatten(-1, (4, 4))[0], expected.relevance)
-    assert inside.relevance.shape == expected.relevance.shape
-
-
-@pytest.mark.parametrize("task_type", [None, "FEATURE_EXTRACTION", "SEQ_CLS"])
-def test_a_peft_model_answers_and_explains_with_its_adapters(task_type):
-    peft = pytest.importorskip("peft")
-    model = tiny_model()
-    plain = QCAVisualQuestionAnsweringPipeline(model=model, processor=tiny_processor())(IMAGES[0], QUESTIONS[0])
-    config = peft.LoraConfig(task_type=task_type, target_modules=["q_proj", "v_proj"], init_lora_weights=False, r=4)
-    adapted = peft.get_peft_model(model, config)
-    ask = QCAVisualQuestionAnsweringPipeline(model=adapted, processor=tiny_processor())
-    inputs = tiny_processor()(images=IMAGES[0], text=QUESTIONS[0])
-    with torch.no_grad():
-        logits = adapted.get_base_model().eval()(**inputs).logits[0]
-    expected = {model.config.id2label[i]: float(p) for i, p in enumerate(logits.softmax(-1))}
-    answers = ask(IMAGES[0], QUESTIONS[0])
-    assert scores(answers) == pytest.approx(expected, abs=1e-5)
-    assert scores(answers) != pytest.approx(scores(plain), abs=1e-3)
-    for method in METHODS:
-        look = ask.look(IMAGES[0], QUESTIONS[0], method=method)
-        assert_same(look.answers, answers)
-        explained = adapted.explain(inputs, method).relevance.mean(2).unflatten(-1, (4, 4))[0]
-        torch.testing.assert_close(look.relevance, explained)
-        torch.testing.assert_close(
-            explain(adapted, inputs, method).relevance[0].mean(1).unflatten(-1, (4, 4)), explained
-        )
-    assert ask.model is adapted
-
-
-@pytest.mark.parametrize("batch_size", [1, 2, 5])
-def test_answers_do_not_depend_on_the_batch_size(ask, batch_size):
-    images = [tiny_image(seed, size=(32 + 8 * seed, 32)) for seed in range(3)]
-    asked = [QUESTIONS, QUESTIONS[1], QUESTIONS[1:]]
-    expected = [ask(image, question) for image, question in zip(images, asked, strict=True)]
-    assert_same(ask(images, asked, batch_size=batch_size), expected)
-    rows = [{"image": image, "question": question} for image, question in zip(images, asked, strict=True)]
-    assert_same(ask(rows, batch_size=batch_size), expected)
-
-
-def test_a_generator_is_read_lazily(ask):
-    taken = []
-
-    def rows():
-        for seed in range(100):
-            taken.append(seed)
-            yield {"image": tiny_image(seed), "question": QUESTIONS[0]}
-
-    answers = ask(rows(), batch_size=2)
-    assert_same([next(answers), next(answers), next(answers)], [ask(tiny_image(i), QUESTIONS[0]) for i in range(3)])
-    assert len(taken) < 10
 
 
 def test_relevance_has_the_size_of_the_upright_image(ask):
@@ -493,27 +223,6 @@ def test_a_checkpoint_answers_without_the_package(ask, checkpoint, tmp_path, tas
         assert np.abs(shown - expected).max() <= 1
 
 
-@pytest.mark.parametrize(
-    ("image", "question", "message"),
-    [
-        ("nowhere.jpg", "what", "Cannot read the image nowhere.jpg"),
-        (b"not an image", "what", "Cannot read the image 12 bytes"),
-        (3, "what", "Cannot read the image 3"),
-        ([tiny_image()] * 3, ["what"] * 2, "every_question=True"),
-        (iter([tiny_image()]), ["what"] * 2, "every_question=True"),
-        ({"picture": np.zeros((9, 9, 3), np.uint8)}, None, "keys .'picture'"),
-        (tiny_image(), " ", "Question 0 is empty"),
-        (tiny_image(), [], "comes without a question"),
-        ([tiny_image()] * 3, ["what", "where"], "3 images but 2 questions"),
-        (tiny_image(), None, "Expected an image and a question"),
-        (tiny_image(), "what " * 30, "truncation=True"),
-    ],
-)
-def test_error_names_the_bad_input(ask, image, question, message):
-    with pytest.raises(ValueError, match=message):
-        ask(image, question)
-
-
 def test_a_long_question_is_cut_only_with_truncation(ask):
     cut = ask(tiny_image(), "what " * 30, truncation=True)
     assert_same(cut, ask(tiny_image(), "what " * 14))  # 16 positions, two of them special tokens
@@ -528,10 +237,6 @@ def test_top_k_of_zero_and_relevance_without_hops_are_refused(ask):
     assert len(without_hops(tiny_image(), "what")) == 5
     with pytest.raises(ValueError, match="num_attention_layers=0"):
         without_hops(tiny_image(), "what", return_relevance=True)
-
-
-def test_an_empty_list_of_images_gives_an_empty_list(ask):
-    assert ask([], "what") == []
 
 
 def test_no_code_of_the_checkpoint_runs_with_the_package_installed(ask, tmp_path):

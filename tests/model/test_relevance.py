@@ -1,19 +1,16 @@
-"""Relevance read back from the model, against plain loops written from the papers."""
+"""Relevance of patches and tokens, compared with plain loops written from the papers."""
 
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers.tiny import tiny_batch, tiny_image, tiny_model, tiny_processor, tiny_tokenizer
+from helpers.tiny import tiny_batch, tiny_image, tiny_model, tiny_processor
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 from transformers.utils import ModelOutput
 
 from modeling_qca import QCAForVisualQuestionAnswering
-from modeling_qca.question_qca import word_relevance
 from modeling_qca.rollout_qca import ImageTokens, rollout
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -233,7 +230,7 @@ def gradient_reference(model, inputs, monkeypatch) -> tuple[np.ndarray, np.ndarr
 
 @settings(max_examples=20, deadline=None)
 @given(layers=st.integers(1, 4), heads=st.integers(1, 3), size=st.integers(1, 7), seed=st.integers(0, 99))
-def test_rollout_is_the_product_of_layers_with_the_identity_added(layers, heads, size, seed):
+def test_rollout_multiplies_layers_with_the_identity_added(layers, heads, size, seed):
     generator = torch.Generator().manual_seed(seed)
     attentions = [torch.rand(2, heads, size, size, generator=generator).softmax(-1) for _ in range(layers)]
     for row, actual in enumerate(rollout(attentions)):
@@ -244,7 +241,7 @@ def test_rollout_is_the_product_of_layers_with_the_identity_added(layers, heads,
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_rollout_goes_back_through_the_vision_encoder(name):
+def test_rollout_relevance_equals_a_loop_over_the_vision_layers(name):
     model, batch = model_of(name), tiny_batch()
     explanation = model.explain(batch, method="rollout")
     assert explanation.grid == (4, 4)
@@ -255,7 +252,7 @@ def test_rollout_goes_back_through_the_vision_encoder(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_gradient_relevance_follows_the_rules_for_two_modalities(name, monkeypatch):
+def test_gradient_relevance_equals_the_rules_of_the_paper(name, monkeypatch):
     model, batch = model_of(name), tiny_batch()
     explanation = model.explain(batch, method="gradient")
     eager(model)
@@ -268,7 +265,7 @@ def test_gradient_relevance_follows_the_rules_for_two_modalities(name, monkeypat
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "last"])
-def test_rollout_of_the_question_starts_from_what_is_pooled(pooling):
+def test_rollout_of_the_question_starts_from_the_pooled_tokens(pooling):
     model, batch = tiny_model(question_pooling=pooling), tiny_batch()
     relevance = model.explain(batch, method="rollout").token_relevance
     eager(model)
@@ -284,7 +281,7 @@ def test_rollout_of_the_question_starts_from_what_is_pooled(pooling):
         assert (relevance[index, 0, length:] == 0).all()
 
 
-def test_relevance_is_what_the_hops_report():
+def test_method_relevance_returns_the_maps_of_the_hops():
     model, batch = tiny_model(), tiny_batch()
     explanation = model.explain(batch)
     with torch.no_grad():
@@ -294,7 +291,7 @@ def test_relevance_is_what_the_hops_report():
     assert explanation.answers.tolist() == outputs.logits.argmax(-1).tolist()
 
 
-def test_hops_that_attend_to_the_question_say_which_words_each_read():
+def test_hops_that_attend_to_the_question_give_token_relevance():
     model, batch = tiny_model(query_tokens="attended"), tiny_batch()
     read = []
     for hop in model.qca.hops.layers:
@@ -316,7 +313,7 @@ def test_hops_that_attend_to_the_question_say_which_words_each_read():
     assert tiny_model().explain(batch).token_relevance is None
 
 
-def test_gradient_relevance_depends_on_the_answer_and_on_no_batch_mate():
+def test_gradient_relevance_depends_on_the_answer_but_not_on_the_batch():
     model, batch = tiny_model(), tiny_batch()
     together = model.explain(batch, method="gradient", answers=torch.tensor([0, 1, 2]))
     other = model.explain(batch, method="gradient", answers=torch.tensor([3, 3, 3]))
@@ -328,13 +325,14 @@ def test_gradient_relevance_depends_on_the_answer_and_on_no_batch_mate():
 
 @pytest.mark.parametrize("method", ["relevance", "rollout", "gradient"])
 @pytest.mark.parametrize("name", ["post_encoder", "conditioned", "budget"])
-def test_explaining_leaves_the_model_as_it_was(name, method):
+def test_explain_does_not_change_the_model(name, method):
     model, batch = model_of(name), tiny_batch()
     expected = model.explain(batch, method=method)
     model.requires_grad_(False)
     model.train()
     model.qca.vision_encoder.eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
+    hooks = [len(module._forward_hooks) for module in model.modules()]
     with torch.no_grad():
         frozen = model.explain(batch, method=method)
     torch.testing.assert_close(frozen.relevance, expected.relevance)
@@ -342,11 +340,11 @@ def test_explaining_leaves_the_model_as_it_was(name, method):
     assert {part.config._attn_implementation for part in (model, model.qca.vision_encoder.backbone)} == {"sdpa"}
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    assert not any(module._forward_hooks for module in model.qca.hops.modules())
+    assert [len(module._forward_hooks) for module in model.modules()] == hooks
 
 
 @pytest.mark.parametrize("method", ["relevance", "rollout", "gradient"])
-def test_maps_are_probabilities_on_the_patches_the_budget_kept(method):
+def test_maps_sum_to_one_over_the_patches_that_the_budget_kept(method):
     model, batch = tiny_model(token_budget=5, token_budget_layer=1), tiny_batch(size=(32, 48))
     explanation = model.explain(batch, method=method)
     assert explanation.grid == (4, 6)
@@ -356,7 +354,7 @@ def test_maps_are_probabilities_on_the_patches_the_budget_kept(method):
         assert (explanation.relevance.amax((1, 2))[~explanation.patch_mask] == 0).all()
 
 
-def test_the_processor_brings_an_explanation_to_the_size_of_the_image():
+def test_post_process_relevance_resizes_an_explanation():
     model, processor = tiny_model(), tiny_processor()
     explanation = model.explain(processor(images=tiny_image(size=(50, 20)), text="what is left"), method="rollout")
     (on_grid,) = processor.post_process_relevance(explanation)
@@ -365,7 +363,7 @@ def test_the_processor_brings_an_explanation_to_the_size_of_the_image():
     assert on_image.shape == (2, 20, 50)
 
 
-def test_what_cannot_be_explained_is_refused():
+def test_methods_and_inputs_that_cannot_be_explained_are_refused():
     model, batch = tiny_model(), tiny_batch()
     with pytest.raises(ValueError, match="'saliency'; it is one of relevance, rollout, gradient"):
         model.explain(batch, method="saliency")
@@ -393,7 +391,7 @@ def test_what_cannot_be_explained_is_refused():
 
 @pytest.mark.parametrize("method", ["relevance", "rollout", "gradient"])
 @pytest.mark.parametrize("name", ["attended_words", "mean_pooling", "attended_dinov2"])
-def test_padding_on_the_left_moves_the_shares_of_tokens_and_no_more(name, method):
+def test_left_padding_moves_token_relevance_and_nothing_else(name, method):
     model, right = model_of(name), tiny_batch()
     names = ("input_ids", "attention_mask", "token_type_ids")
     order = right["attention_mask"].sort(dim=1, stable=True).indices
@@ -409,25 +407,45 @@ def test_padding_on_the_left_moves_the_shares_of_tokens_and_no_more(name, method
     assert not other.token_relevance.masked_select(left["attention_mask"][:, None] == 0).any()
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_words_collect_the_shares_of_their_pieces(side):
-    vocabulary = {"[PAD]": 0, "[UNK]": 1, "chair": 2, "##s": 3, "where": 4, "are": 5, "?": 6}
-    pieces = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    pieces.normalizer, pieces.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=pieces, pad_token="[PAD]", unk_token="[UNK]", padding_side=side
-    )
-    questions = ["Where are chairs?", "chairs"]
-    mask = tokenizer(questions, padding=True, return_tensors="pt")["attention_mask"]
-    relevance = (mask * torch.tensor([1.0, 2.0, 3.0, 4.0, 10.0]))[:, None]
-    (first,), (second,) = word_relevance(tokenizer, questions, mask, relevance)
-    assert first == [("Where", 0.05), ("are", 0.1), ("chairs", pytest.approx(0.35)), ("?", 0.5)]
-    assert second == [("chairs", 1.0)]
+@pytest.mark.parametrize("method", ["relevance", "rollout", "gradient"])
+def test_shared_questions_have_the_relevance_of_repeated_ones(method):
+    model, batch = tiny_model(query_tokens="attended"), tiny_batch(questions=2, images=3)
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    question_index = torch.tensor([1, 0, 1])
+    shared = {name: batch[name] for name in names} | {"pixel_values": batch["pixel_values"]}
+    repeated = shared | {name: batch[name][question_index] for name in names}
+    one = model.explain(shared | {"question_index": question_index}, method)
+    other = model.explain(repeated, method)
+    torch.testing.assert_close(one.relevance, other.relevance)
+    torch.testing.assert_close(one.token_relevance, other.token_relevance)
 
 
-def test_special_tokens_are_no_words():
-    tokenizer, questions = tiny_tokenizer(), ["what is left", "how many"]
-    mask = tokenizer(questions, padding=True, return_tensors="pt")["attention_mask"]
-    (first, again), (second, _) = word_relevance(tokenizer, questions, mask, mask[:, None].float().expand(-1, 2, -1))
-    assert first == again == [(word, pytest.approx(1 / 3)) for word in ("what", "is", "left")]
-    assert second == [(word, pytest.approx(1 / 2)) for word in ("how", "many")]
+@pytest.mark.parametrize("method", ["relevance", "rollout", "gradient"])
+def test_columns_of_padding_beyond_the_text_encoder_change_no_relevance(method):
+    model, batch = tiny_model(query_tokens="attended"), tiny_batch()
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    padded = batch | {name: torch.nn.functional.pad(batch[name], (0, 121)) for name in names}
+    one, other = model.explain(batch, method), model.explain(padded, method)
+    torch.testing.assert_close(other.relevance, one.relevance)
+    assert other.token_relevance.shape[-1] == 128
+    torch.testing.assert_close(other.token_relevance[..., :7], one.token_relevance)
+    assert not other.token_relevance[..., 7:].any()
+
+
+def test_cached_questions_are_explained_by_the_hops_alone():
+    model, batch = tiny_model(), tiny_batch()
+    expected = model.explain(batch)
+    words = {name: batch.pop(name) for name in ("input_ids", "token_type_ids")}
+    text = model.get_text_features(**words, attention_mask=batch["attention_mask"])
+    cached = batch | {"text_features": text.last_hidden_state, "attention_mask": text.attention_mask}
+    torch.testing.assert_close(model.explain(cached).relevance, expected.relevance)
+    for method in ("rollout", "gradient"):
+        with pytest.raises(ValueError, match="pass `input_ids`"):
+            model.explain(cached, method)
+
+
+def test_an_image_index_out_of_range_is_refused_by_every_method():
+    for method in ("relevance", "rollout", "gradient"):
+        for image in (-1, 2):
+            with pytest.raises(ValueError, match="image_index"):
+                tiny_model().explain(tiny_batch() | {"image_index": torch.tensor([0, image, 1])}, method)
