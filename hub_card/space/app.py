@@ -1,6 +1,7 @@
-"""Ask a checkpoint about a picture and see where it looks. The same file is `qca app CHECKPOINT` and a Space.
+"""The demo app: ask questions about a picture and see which patches the model read.
 
-A Space names the checkpoint in its variable QCA_CHECKPOINT. With the package installed no code of the checkpoint runs.
+The file is both `qca app CHECKPOINT` and a Space, whose variable QCA_CHECKPOINT names the checkpoint. If the package
+is installed, the app runs its code and not the checkpoint's.
 """
 
 import os
@@ -16,19 +17,19 @@ except ImportError as error:
     raise ImportError('The app needs gradio: pip install "modeling-qca[app]"') from error
 
 METHODS = {
-    "where each hop looks": "relevance",
-    "back through the vision encoder (rollout)": "rollout",
-    "what raised the answer's score (gradient)": "gradient",
+    "Relevance map of each hop": "relevance",
+    "Attention rollout to the image": "rollout",
+    "Gradient of the answer's score": "gradient",
 }
-SIDE = 640  # pixels of the longer side of what is drawn
+SIDE = 640  # pixels of the longer side of a drawn picture
 COLORS = {"red": "#d62728", "green": "#2ca02c", "blue": "#1f77b4", "yellow": "#f2c12e", "purple": "#8e44ad"}
 SHAPES = ("square", "circle", "triangle")
-# Fonts of the reader's machine: nothing is fetched from elsewhere.
+# Local fonts, so that the page loads nothing from other sites.
 THEME = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 
 
 def load_pipeline(checkpoint: str) -> Any:
-    """The checkpoint's pipeline, by the installed package or else by its own code."""
+    """The checkpoint's pipeline. It runs the installed package, or the checkpoint's code without the package."""
     try:
         from modeling_qca import QCAVisualQuestionAnsweringPipeline
     except ImportError:
@@ -37,7 +38,7 @@ def load_pipeline(checkpoint: str) -> Any:
 
 
 def example_image(seed: int) -> Image.Image:
-    """Three shapes of different colors on a plain background."""
+    """Three shapes of different kinds and colors on a plain background."""
     generator = random.Random(seed)
     image = Image.new("RGB", (320, 240), "#e8e4da")
     draw = ImageDraw.Draw(image)
@@ -53,82 +54,122 @@ def example_image(seed: int) -> Image.Image:
     return image
 
 
+def answer(ask: Any, image: Image.Image | None, question: str, method: str, earlier: list | None) -> tuple:
+    """New values of the components after a question: one for each output of `build_app`.
+
+    Raises:
+        gradio.Error: There is no picture, or the question is empty or too long.
+    """
+    if image is None:
+        raise gr.Error("Choose a picture first.")
+    try:
+        explanation = ask.look(image, question, method=METHODS[method])
+        if not explanation.words:
+            explanation.words = ask.look(image, question, method="gradient").words
+        explanation = explanation.fit(SIDE)
+    except ValueError as error:
+        raise gr.Error(str(error)) from error
+    maps = len(explanation.relevance)
+    earlier = [(explanation.overlay(caption=False), explanation.caption), *(earlier or [])]
+    scores = {entry["answer"]: entry["score"] for entry in explanation.answers}
+    slider = gr.Slider(maximum=max(maps, 2), value=maps, visible=maps > 1)
+    kept = gr.Image() if explanation.kept is None else gr.Image(explanation.kept_patches(), visible=True)
+    return explanation, scores, slider, *show_hop(explanation, maps), kept, gr.Gallery(earlier, visible=True)
+
+
+def show_hop(explanation: Any, hop: int) -> tuple:
+    """The overlay of a hop, and the words it read with their weights."""
+    if explanation is None:
+        return None, None
+    words = explanation.words[min(int(hop), len(explanation.words)) - 1]
+    highest = max(share for _, share in words) or 1.0
+    return explanation.overlay(int(hop) - 1, caption=False), [(word, share / highest) for word, share in words]
+
+
 def build_app(checkpoint: str) -> gr.Blocks:
     """
     Args:
         checkpoint: folder or Hub id.
 
     Raises:
-        ValueError: where there is no such checkpoint, or it has no hops to look at.
+        ValueError: There is no such checkpoint, or the model has no hops.
     """
     ask = load_pipeline(checkpoint)
-    hops, budget = ask.model.config.num_attention_layers, ask.model.config.token_budget
-    if hops == 0:
-        raise ValueError(f"{checkpoint} has no hops (`num_attention_layers=0`): there is nowhere to see it look.")
-
-    def answer(image: Image.Image | None, question: str, method: str, earlier: list) -> tuple:
-        if image is None:
-            raise gr.Error("Choose a picture first.")
-        try:
-            look = ask.look(image, question, method=METHODS[method])
-            if not look.words:
-                look.words = ask.look(image, question, method="gradient").words
-            look = look.fit(SIDE)
-        except ValueError as error:
-            raise gr.Error(str(error)) from error
-        maps = len(look.relevance)
-        earlier = [(look.overlay(caption=False), look.caption), *(earlier or [])]
-        scores = {entry["answer"]: entry["score"] for entry in look.answers}
-        slider = gr.Slider(maximum=max(maps, 2), value=maps, visible=maps > 1)
-        dropped = gr.Image() if look.kept is None else gr.Image(look.kept_patches(), visible=True)
-        return look, scores, slider, *show_hop(look, maps), dropped, gr.Gallery(earlier, visible=True)
-
-    def show_hop(look: Any, hop: int) -> tuple:
-        if look is None:
-            return None, None
-        words = look.words[min(int(hop), len(look.words)) - 1]
-        highest = max(share for _, share in words) or 1.0
-        return look.overlay(int(hop) - 1, caption=False), [(word, share / highest) for word, share in words]
-
+    config = ask.model.config
+    if config.num_attention_layers == 0:
+        raise ValueError(
+            f"{checkpoint} has no hops (`num_attention_layers=0`), so there are no relevance maps to show."
+        )
     with gr.Blocks(title="Where does it look?", analytics_enabled=False) as app:
-        gr.Markdown("# Where does it look?\nAsk about a picture: the answers, and the evidence for them.")
-        look = gr.State(None)
+        gr.Markdown("# Where does it look?\nAsk about a picture and see which patches the model read for its answer.")
         with gr.Row():
             with gr.Column(min_width=300):
-                image = gr.Image(type="pil", label="Picture", sources=["upload", "clipboard"], elem_id="picture")
-                question = gr.Textbox(label="Question", placeholder="what is left of the table", elem_id="question")
-                method = gr.Radio(list(METHODS), value=next(iter(METHODS)), label="Show", elem_id="method")
+                inputs = input_components()
                 button = gr.Button("Ask", variant="primary", elem_id="ask")
             with gr.Column(min_width=300):
-                answers = gr.Label(label="Answers", num_top_classes=5, elem_id="answers")
-                overlay = picture("Where it looked", "overlay")
-                hop = gr.Slider(1, max(hops, 2), hops, step=1, label="Hop", visible=hops > 1, elem_id="hop")
-                words = gr.HighlightedText(label="Words it read", elem_id="words")
-                kept = picture("Patches the token budget kept", "kept", visible=budget is not None)
-        earlier = gr.Gallery(
-            label="Questions so far",
-            format="png",
-            columns=4,
-            fit_columns=False,
-            height="auto",
-            object_fit="contain",
-            interactive=False,
-            visible=False,
-            elem_id="earlier",
-        )
+                outputs = output_components(config.num_attention_layers, config.token_budget is not None)
+        outputs["earlier"] = earlier = earlier_questions()
+        image, question, _ = inputs
         gr.Examples(
             [[example_image(1), "what color is the circle"], [example_image(2), "is there a green square"]],
             [image, question],
         )
-        outputs = [look, answers, hop, overlay, words, kept, earlier]
-        gr.on([button.click, question.submit], answer, [image, question, method, earlier], outputs)
-        hop.input(show_hop, [look, hop], [overlay, words], show_progress="hidden")
+        gr.on(
+            [button.click, question.submit],
+            lambda *values: answer(ask, *values),
+            [*inputs, earlier],
+            list(outputs.values()),
+        )
+        shown = [outputs["overlay"], outputs["words"]]
+        outputs["hop"].input(show_hop, [outputs["explanation"], outputs["hop"]], shown, show_progress="hidden")
         image.change(lambda: gr.Gallery([], visible=False), None, earlier)
     return app
 
 
+def input_components() -> list[Any]:
+    """Picture, question and method."""
+    return [
+        gr.Image(type="pil", label="Picture", sources=["upload", "clipboard"], elem_id="picture"),
+        gr.Textbox(label="Question", placeholder="what is left of the table", elem_id="question"),
+        gr.Radio(list(METHODS), value=next(iter(METHODS)), label="Show", elem_id="method"),
+    ]
+
+
+def output_components(hops: int, has_budget: bool) -> dict[str, Any]:
+    """The outputs of `answer` but the last, in its order."""
+    explanation = gr.State(None)
+    answers = gr.Label(label="Answers", num_top_classes=5, elem_id="answers")
+    overlay = picture("Where it looked", "overlay")
+    hop = gr.Slider(1, max(hops, 2), hops, step=1, label="Hop", visible=hops > 1, elem_id="hop")
+    words = gr.HighlightedText(label="Words it read", elem_id="words")
+    kept = picture("Patches that the token budget kept", "kept", visible=has_budget)
+    return {
+        "explanation": explanation,
+        "answers": answers,
+        "hop": hop,
+        "overlay": overlay,
+        "words": words,
+        "kept": kept,
+    }
+
+
+def earlier_questions() -> gr.Gallery:
+    """The last output of `answer`: the overlays of all questions about the picture."""
+    return gr.Gallery(
+        label="Earlier questions",
+        format="png",
+        columns=4,
+        fit_columns=False,
+        height="auto",
+        object_fit="contain",
+        interactive=False,
+        visible=False,
+        elem_id="earlier",
+    )
+
+
 def picture(title: str, elem_id: str, visible: bool = True) -> gr.Image:
-    """A picture under its title, which would otherwise lie on it."""
+    """A picture with its title above it. A label of gradio would cover a part of the picture."""
     gr.Markdown(f"**{title}**", visible=visible)
     return gr.Image(
         label=title,
@@ -143,7 +184,7 @@ def picture(title: str, elem_id: str, visible: bool = True) -> gr.Image:
 
 
 def launch_app(checkpoint: str, **options: Any) -> Any:
-    """Serve [`build_app`]; `options` are those of `gradio.Blocks.launch`."""
+    """Serve `build_app(checkpoint)`. The `options` are those of `gradio.Blocks.launch`."""
     return build_app(checkpoint).launch(theme=THEME, **options)
 
 

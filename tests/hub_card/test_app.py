@@ -1,5 +1,5 @@
-"""The demo app, used in headless Chromium as a visitor would; skipped where the browser or an extra is missing."""
-# ruff: noqa: E402  the extras are imported once they are known to be there
+"""The demo app in headless Chromium. Tests are skipped without the browser or the extras."""
+# ruff: noqa: E402  `importorskip` comes before the imports of the extras
 
 import io
 import os
@@ -40,7 +40,7 @@ def visitor(checkpoint: Path, tmp_path: Path, monkeypatch) -> Iterator[Visitor]:
 
 
 @needs_browser
-def test_a_visitor_asks_about_a_picture_and_sees_where_the_model_looks(visitor, checkpoint, tmp_path):
+def test_visitor_asks_questions_and_sees_answers_words_and_hops(visitor, checkpoint, tmp_path):
     picture = tmp_path / "picture.png"
     tiny_image(size=(200, 120)).save(picture)
     expected = space.load_pipeline(str(checkpoint)).look(picture, "what is left of the red cube")
@@ -55,7 +55,7 @@ def test_a_visitor_asks_about_a_picture_and_sees_where_the_model_looks(visitor, 
     visitor.ask("how many")
     visitor.wait(lambda: visitor.words() == ["how", "many"])
     second = visitor.picture("overlay")
-    assert second != first  # another question, another place
+    assert second != first
     assert len(visitor.find("#earlier .thumbnail-item")) == 2
 
     slider = visitor.find("#hop input[type=range]")[0]
@@ -67,7 +67,7 @@ def test_a_visitor_asks_about_a_picture_and_sees_where_the_model_looks(visitor, 
 
 
 @needs_browser
-def test_the_overlay_shown_is_the_look_of_the_question(visitor, checkpoint, tmp_path):
+def test_shown_overlay_is_that_of_the_pipeline(visitor, checkpoint, tmp_path):
     picture = tmp_path / "picture.png"
     tiny_image(size=(200, 120)).save(picture)
     visitor.upload(picture)
@@ -82,7 +82,7 @@ def test_the_overlay_shown_is_the_look_of_the_question(visitor, checkpoint, tmp_
 
 
 @needs_browser
-def test_the_page_fits_a_phone_and_says_what_is_missing(visitor, tmp_path):
+def test_page_fits_a_phone_and_names_a_missing_picture(visitor, tmp_path):
     visitor.question.send_keys("what", Keys.ENTER)
     visitor.wait(lambda: "Choose a picture first." in visitor.browser.find_element(By.TAG_NAME, "body").text)
     picture = tmp_path / "picture.png"
@@ -100,12 +100,12 @@ def test_the_page_fits_a_phone_and_says_what_is_missing(visitor, tmp_path):
 
 
 @pytest.mark.parametrize("method", space.METHODS.values())
-def test_every_method_shown_is_one_of_explain(method):
+def test_every_shown_method_is_one_of_explain(method):
     batch = tiny_batch()
     assert tiny_model().explain(batch, method=method).relevance.shape[0] == len(batch["input_ids"])
 
 
-def test_example_images_are_drawn_and_differ():
+def test_example_images_differ_and_are_reproducible():
     images = [space.example_image(seed) for seed in range(4)]
     assert len({image.tobytes() for image in images}) == 4
     assert space.example_image(1).tobytes() == images[1].tobytes()
@@ -113,7 +113,7 @@ def test_example_images_are_drawn_and_differ():
         assert len(image.getcolors(1 << 16)) == 4  # three shapes and the background
 
 
-def test_a_model_without_hops_is_refused(tmp_path):
+def test_model_without_hops_is_refused(tmp_path):
     save_tiny_model(tmp_path, num_attention_layers=0)
-    with pytest.raises(ValueError, match="nowhere to see it look"):
+    with pytest.raises(ValueError, match="has no hops"):
         space.build_app(str(tmp_path))
