@@ -80,7 +80,7 @@ def export_checkpoint(checkpoint: str, output_dir: Path, format: Format = "onnx"
     remove_local_names(model.config)
     with _quietly():
         try:
-            program = _trace(model, _inputs(model, processor, images=2, questions=3), format, int8)
+            program = trace_program(model, _inputs(model, processor, images=2, questions=3), format, int8)
         except Exception as error:  # the exporters raise errors of many types
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(f"{checkpoint} cannot be exported as {format}: {reason}") from error
@@ -109,7 +109,10 @@ def _check_request(output_dir: Path, format: Format, int8: bool) -> None:
         raise ImportError(f'ONNX needs {", ".join(missing)}: pip install "modeling-qca[export]"')
 
 
-def _trace(model: QCAForVisualQuestionAnswering, inputs: dict[str, Any], format: Format, int8: bool) -> ExportedModel:
+def trace_program(
+    model: QCAForVisualQuestionAnswering, inputs: dict[str, Any], format: Format, int8: bool
+) -> ExportedModel:
+    """Trace `model` with free sizes of everything but the images, without names of local folders."""
     free = Dim.DYNAMIC  # raises if tracing would fix the size
     shapes: dict[str, Any] = {name: {0: free, 1: free} for name in inputs}
     shapes |= {name: {0: free} for name in ("pixel_values", "image_index")}
