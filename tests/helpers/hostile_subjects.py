@@ -1,4 +1,4 @@
-"""What hostile inputs are given to: a tiny pipeline, the config's loader with the model it describes, the recipes."""
+"""The receivers of hostile inputs: a tiny pipeline, the config loader and its model, and the recipe loader."""
 
 import random
 from collections.abc import Iterator
@@ -10,13 +10,13 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 
-from helpers import hostile_inputs
+from helpers import hostile_images, hostile_text
 from helpers.tiny import tiny_batch, tiny_config, tiny_image, tiny_model, tiny_processor, tiny_tokenizer
 from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor, QCAVisualQuestionAnsweringPipeline
 from modeling_qca.training.fitting.recipe import load_recipe
 
-LARGEST_RUN = 3_000_000  # parameters of a model that is run, not only laid out
-LARGEST_IMAGE = 128  # pixels of its side
+LARGEST_RUN = 3_000_000  # parameters; a larger model is only built on the meta device
+LARGEST_IMAGE = 128  # pixels of a side
 
 torch.set_num_threads(1)
 
@@ -32,30 +32,30 @@ class Subjects:
             QCAVisualQuestionAnsweringPipeline(model=model, processor=processor) for processor in (limited, unlimited)
         ]
         bare = tiny_tokenizer(model_max_length=int(1e30))
-        bare.backend_tokenizer.post_processor = None  # no special tokens, so that a question may have none at all
+        bare.backend_tokenizer.post_processor = None  # without special tokens a question can be empty
         self.processors = [QCAProcessor(limited.image_processor, bare), limited]
         self.model = model
 
     def meet(self, kind: str, number: int, seed: int) -> list[float]:
-        """The values of the answer to input `number` of a kind; raises what the input makes raise."""
+        """The values of the answer to input `number` of a kind. Errors of the input pass through."""
         generator = random.Random(f"{seed} {kind} {number}")
         torch.manual_seed(number)
         with torch.no_grad():
             return list(getattr(self, f"_{kind}")(generator))
 
     def is_clear(self, kind: str, error: Exception) -> bool:
-        """One of the errors the documentation names, with words of its own and no other library's type for them."""
+        """Whether an error is of a documented class and has a message."""
         allowed: dict[str, tuple[type, ...]] = {
             "image": (ValueError,),
             "question": (ValueError,),
             "config": (ValueError, OSError),
-            "recipe": (ValueError, FileNotFoundError, PackageNotFoundError),  # of a file or package an argument names
+            "recipe": (ValueError, FileNotFoundError, PackageNotFoundError),  # of a named file or package
         }
         strict = isinstance(error, StrictDataclassError) and kind in ("config", "recipe")
         return bool(str(error)) and (type(error) in allowed[kind] or strict)
 
     def _image(self, generator: random.Random) -> Iterator[float]:
-        image = hostile_inputs.image(generator, self.folder)
+        image = hostile_images.image(generator, self.folder)
         if generator.random() < 0.5 and isinstance(image, (str, bytes, Path, Image.Image)):
             yield from _scores(generator.choice(self.pipelines)(image, "what is red ?", return_relevance=True))
         else:
@@ -63,7 +63,7 @@ class Subjects:
             yield from self.model(**inputs).logits.flatten().tolist()
 
     def _question(self, generator: random.Random) -> Iterator[float]:
-        question, truncation = hostile_inputs.question(generator), generator.random() < 0.3
+        question, truncation = hostile_text.question(generator), generator.random() < 0.3
         if generator.random() < 0.7:
             yield from _scores(generator.choice(self.pipelines)(tiny_image(), question, truncation=truncation))
         else:
@@ -72,15 +72,15 @@ class Subjects:
 
     def _config(self, generator: random.Random) -> Iterator[float]:
         path = self.folder / "config.json"
-        path.write_bytes(hostile_inputs.config(generator, tiny_config().to_dict()))
+        path.write_bytes(hostile_text.config(generator, tiny_config().to_dict()))
         config = QCAConfig.from_pretrained(self.folder)
         with torch.device("meta"):
-            laid_out = QCAForVisualQuestionAnswering(config)
-        yield float(sum(parameter.numel() for parameter in laid_out.parameters()))
+            on_meta = QCAForVisualQuestionAnswering(config)
+        yield float(sum(parameter.numel() for parameter in on_meta.parameters()))
         size = config.vision_config.image_size
         height, width = size if isinstance(size, (list, tuple)) else (size, size)
         if (
-            sum(parameter.numel() for parameter in laid_out.parameters()) < LARGEST_RUN
+            sum(parameter.numel() for parameter in on_meta.parameters()) < LARGEST_RUN
             and max(height, width) <= LARGEST_IMAGE
         ):
             model = QCAForVisualQuestionAnswering(config).eval()
@@ -93,7 +93,7 @@ class Subjects:
 
     def _recipe(self, generator: random.Random) -> Iterator[float]:
         path = self.folder / "recipe.yaml"
-        path.write_bytes(hostile_inputs.recipe(generator))
+        path.write_bytes(hostile_text.recipe(generator))
         recipe = load_recipe(path)
         yield float(recipe.training_arguments().learning_rate)
         yield float(tiny_config(**recipe.config).hidden_size)

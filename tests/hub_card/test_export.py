@@ -59,7 +59,12 @@ VARIANTS: list[dict[str, Any]] = [
         "relevance_scorer": "additive",
         "answer_evidence": "hops_and_mean",
     },
-    {"relevance_scorer": "bilinear", "patch_update": "broadcast", "question_pooling": "mean", "answer_query": "initial"},
+    {
+        "relevance_scorer": "bilinear",
+        "patch_update": "broadcast",
+        "question_pooling": "mean",
+        "answer_query": "initial",
+    },
     {"num_attention_layers": 0, "question_pooling": "last", "num_classifier_layers": 1},
 ]
 

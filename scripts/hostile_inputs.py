@@ -1,8 +1,8 @@
-"""Hostile images, questions, configs and recipes: `python tests/hostile.py [--count 10000] [--seed 0]`.
+"""Run hostile images, questions, configs and recipes: `python scripts/hostile_inputs.py [--count 10000] [--seed 0]`.
 
-An input is a function of the seed, its kind and its number. Each must end, within 5 seconds of one core, in
-a valid answer or in one clear error. A crash, a hang, another error, a value that is no number, memory beyond the
-limit or a file left behind fails. A process of its own takes the inputs, so that this one sees it crash or hang.
+The seed, the kind and the number of an input determine it. Each input must end in a valid answer or in one clear
+error, within 5 seconds of processor time. An input fails if it ends in a crash, a hang, another error, a value that is
+not finite, too much memory, or a file left behind. A worker process takes the inputs, so that this process survives.
 """
 
 import argparse
@@ -21,17 +21,18 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-SECONDS = 5.0  # of the processor
-RETRY_DEADLINE = 60.0  # seconds of the clock without a sign of life
-MEMORY = 4 * 2**30  # bytes an input may take on top of what the loaded libraries have
-LONGEST_MESSAGE = 10_000
+TESTS = Path(__file__).parents[1] / "tests"
+SECONDS = 5.0  # of processor time
+HANG_DEADLINE = 60.0  # seconds of wall time
+MEMORY = 4 * 2**30  # bytes beyond those of the loaded libraries
+LONGEST_MESSAGE = 10_000  # characters
 NO_MEMORY = re.compile("MemoryError|out of memory|allocate")
 KINDS = ("image", "question", "config", "recipe")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one input: `result` is "answer", the name of an error's class, or what failed."""
+    """The outcome of one input: `result` is "answer", the class of an error, or the kind of failure."""
 
     kind: str
     number: int
@@ -42,17 +43,17 @@ class Outcome:
 
 
 def run(count: int, seed: int) -> list[Outcome]:
-    """The outcomes of `count` inputs, as many of each kind."""
+    """The outcomes of `count` inputs, the same number of each kind."""
     outcomes: list[Outcome] = []
     inputs = [(kind, number) for kind in KINDS for number in range(count // len(KINDS))]
     with tempfile.TemporaryDirectory() as folder:
         while len(outcomes) < len(inputs):
-            outcomes += _until_it_dies(inputs[len(outcomes) :], seed, folder)
+            outcomes += _run_worker(inputs[len(outcomes) :], seed, folder)
     return outcomes
 
 
 def table(outcomes: list[Outcome]) -> str:
-    """How many inputs of each kind ended in what."""
+    """A text table: the number of inputs by result and kind."""
     counts = Counter((outcome.result, outcome.kind) for outcome in outcomes)
     results = sorted({result for result, _ in counts}, key=lambda result: (result != "answer", result))
     lines = [f"{'':32}" + "".join(f"{kind:>10}" for kind in KINDS) + f"{'all':>10}"]
@@ -64,7 +65,7 @@ def table(outcomes: list[Outcome]) -> str:
     return "\n".join([*lines, f"slowest {slowest.seconds:.2f} s ({slowest.kind} {slowest.number}), {failed} failed"])
 
 
-def _until_it_dies(inputs: list[tuple[str, int]], seed: int, folder: str) -> list[Outcome]:
+def _run_worker(inputs: list[tuple[str, int]], seed: int, folder: str) -> list[Outcome]:
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     worker = context.Process(target=_work, args=(inputs, seed, folder, sender), daemon=True)
@@ -74,8 +75,8 @@ def _until_it_dies(inputs: list[tuple[str, int]], seed: int, folder: str) -> lis
     try:
         receiver.recv()  # the libraries are loaded
         while len(outcomes) < len(inputs):
-            if not receiver.poll(RETRY_DEADLINE):
-                outcomes.append(Outcome(*inputs[len(outcomes)], "HANG", False, RETRY_DEADLINE))
+            if not receiver.poll(HANG_DEADLINE):
+                outcomes.append(Outcome(*inputs[len(outcomes)], "HANG", False, HANG_DEADLINE))
                 break
             outcomes.append(receiver.recv())
     except EOFError:
@@ -95,6 +96,7 @@ def _work(inputs: list[tuple[str, int]], seed: int, folder: str, sender: Connect
     os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
     tempfile.tempdir = None
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115  the libraries' warnings
+    sys.path.append(str(TESTS))
     from helpers import hostile_subjects
 
     subjects = hostile_subjects.Subjects(Path(folder) / "input")
