@@ -1,6 +1,5 @@
 """Rows written to disk as Arrow, under a fingerprint of the files they come from."""
 
-import dataclasses
 import json
 import logging
 import re
@@ -113,9 +112,7 @@ def _split(name: str) -> datasets.NamedSplit:
 
 def _fingerprint(reader: Reader, on_bad_image: str) -> str:
     """Digest of the options and of the names, sizes and times of the files that the rows depend on."""
-    described = reader
-    if isinstance(reader, InMemory):
-        described = dataclasses.replace(reader, data=reader.table._fingerprint)
+    described = reader.fingerprint() if isinstance(reader, InMemory) else reader
     digest = blake2b(f"{_SCHEMA_VERSION} {described} {on_bad_image}".encode(), digest_size=16)
     if isinstance(reader, HubTable):
         digest.update(reader.fingerprint().encode())

@@ -58,6 +58,10 @@ class InMemory:
         """The folder of images, where there is one."""
         return [self.images] if self.images else []
 
+    def fingerprint(self) -> str:
+        """The fingerprint of a `Dataset`, with the options."""
+        return f"{self.table._fingerprint} {self.images} {self.columns} {self.answer_separator}"
+
     def rows(self, shard: str) -> Iterator[tuple[str, Row]]:
         """(place, row) of the records in their order."""
         folder = ImageFolder(self.images) if self.images else None
