@@ -1,10 +1,11 @@
-"""A recipe: one flat YAML that says what to train, on what, and how."""
+"""A recipe: one flat YAML file with everything that a training run needs."""
 
 import difflib
 import logging
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from reprlib import repr as short
@@ -12,9 +13,12 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
+from huggingface_hub.dataclasses import strict, type_validator
+from huggingface_hub.errors import StrictDataclassClassValidationError
 from transformers import TrainingArguments
 
 from modeling_qca import QCAConfig
+from modeling_qca.legacy_qca import REMOVED_FIELDS, upgrade_fields
 
 from ..data.answers import AnswerRule
 from ..files.safe_yaml import parse_yaml
@@ -22,7 +26,7 @@ from .parameter_groups import check_groups
 
 logger = logging.getLogger(__name__)
 SECRETS = ("hub_token", "push_to_hub_token")
-# what the collator needs, and callbacks that keep their state themselves, decide them
+# set by the collator's needs, and by callbacks that store their own state
 OUR_ARGUMENTS = ("remove_unused_columns", "label_names", "restore_callback_states_from_checkpoint")
 IGNORED_ARGUMENTS = ("do_train", "do_eval", "do_predict", "resume_from_checkpoint")  # only scripts read them
 LIMITS = ("minimum_count", "top_k")  # of a vocabulary
@@ -52,6 +56,7 @@ STREAMING_DEFAULTS = {
 }
 
 
+@strict
 @dataclass
 class Recipe:
     """
@@ -125,50 +130,62 @@ class Recipe:
     config: dict[str, Any] = field(default_factory=dict)
     arguments: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def validate_names(self):
         check_groups(self.freeze)
         check_groups(self.learning_rates)
         for name in self.baselines:
             if name not in BASELINES:
                 raise ValueError(f"there is no baseline {name!r}; the baselines are {', '.join(BASELINES)}")
+        if unknown := (self.vocabulary or {}).keys() - LIMITS:
+            raise ValueError(f"`vocabulary` has no `{min(unknown)}`; it may have {' or '.join(LIMITS)}")
+
+    def validate_model(self):
         encoders = self.vision_encoder is not None and self.text_encoder is not None
         if (self.model is None) != encoders or (self.vision_encoder is None) != (self.text_encoder is None):
             raise ValueError("a recipe names either `model`, or both `vision_encoder` and `text_encoder`")
         if self.vocabulary is None and self.model is None:
             raise ValueError("`vocabulary: null` keeps the answers of `model`, and there is none")
-        if unknown := (self.vocabulary or {}).keys() - LIMITS:
-            raise ValueError(f"`vocabulary` has no `{min(unknown)}`; it may have {' or '.join(LIMITS)}")
         if self.cache_image_features and ("vision" not in self.freeze or self.streaming):
             raise ValueError("`cache_image_features` needs `vision` in `freeze`, and no `streaming`")
         if self.lora_rank is not None and {"vision", "text"} <= set(self.freeze):
-            raise ValueError("`lora_rank` is of adapters in the encoders, and `freeze` has `vision` and `text`")
-        if self.streaming:
-            if self.arguments.get("max_steps", -1) <= 0:
-                raise ValueError("`streaming` needs `max_steps`: a stream does not say how long an epoch is")
-            for name in ("eval_strategy", "save_strategy"):
-                if self.arguments.get(name) == "epoch":
-                    raise ValueError(f"`{name}` is `epoch`, but a stream has no epochs: make it `steps` or `no`")
-        if self.arguments.get("push_to_hub"):
-            raise ValueError("`push_to_hub` is not for a recipe: `qca push` what it trained, card, code and all")
-        if self.attention_supervision != "none" and self.config.get("num_attention_layers") == 0:
+            raise ValueError("`lora_rank` trains adapters in the encoders, and `freeze` has `vision` and `text`")
+        supervision = self.attention_supervision
+        if supervision != "none" and self.config.get("num_attention_layers") == 0:
             raise ValueError(
-                f"`attention_supervision: {self.attention_supervision}` is for hops, and `num_attention_layers` is 0: "
-                "use `none`"
+                f"`attention_supervision: {supervision}` is for hops, and `num_attention_layers` is 0: use `none`"
             )
-        if ignored := sorted(self.arguments.keys() & set(IGNORED_ARGUMENTS)):
-            raise ValueError(
-                f"`{ignored[0]}` is not for a recipe: it trains, evaluates, and goes on from the last checkpoint in "
-                "its `output_dir`"
-            )
+
+    def validate_data(self):
         if self.validation_options and self.validation_data is None:
             raise ValueError("`validation_options` are of `validation_data`, and there is none")
+        if not self.streaming:
+            return
+        if self.arguments.get("max_steps", -1) <= 0:
+            raise ValueError("`streaming` needs `max_steps`: the length of an epoch of a stream is not known")
+        for name in ("eval_strategy", "save_strategy"):
+            if self.arguments.get(name) == "epoch":
+                raise ValueError(f"`{name}` is `epoch`, but a stream has no epochs: use `steps` or `no`")
+
+    def validate_trainer(self):
+        if self.arguments.get("push_to_hub"):
+            raise ValueError("`push_to_hub` is not for a recipe: push the trained checkpoint with `qca push`")
+        if ignored := sorted(self.arguments.keys() & set(IGNORED_ARGUMENTS)):
+            raise ValueError(
+                f"`{ignored[0]}` is not for a recipe: it trains, evaluates, and continues from the last checkpoint in "
+                "its `output_dir`"
+            )
+        if self.arguments.get("label_smoothing_factor"):
+            raise ValueError(
+                "`label_smoothing_factor` replaces the model's loss, and with it the supervision of relevance: leave "
+                "it out"
+            )
         if self.early_stopping_patience is not None:
             if self.early_stopping_patience < 1:
                 raise ValueError(f"`early_stopping_patience` is 1 or more, got {self.early_stopping_patience}")
             if self.arguments.get("eval_strategy") == "no":
                 raise ValueError("`early_stopping_patience` counts evaluations, and `eval_strategy` is `no`")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise ValueError(f"`ema_decay` is a decay between 0 and 1, got {self.ema_decay}")
+            raise ValueError(f"`ema_decay` is between 0 and 1, got {self.ema_decay}")
 
     @property
     def output_dir(self) -> Path:
@@ -178,7 +195,7 @@ class Recipe:
         """The trainer's arguments.
 
         Raises:
-            ValueError: where `transformers` refuses them.
+            ValueError: `transformers` refuses them.
         """
         defaults = ARGUMENT_DEFAULTS | (STREAMING_DEFAULTS if self.streaming else {})
         return TrainingArguments(
@@ -186,10 +203,11 @@ class Recipe:
         )
 
 
-# Keys and values of release 0.1, still read.
+# Keys and values of release 0.1. Those of the model's config are in `legacy_qca`.
 RENAMED_KEYS = {"relevance": "attention_supervision", "moving_average": "ema_decay"}
 RENAMED_VALUES = {"attention_supervision": {"final": "last_hop"}}
 OWN_FIELDS = {item.name for item in fields(Recipe)} - {"config", "arguments"}
+OWN_TYPES, ARGUMENT_TYPES = get_type_hints(Recipe), get_type_hints(TrainingArguments)
 CONFIG_FIELDS = set(QCAConfig.__annotations__) - {"vision_config", "text_config", "sub_configs_defaults", "model_type"}
 CONFIG_FIELDS |= {"problem_type"}
 ARGUMENT_FIELDS = {item.name for item in fields(TrainingArguments) if item.init} - OWN_FIELDS
@@ -197,19 +215,19 @@ ARGUMENT_FIELDS = {item.name for item in fields(TrainingArguments) if item.init}
 
 def load_recipe(path: str | os.PathLike, overrides: Mapping[str, str] | None = None) -> Recipe:
     """
-    Read a recipe. Its `extends: other.yaml` names a recipe (relative to this one) whose keys it adds to or replaces.
+    Read a recipe. With `extends: other.yaml`, a path relative to the recipe, it adds or replaces keys of another one.
 
     Args:
-        path: of the YAML file.
-        overrides: values of single keys as YAML text; they win over the file.
+        path: the YAML file.
+        overrides: values of single keys as YAML text, which replace those of the file.
 
     Raises:
-        ValueError: an unknown key (with the nearest one that exists), a wrong type, a missing `data`, or a
-            secret; the message names the file and the key.
+        ValueError: a key is unknown (the message has the nearest one), has a value of a wrong type, or is a secret, or
+            `data` is missing. The message names the file and the key.
     """
     values = read_recipe(Path(path))
-    for key, text in (overrides or {}).items():
-        values[key] = parse_yaml(text, f"--{key}")
+    chosen = {key: parse_yaml(text, f"--{key}") for key, text in (overrides or {}).items()}
+    values |= renamed_keys(chosen, "the command line")
     values.setdefault("output_dir", f"runs/{Path(path).stem}")
     return make_recipe(values, str(path))
 
@@ -219,24 +237,18 @@ def make_recipe(values: Mapping[str, Any], name: str) -> Recipe:
     own: dict[str, Any] = {}
     config: dict[str, Any] = {}
     arguments: dict[str, Any] = {}
-    types, argument_types = get_type_hints(Recipe), get_type_hints(TrainingArguments)
-    for key, value in values.items():
-        if key in RENAMED_KEYS:
-            logger.warning("%s: `%s` is now called `%s`", name, key, RENAMED_KEYS[key])
-            key = RENAMED_KEYS[key]
-        if isinstance(value, str):
-            value = RENAMED_VALUES.get(key, {}).get(value, value)
+    for key, value in renamed_keys(values, name).items():
         if key in SECRETS:
             raise ValueError(
-                f"{name}: `{key}` must not stand in a recipe, it would be pushed with the run; set HF_TOKEN or log in"
+                f"{name}: `{key}` must not be in a recipe, it would be pushed with the run: set HF_TOKEN or log in"
             )
         if key in OWN_FIELDS:
-            own[key] = _typed(value, types[key], f"{name}: `{key}`")
-        elif key in CONFIG_FIELDS:
+            own[key] = _typed(value, OWN_TYPES[key], f"{name}: `{key}`")
+        elif key in CONFIG_FIELDS | REMOVED_FIELDS.keys():
             config[key] = value
         elif key in ARGUMENT_FIELDS and key not in OUR_ARGUMENTS:
             no = value is False and key.endswith("_strategy")  # YAML 1.1 reads `no` as false
-            arguments[key] = "no" if no else _typed(value, argument_types[key], f"{name}: `{key}`")
+            arguments[key] = "no" if no else _typed(value, ARGUMENT_TYPES[key], f"{name}: `{key}`")
         else:
             known = sorted((OWN_FIELDS | CONFIG_FIELDS | ARGUMENT_FIELDS) - set(OUR_ARGUMENTS))
             nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
@@ -244,16 +256,35 @@ def make_recipe(values: Mapping[str, Any], name: str) -> Recipe:
     if "data" not in own:
         raise ValueError(f"{name}: `data` is missing: the folder, file or Hub data set to train on")
     try:
-        return Recipe(**own, config=config, arguments=arguments)
+        return Recipe(**own, config=upgrade_fields(config), arguments=arguments)
+    except StrictDataclassClassValidationError as error:
+        raise ValueError(f"{name}: {error.__cause__}") from error
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
+
+
+def renamed_keys(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """`values` by the keys and values of today, with one warning for each old one."""
+    renamed: dict[str, Any] = {}
+    for key, value in values.items():
+        today = RENAMED_KEYS.get(key, key)
+        if today != key:
+            logger.warning("%s: `%s` is now called `%s`", name, key, today)
+            if today in values:
+                raise ValueError(f"{name}: `{key}` is the old name of `{today}`, and both are given: remove `{key}`")
+        values_today = RENAMED_VALUES.get(today, {})
+        if isinstance(value, str) and value in values_today:
+            logger.warning("%s: `%s: %s` is now `%s: %s`", name, key, value, today, values_today[value])
+            value = values_today[value]
+        renamed[today] = value
+    return renamed
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
     """The keys of a YAML file, and those of the file it extends.
 
     Raises:
-        ValueError: where there is no such file, or it holds no mapping.
+        ValueError: there is no such file, or it is not a mapping.
     """
     return _read(path, ())
 
@@ -268,47 +299,46 @@ def _read(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
         raise ValueError(f"{path}: a recipe is a mapping of keys to values")
     parent = values.pop("extends", None)
     if parent is None:
-        return values
+        return renamed_keys(values, str(path))
     if not isinstance(parent, str):
         raise ValueError(f"{path}: `extends` is {short(parent)}, not the path of a recipe")
     children = (*children, path.resolve())
     if (path.parent / parent).resolve() in children:
         raise ValueError(f"{path}: `extends` comes back to {parent}")
-    return {**_read(path.parent / parent, children), **values}
-
-
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads `1e-4` as text."""
-    if isinstance(value, str):
-        try:
-            number = float(value)
-        except ValueError:
-            return value
-        return number if math.isfinite(number) else value
-    return value
+    return {**_read(path.parent / parent, children), **renamed_keys(values, str(path))}
 
 
 def _typed(value: Any, expected: Any, name: str) -> Any:
-    """`value` as a field of type `expected` holds it."""
+    """`value`, its numbers converted, if it is of type `expected`.
+
+    Raises:
+        ValueError: it is of another type; the message begins with `name`.
+    """
+    converted = _with_numbers(value, expected)
+    try:
+        type_validator(name, converted, expected)
+    except (TypeError, ValueError) as error:
+        if get_origin(expected) is Literal:
+            raise ValueError(f"{name} is {short(value)}, not one of {', '.join(get_args(expected))}") from error
+        kind = expected.__name__ if isinstance(expected, type) else str(expected).replace("typing.", "")
+        raise ValueError(f"{name} is {short(value)}, not of type {kind}") from error
+    return converted
+
+
+def _with_numbers(value: Any, expected: Any) -> Any:
+    """`value` with whole numbers as the `int` or `float` of `expected`, and `1e-4`, text in YAML 1.1, as a number."""
     kinds = get_args(expected) if get_origin(expected) in (Union, UnionType) else (expected,)
-    for kind in kinds:
-        plain = get_origin(kind) or kind
-        if plain is Literal and value in get_args(kind):
-            return value
-        if plain is float and type(_number(value)) in (int, float):
-            return float(_number(value))
-        if plain is int and type(number := _number(value)) in (int, float) and number == int(number):
-            return int(number)
-        if plain is list and isinstance(value, list):
-            return [_typed(item, inner, name) for inner in get_args(kind)[:1] for item in value]
-        if plain is dict and isinstance(value, dict):
-            return {key: _typed(item, (get_args(kind) or (Any, Any))[1], name) for key, item in value.items()}
-        if plain is Any or (plain not in (Literal, int) and isinstance(value, plain)):
-            return value
-    if get_origin(expected) is Literal:
-        raise ValueError(f"{name} is {short(value)}, not one of {', '.join(get_args(expected))}")
-    raise ValueError(f"{name} is {short(value)}, not of type {_type_name(expected)}")
-
-
-def _type_name(expected: Any) -> str:
-    return expected.__name__ if isinstance(expected, type) else str(expected).replace("typing.", "")
+    inner = {get_origin(kind): get_args(kind)[-1] for kind in kinds if get_origin(kind) in (list, dict)}
+    if isinstance(value, list) and list in inner:
+        return [_with_numbers(item, inner[list]) for item in value]
+    if isinstance(value, dict) and dict in inner:
+        return {key: _with_numbers(item, inner[dict]) for key, item in value.items()}
+    if isinstance(value, str) and str not in kinds and (int in kinds or float in kinds):
+        with suppress(ValueError):
+            value = float(value)
+    if type(value) in (int, float) and math.isfinite(value):
+        if float in kinds:
+            return float(value)
+        if int in kinds and value == int(value):
+            return int(value)
+    return value
