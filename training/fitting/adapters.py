@@ -1,4 +1,4 @@
-"""Low-rank adapters (Hu et al. 2022) in the encoders, with everything that is not an encoder trained in full."""
+"""Low-rank adapters (Hu et al. 2022) in the encoders. All other modules train in full."""
 
 import re
 from typing import Any
@@ -13,18 +13,18 @@ PROJECTION = r"(?:[qkv]_proj|query|key|value|[qkv]_lin|[qkv]|qkv|Wqkv)"  # names
 
 def lora_config(model: QCAForVisualQuestionAnswering | QCAModel, **kwargs: Any) -> LoraConfig:
     """
-    The adapter of a model whose pretrained encoders should change little and whose new parts start from nothing.
+    The config of an adapter for pretrained encoders and newly initialized hops and head.
 
     Args:
-        model: the model to adapt, `get_peft_model(model, lora_config(model))`. `Trainer` takes the result as it is.
-        kwargs: fields of `peft.LoraConfig` such as `r=16`; they win over the ones set here.
+        model: the model to adapt: `get_peft_model(model, lora_config(model))`. `Trainer` trains the result.
+        kwargs: fields of `peft.LoraConfig` such as `r=16`. They replace the ones set here.
 
     Returns:
         A config that adapts the query, key and value projections of both encoders, and trains and saves whole the
         query and patch embedders, the hops, the head, and the conditioning and token budget where the model has them.
 
     Raises:
-        ValueError: for an encoder whose attention projections are not recognized; pass `target_modules` then.
+        ValueError: the attention projections of an encoder are not recognized. Pass `target_modules`.
     """
     head = [name for name, _ in model.named_children() if name in ("fusion", "classifier")]
     body: QCAModel = model.qca if isinstance(model, QCAForVisualQuestionAnswering) else model

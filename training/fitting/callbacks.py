@@ -1,4 +1,4 @@
-"""What happens at a trainer's events: a run stops where it should, and goes on where it was."""
+"""Trainer callbacks: early stopping, training time, Ctrl-C, and progress, all of which survive a resumed run."""
 
 import signal
 import time
@@ -13,8 +13,10 @@ STATE = "trainer_state.json"  # the last file of a checkpoint
 
 
 class _Resumable(TrainerCallback, ExportableState):
-    """What it knows stands in the checkpoints, and a resumed run goes on with it; `Trainer` restores that of all
-    callbacks together with its own control, or of none."""
+    """Stores its attributes in the checkpoints, and restores them in a resumed run.
+
+    `Trainer` can restore callbacks only together with its own control.
+    """
 
     def state(self) -> dict[str, dict[str, Any]]:
         return {"args": {}, "attributes": self.attributes()}
@@ -30,7 +32,7 @@ class _Resumable(TrainerCallback, ExportableState):
 
 
 class EarlyStopping(_Resumable, EarlyStoppingCallback):
-    """Stops after evaluations without improvement, also those before the run was interrupted."""
+    """Stops after a number of evaluations without improvement, counted across interruptions of the run."""
 
     @property
     def is_over(self) -> bool:
@@ -41,7 +43,7 @@ class EarlyStopping(_Resumable, EarlyStoppingCallback):
 
 
 class TrainingClock(_Resumable):
-    """The `seconds` a run has trained, those before it was interrupted too."""
+    """The `seconds` that a run has trained, summed over its interruptions."""
 
     def __init__(self):
         self.before = 0.0
@@ -63,8 +65,7 @@ class TrainingClock(_Resumable):
 
 
 class SaveOnInterrupt(TrainerCallback):
-    """While open as a context, the first Ctrl-C finishes the step, saves a checkpoint and stops; the second one stops
-    at once."""
+    """As a context: the first Ctrl-C finishes the step, saves a checkpoint and stops; the second one stops at once."""
 
     def __init__(self):
         self.interrupted = False
@@ -81,7 +82,7 @@ class SaveOnInterrupt(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        if self.interrupted and state.epoch % 1:  # in its middle: the run would not have been evaluated here
+        if self.interrupted and state.epoch % 1:  # in the middle of an epoch: no evaluation is due
             control.should_evaluate = False
 
     def _ask_to_stop(self, signal_number, frame):
@@ -91,7 +92,7 @@ class SaveOnInterrupt(TrainerCallback):
 
 
 class LinearRelevanceWeight(TrainerCallback):
-    """The weight of attention supervision falls linearly to 0 over the run; the saved config keeps the full weight."""
+    """Lowers the weight of attention supervision linearly to 0. The saved config keeps the full weight."""
 
     def __init__(self, weight: float):
         self.weight = weight
@@ -104,7 +105,7 @@ class LinearRelevanceWeight(TrainerCallback):
 
 
 def last_complete_checkpoint(output_dir: str | Path) -> str | None:
-    """The latest checkpoint that was written to its end: the trainer's state is the last file of one."""
+    """The latest complete checkpoint. The trainer's state is the last file that is written."""
     folders = Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
     steps = {int(text): folder for folder in folders if (text := folder.name.rpartition("-")[2]).isdecimal()}
     for step, folder in sorted(steps.items(), reverse=True):

@@ -22,14 +22,14 @@ CONFIGURATION = Path(str(files("modeling_qca.configuration")))
 
 def build_model(recipe: Recipe, answers: list[str]) -> tuple[QCAForVisualQuestionAnswering, QCAProcessor]:
     """
-    Compose two encoders, make a preset from scratch, or go on from a checkpoint.
+    Compose two encoders, build a preset from scratch, or load a checkpoint.
 
     Args:
         recipe: its `model`, or its `vision_encoder` and `text_encoder`, and its `config`.
-        answers: classes of the answer head. A checkpoint keeps the weights of those that it knows.
+        answers: classes of the answer head. The answers that a checkpoint knows keep their weights.
 
     Raises:
-        ValueError: where the checkpoint is of another kind of model, or the fields do not fit together.
+        ValueError: the checkpoint is of another kind of model, or the fields do not fit together.
     """
     fields: dict[str, Any] = {**recipe.config, **_classes(answers)}
     if recipe.model is None:
@@ -67,7 +67,7 @@ def _classes(answers: list[str]) -> dict[str, dict]:
 
 
 def _set_answers(model: QCAForVisualQuestionAnswering, answers: list[str]) -> None:
-    """Give `model` one class for each of `answers`. Says how many of them it does not know, which start anew."""
+    """Give `model` one class for each of `answers`. Warns of those that it does not know; their weights start anew."""
     known = model.config.label2id
     if [known.get(answer) for answer in answers] == list(range(model.config.num_labels)):
         return
@@ -86,7 +86,7 @@ def _set_answers(model: QCAForVisualQuestionAnswering, answers: list[str]) -> No
 
 
 def training_answers(recipe: Recipe, rows: datasets.Dataset) -> list[str]:
-    """The answers a recipe trains on, in the order of their classes: of `rows`, or those in the config of its `model`.
+    """The answers of `rows`, or those in the config of the recipe's `model`, in the order of their classes.
 
     Raises:
         ValueError: there are none.
@@ -94,7 +94,7 @@ def training_answers(recipe: Recipe, rows: datasets.Dataset) -> list[str]:
     if recipe.vocabulary is not None:
         rule, normalize = recipe.answer_rule, recipe.normalize_answers
         return build_vocabulary(rows["answers"], rule=rule, normalize=normalize, **recipe.vocabulary)
-    assert recipe.model is not None  # `Recipe` sees to it
+    assert recipe.model is not None  # checked by `Recipe`
     answers: dict[int, str] = QCAConfig.from_pretrained(_source(recipe.model)).id2label  # type: ignore[assignment]
     if answers == QCAConfig().id2label:
         raise ValueError(f"{recipe.model}: no answers in its config; `qca vocab` stores them there")
@@ -102,18 +102,18 @@ def training_answers(recipe: Recipe, rows: datasets.Dataset) -> list[str]:
 
 
 def _source(model: str) -> str:
-    """The folder of a preset, or what else was named."""
+    """The folder of a preset; any other name is returned as it is."""
     preset = CONFIGURATION / model
     return str(preset) if preset.is_dir() and "/" not in model else model
 
 
 def _is_config_alone(folder: Path) -> bool:
-    """A preset's copy, for example one whose answers `qca vocab` chose."""
+    """Whether a folder has a config without weights, such as a preset to which `qca vocab` added answers."""
     return folder.is_dir() and not any(file.suffix in (".safetensors", ".bin", ".pt") for file in folder.iterdir())
 
 
 def _whole_picture(processor: QCAProcessor, image_size: list[int] | None) -> None:
-    """Relevance maps speak of the whole picture, so it is squashed to size instead of cropped."""
+    """Resize images instead of cropping them: relevance maps cover the whole picture."""
     images = processor.image_processor
     if image_size is None and "height" in images.size:
         height, width = images.size["height"], images.size["width"]

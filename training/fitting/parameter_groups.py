@@ -1,4 +1,4 @@
-"""The parts of a model that a recipe freezes or gives a learning rate of their own."""
+"""Parameter groups: the parts of a model that can be frozen or have their own learning rate."""
 
 import re
 from collections.abc import Iterable
@@ -16,10 +16,10 @@ GROUPS = tuple(PATTERNS)
 
 
 def group_of(parameter_name: str) -> str:
-    """`vision`, `text`, `conditioning` (with the token budget), `hops` (with the projections into them) or `head`.
+    """The group of a parameter: `vision`, `text`, `conditioning` (and token budget), `hops` (and embedders) or `head`.
 
     Raises:
-        ValueError: for a name that is in none.
+        ValueError: the name belongs to no group.
     """
     for group, pattern in PATTERNS.items():
         if re.search(rf"(^|\.){pattern}", parameter_name):
@@ -28,10 +28,10 @@ def group_of(parameter_name: str) -> str:
 
 
 def freeze(model: nn.Module, groups: Iterable[str]) -> None:
-    """Stop the parameters of `groups` from training.
+    """Freeze the parameters of `groups`.
 
     Raises:
-        ValueError: for a group that does not exist.
+        ValueError: a group does not exist.
     """
     check_groups(groups)
     for name, parameter in model.named_parameters():
