@@ -76,8 +76,7 @@ class QuestionAwareVisionTower(nn.Module):
         """`pixel_values` `[I, 3, h, w]`; returns the hidden states of every layer, as LLaVA picks its own."""
         embeddings, words = self.prompt
         features = self.encoder.encode_images(pixel_values, output_hidden_states=True)
-        question, tokens = self.query_embedder(embeddings, words)
-        output = self.encoder(features, None, question, tokens, words, output_hidden_states=True)
+        output = self.encoder(features, None, self.query_embedder(embeddings, words), output_hidden_states=True)
         return BaseModelOutputWithPooling(
             last_hidden_state=output.hidden_states[-1], hidden_states=output.hidden_states
         )

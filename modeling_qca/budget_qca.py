@@ -1,6 +1,7 @@
-"""Which patches the layers after a token budget still see.
+"""Token budget: the number of patches that the later vision layers keep.
 
-B questions, P prefix tokens (CLS, registers), N patches, K kept patches, D the hops' width, E the vision encoder's.
+B questions, P prefix tokens (CLS, registers), N patches, K kept patches, D width of the hops, E width of the vision
+encoder.
 """
 
 from typing import Any
@@ -14,13 +15,12 @@ from .configuration_qca import QCAConfig
 
 class TokenBudget(nn.Module):
     """
-    Keep the patches that matter for the question, drop the rest: a hard choice that depends on nothing but the sample.
+    Keeps the patches that are most relevant to the question. The choice depends on the sample alone.
 
-    The kept patches are gathered in raster order, in training too: a dropped patch that nobody reads has no gradient,
-    so masking it in place would cost its compute and change nothing. The dropped ones live on as one token, their
-    relevance-weighted mean (EViT, Liang et al. 2022, eq. 4). The learned relevance gets its gradient through that mean
-    and, straight-through (Bengio et al. 2013), through the kept patches: each is multiplied by its relevance over the
-    same number without a gradient.
+    The kept patches are gathered in raster order, in training too. One more token stands for the dropped patches:
+    their relevance-weighted mean (EViT, Liang et al. 2022, eq. 4). The learned relevance gets a gradient through that
+    mean and through the kept patches, straight-through (Bengio et al. 2013): each is multiplied by its relevance
+    divided by the same number without a gradient.
     """
 
     def __init__(self, config: QCAConfig):
@@ -45,10 +45,11 @@ class TokenBudget(nn.Module):
         layer_attention: nn.Module,
     ) -> torch.Tensor:
         r"""
-        What to rank the patches by: probabilities `[B, N]` in float32.
+        Probabilities `[B, N]` in float32 that rank the patches.
 
-        `learned`: \\(\mathrm{softmax}_i((W q + b) \cdot v_i / \sqrt E)\\); b scores a patch whatever the question.
-        `random`: chance. `cls_attention`: the next layer's attention from the CLS token to patches, mean over heads.
+        `learned`: \\(\mathrm{softmax}_i((W q + b) \cdot v_i / \sqrt E)\\); b scores a patch for any
+        question. `random`: random scores. `cls_attention`: the next layer's attention from the CLS token to the
+        patches, mean over heads.
 
         Args:
             tokens: `[B, P + N, E]`.
@@ -65,7 +66,7 @@ class TokenBudget(nn.Module):
         return masked_softmax(scores * tokens.shape[-1] ** -0.5, None)
 
     def keep(self, relevance: torch.Tensor) -> torch.Tensor:
-        """Which patches of `relevance` `[B, N]` stay: boolean `[B, N]`. Ties go to the earlier patch."""
+        """Boolean `[B, N]`: the patches of `relevance` `[B, N]` to keep. Ties go to the earlier patch."""
         ranked, order = relevance.sort(dim=-1, descending=True, stable=True)
         rank = torch.arange(relevance.shape[1], device=relevance.device)
         kept = (rank < self.most).expand_as(order)
@@ -86,21 +87,21 @@ class TokenBudget(nn.Module):
             relevance: `[B, N]`.
 
         Returns:
-            Tokens `[B, P + K + 1, E]`, the last of which stands for the dropped; their mask `[B, P + K + 1]` under an
-            adaptive budget, whose rows keep different numbers of patches (K is the largest), else `None`; and the
-            kept patches' raster positions `[B, K]`.
+            Tokens `[B, P + K + 1, E]`, the last of which stands for the dropped patches; their mask
+            `[B, P + K + 1]`, or `None` unless the budget is adaptive (rows keep different numbers of patches, K is the
+            largest); and the raster positions of the kept patches `[B, K]`.
         """
         prefix_tokens, patches = tokens[:, :prefix], tokens[:, prefix:]
         kept = self.keep(relevance)
         weights = relevance * ~kept
         weights = weights / weights.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
         merged = torch.einsum("bn,bne->be", weights.to(tokens.dtype), patches)[:, None]
-        # A traced graph has room for the most, because its shapes cannot depend on what was kept.
+        # A traced graph keeps the maximum, because its shapes cannot depend on the data.
         count = int(kept.sum(dim=-1).max()) if self.adaptive and not torch.compiler.is_compiling() else self.most
         positions = (~kept).to(torch.int32).sort(dim=-1, stable=True).indices[:, :count]  # the kept first, in order
         patches = patches.gather(1, positions[..., None].expand(-1, -1, patches.shape[-1]))
         chosen = relevance.gather(1, positions).clamp(min=torch.finfo(relevance.dtype).tiny)
-        patches = patches * (chosen / chosen.detach()).to(patches.dtype)[..., None]  # times one, straight-through
+        patches = patches * (chosen / chosen.detach()).to(patches.dtype)[..., None]  # times 1, straight-through
         tokens = torch.cat([prefix_tokens, patches, merged], dim=1)
         if not self.adaptive:
             return tokens, None, positions
@@ -111,7 +112,7 @@ class TokenBudget(nn.Module):
 
 def _spread(relevance: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
     r"""
-    A ranking of patches whose first `count` lie densest where `relevance` is high, and thinly everywhere else.
+    A ranking of patches whose first `count` are spread over the image, densest where `relevance` is high.
 
     Systematic sampling (Madow & Madow 1944): patch i has the share \\(\min(1, \lambda \sqrt{r_i})\\), the shares add
     up to `count`, and along the raster every patch is taken at which their sum passes another half-integer.

@@ -1,4 +1,4 @@
-"""Losses: the answer, and where the model looked.
+"""Losses of the answers and of the relevance maps.
 
 B questions, T hops, N patches, C answers.
 """
@@ -9,21 +9,22 @@ from torch import nn
 
 def answer_loss(logits: torch.Tensor, labels: torch.Tensor, problem_type: str | None) -> torch.Tensor:
     """
-    Cross-entropy for one right answer, binary cross-entropy for soft VQA scores.
+    Cross-entropy for one correct answer, binary cross-entropy for soft VQA scores.
 
     Args:
         logits: `[B, C]`.
-        labels: `[B]` answer indices, -100 for a question whose answer is outside the vocabulary (it does not count),
-            or `[B, C]` scores in [0, 1].
-        problem_type: `single_label_classification` or `multi_label_classification`; `None` goes by the labels' dtype.
+        labels: `[B]` answer indices, -100 for an answer outside the vocabulary (it is ignored), or `[B, C]` scores
+            in [0, 1].
+        problem_type: `single_label_classification` or `multi_label_classification`; `None`
+            decides by the dtype of the labels.
 
     Returns:
         Scalar, mean over questions. The binary cross-entropy is summed over answers, as in ViLT (Kim et al. 2021).
 
     Raises:
-        ValueError: where the labels do not fit the problem type or the answers.
+        ValueError: if the labels do not fit the problem type or the answers.
     """
-    labels = labels.to(logits.device)  # of a model that several devices share
+    labels = labels.to(logits.device)  # the parts of a model may lie on several devices
     if problem_type is None:
         problem_type = "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
     if problem_type == "multi_label_classification":
@@ -34,7 +35,9 @@ def answer_loss(logits: torch.Tensor, labels: torch.Tensor, problem_type: str | 
         scores = nn.functional.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none")
         return scores.sum(-1).mean()
     if problem_type != "single_label_classification":
-        raise ValueError(f"`problem_type` {problem_type!r} has no loss here; use a single- or multi-label one.")
+        raise ValueError(
+            f"`problem_type` is {problem_type!r}; use 'single_label_classification' or 'multi_label_classification'."
+        )
     if labels.shape != logits.shape[:1]:
         raise ValueError(
             f"single_label_classification needs `labels` of shape ({len(logits)},), got {tuple(labels.shape)}."
@@ -45,7 +48,7 @@ def answer_loss(logits: torch.Tensor, labels: torch.Tensor, problem_type: str | 
         question = int(outside.nonzero()[0])
         raise ValueError(
             f"The label of question {question} is {int(labels[question])}, but there are {logits.shape[1]} answers; "
-            "-100 stands for an answer that is not among them."
+            "use -100 for an answer that is not among them."
         )
     total = nn.functional.cross_entropy(logits.float(), labels, ignore_index=-100, reduction="sum")
     return total / known.sum().clamp(min=1)
@@ -55,19 +58,19 @@ def relevance_loss(
     relevance: torch.Tensor, target_relevance: torch.Tensor, patch_mask: torch.Tensor | None = None
 ) -> torch.Tensor:
     r"""
-    Attention supervision \\(D_{KL}(t \| r)\\), the mean over the maps that have a target.
+    Attention supervision \\(D_{KL}(t \| r)\\), mean over the maps that have a target.
 
     Args:
         relevance: `[B, T, N]` probabilities (head mean).
-        target_relevance: `[B, N]` for the last hop or `[B, T, N]`, non-negative and of any scale; an all-zero map
-            supervises nothing.
-        patch_mask: `[B, N]` patches the relevance was allowed to use; targets are renormalized over them.
+        target_relevance: `[B, N]` for the last hop or `[B, T, N]` for each hop, non-negative and of any scale. An
+            all-zero map is ignored.
+        patch_mask: `[B, N]` patches that the token budget kept; targets are renormalized over them.
 
     Returns:
-        Scalar in nats; 0 where no map has a target.
+        Scalar in nats; 0 if no map has a target.
 
     Raises:
-        ValueError: where the shapes do not fit.
+        ValueError: if the shapes do not fit.
     """
     if target_relevance.dim() == 2:
         target_relevance, relevance = target_relevance[:, None], relevance[:, -1:]  # [B, 1, N]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import fresh_process
 from helpers.tiny import VISION_CONFIGS, tiny_batch, tiny_model, tiny_processor, tiny_vision_config
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from torch import nn
 from transformers import DistilBertConfig, RobertaConfig
 
@@ -149,6 +149,24 @@ def test_projections_of_other_text_encoders_are_found(text):
     model = QCAForVisualQuestionAnswering(config)
     adapted = get_peft_model(model, lora_config(model))
     assert sum("text_encoder" in name for name in adapted.targeted_module_names) == 6
+
+
+@pytest.mark.parametrize("task_type", [None, "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION"])
+def test_adapter_of_any_task_type_gives_the_same_logits(task_type):
+    """PEFT passes `inputs_embeds` and other arguments as `None` for most task types."""
+    config = LoraConfig(task_type=task_type, target_modules=["query", "q_proj"])  # adds zero before training
+    expected = tiny_model()(**tiny_batch()).logits
+    adapted = get_peft_model(tiny_model(), config).eval()
+    torch.testing.assert_close(adapted(**tiny_batch()).logits, expected)
+    adapted.train()(**tiny_batch(), labels=LABELS).loss.backward()
+
+
+@pytest.mark.parametrize("task_type", ["SEQ_CLS", "FEATURE_EXTRACTION"])
+def test_prompt_tuning_trains_virtual_tokens(task_type):
+    shape = {"num_layers": 2, "token_dim": 24, "num_attention_heads": 2}
+    adapted = get_peft_model(tiny_model(), PromptTuningConfig(task_type=task_type, num_virtual_tokens=3, **shape))
+    adapted(**tiny_batch(), labels=LABELS).loss.backward()
+    assert adapted.prompt_encoder["default"].embedding.weight.grad.abs().sum() > 0
 
 
 def test_a_model_without_a_head_is_adapted_too():
