@@ -21,7 +21,7 @@ from ..files.atomic_write import atomic_write
 from .images import read_image
 
 BATCH_SIZE = 16
-# what an encoder's config says without changing its features
+# fields of an encoder's config that do not change its features
 _UNRELATED = ("_name_or_path", "architectures", "dtype", "transformers_version")
 
 
@@ -29,19 +29,19 @@ class ImageFeatureCache:
     """
     `QCAModel.get_image_features` of every image of a data set.
 
-    The folder's name is a fingerprint of the encoder's weights, of how deep it is shared by all questions, and of the
-    image processor; within it every row carries a fingerprint of its image. Whatever changed is computed again, and a
-    run that was interrupted goes on with the rows it lacks. Processes that need the same features wait for the first.
+    The name of the folder is a fingerprint of the encoder's weights, of the number of layers before the question is
+    used, and of the image processor. Each row of the file has a fingerprint of its image. Changed images are encoded
+    again, and an interrupted run encodes the missing ones. Processes that need the same features wait for the first.
 
     Args:
-        folder: where caches live.
+        folder: of all caches.
         model: its vision encoder must not train.
         processor: of the model.
         rows: a row of each image by image id (its image not decoded).
         half: encode in bfloat16 and store float16, as a run in bfloat16 does; otherwise float32.
 
     Raises:
-        ValueError: where an image cannot be read, or the vision encoder trains.
+        ValueError: an image cannot be read, or the vision encoder trains.
     """
 
     def __init__(
@@ -66,15 +66,17 @@ class ImageFeatureCache:
             self.computed = self._compute(model, processor, rows, keys)
 
     def _compute(self, model, processor, rows, keys) -> int:
-        """Fill in the rows whose image is not the one they were computed from; returns their number."""
+        """Encode the images whose fingerprint differs from that of their row; returns their number."""
         missing = [image_id for image_id, index in self.position.items() if self._keys[index] != keys[image_id]]
         for start in track(range(0, len(missing), BATCH_SIZE), "Image features", transient=True, disable=not missing):
             chunk = missing[start : start + BATCH_SIZE]
             where = [self.position[image_id] for image_id in chunk]
             pixel_values = processor(images=[read_image(rows[image_id]) for image_id in chunk])["pixel_values"]
-            self._features[where] = _encode(model, pixel_values, self.half)[0]
+            self._features[where] = encode_images(model, pixel_values, self.half)[0]
             self._features.flush()
-            self._keys[where] = [keys[image_id] for image_id in chunk]  # only now do the rows count
+            self._keys[where] = [
+                keys[image_id] for image_id in chunk
+            ]  # last, so that an interrupted row stays missing
             self._keys.flush()
         return len(missing)
 
@@ -82,19 +84,19 @@ class ImageFeatureCache:
         """`[I, P + N, E]`
 
         Raises:
-            KeyError: for an image that was not in `rows`.
+            KeyError: an image was not in `rows`.
         """
         return torch.from_numpy(self._features[[self.position[image_id] for image_id in image_ids]])
 
     def _open(self, model, processor, rows):
-        """Map the files of this set of images, making them where they are not there yet."""
+        """Open the files of this set of images, and make them if they are missing."""
         images = hashlib.sha256("\0".join(self.position).encode()).hexdigest()[:16]
         shape_file = self.folder / f"{images}.json"
         features_file, keys_file = self.folder / f"{images}.features.npy", self.folder / f"{images}.keys.npy"
         if not shape_file.exists():
             first = next(iter(self.position))
             pixel_values = processor(images=[read_image(rows[first])])["pixel_values"]
-            features, grid = _encode(model, pixel_values, self.half)
+            features, grid = encode_images(model, pixel_values, self.half)
             shape = (len(self.position), *features.shape[1:])
             np.lib.format.open_memmap(features_file, mode="w+", dtype=features.dtype, shape=shape)
             np.lib.format.open_memmap(keys_file, mode="w+", dtype="S32", shape=shape[:1])
@@ -106,10 +108,10 @@ class ImageFeatureCache:
 
 
 def encoder_fingerprint(model: QCAForVisualQuestionAnswering, processor: QCAProcessor, half: bool) -> str:
-    """Hex digest of all that decides an image's features, besides the image."""
+    """Hex digest of everything that determines the features of an image, except the image."""
     digest = hashlib.sha256()
     prepared = processor.image_processor.to_dict()
-    prepared.pop("auto_map", None)  # of a saved one: where its code is, not what it does
+    prepared.pop("auto_map", None)  # the place of its code does not change features
     digest.update(json.dumps(prepared, sort_keys=True, default=str).encode())
     vision = {name: value for name, value in model.config.vision_config.to_dict().items() if name not in _UNRELATED}
     digest.update(json.dumps(vision, sort_keys=True, default=str).encode())
@@ -128,7 +130,7 @@ def image_fingerprint(image_id: str, row: Mapping[str, Any]) -> bytes:
 
 
 @torch.no_grad()
-def _encode(
+def encode_images(
     model: QCAForVisualQuestionAnswering, pixel_values: torch.Tensor, half: bool
 ) -> tuple[np.ndarray, tuple[int, int]]:
     was_training = model.training

@@ -1,6 +1,6 @@
 """Relevance maps beside a table of questions: rasterized from masks, written and read one at a time.
 
-A map says for each cell of a grid how much of it one should look at. The file `<table>_relevance.npz` holds `mask`
+A map has a target value for each cell of a grid. The file `<table>_relevance.npz` holds `mask`
 [n, rows, columns] or [n, T, rows, columns] and, where not every row has a map, `row` [n], the ascending row numbers.
 """
 
@@ -25,7 +25,8 @@ def as_hops(relevance: ArrayLike, place: str) -> NDArray[np.float32]:
     """One row's map [rows, columns] or maps [T, rows, columns] as float32 [T, rows, columns].
 
     Raises:
-        ValueError: it is neither, or holds a value that is negative or not finite; the message names `place`.
+        ValueError: `relevance` has another shape, or a value that is negative or not finite. The message
+            names `place`.
     """
     try:
         maps = np.asarray(relevance, dtype=np.float32)
@@ -40,7 +41,7 @@ def as_hops(relevance: ArrayLike, place: str) -> NDArray[np.float32]:
 
 
 def read_maps(path: Path, where: Mapping[str, str] | None = None) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """(row number, maps [T, rows, columns]) in ascending order; only one map is in memory at a time.
+    """(row number, maps [T, rows, columns]) in ascending order, with one map in memory at a time.
 
     Args:
         path: the npz file.
@@ -84,7 +85,7 @@ def write_maps(path: Path, maps: Iterable[NDArray[np.floating]], count: int, sha
 
 
 def count_maps(path: Path) -> tuple[int, bool]:
-    """The number of maps in the file, and whether it says which rows they belong to."""
+    """The number of maps in the file, and whether it has the row numbers of the maps."""
     with zipfile.ZipFile(path) as archive, archive.open("mask.npy") as file:
         shape, _, _ = _read_header(file, path)
         return shape[0], "row.npy" in archive.namelist()

@@ -1,4 +1,4 @@
-"""The order of an epoch: questions about the same image stay together, so that a batch encodes each image once."""
+"""The order of an epoch. Questions about one image stay together, so that a batch encodes each image once."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,11 +12,11 @@ class ImageGroupedSampler(Sampler[int]):
 
     Args:
         image_ids: image of each row.
-        questions_per_image: largest group; an image with more questions has several, in places of their own.
-        seed: an epoch's order depends on the seed and the epoch alone.
+        questions_per_image: largest group. An image with more questions has several groups, shuffled separately.
+        seed: the order depends only on the seed and the epoch.
 
     Raises:
-        ValueError: for a group size below 1.
+        ValueError: `questions_per_image` is below 1.
     """
 
     def __init__(self, image_ids: Sequence[str], questions_per_image: int, seed: int = 0):

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Write a file completely or not at all."""
 
 import os
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ from uuid import uuid4
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """
-    A path to write to, which takes the place of `path` when the block ends: nobody ever reads half of it.
+    A temporary path to write to. It replaces `path` when the block ends, so that no reader sees half of the file.
 
-    When the block fails, `path` is as it was. Several may write the same file at once; the last one stays.
+    If the block fails, `path` keeps its content. Several processes may write the same file; the last one stays.
     """
     unfinished = path.with_name(f".{uuid4().hex}.{path.name}")
     try:

@@ -1,4 +1,4 @@
-"""YAML that nobody vouches for: plain values alone, of bounded size and depth, without references to one another."""
+"""Read untrusted YAML: plain values only, of bounded size and depth, without aliases."""
 
 import math
 from typing import Any
@@ -11,7 +11,7 @@ MAXIMUM_INTEGER = 2**63
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Refuses aliases, which let a few lines stand for billions, and deep nesting, which exhausts the stack."""
+    """Refuses aliases, by which a few lines expand to billions, and deep nesting, which exhausts the stack."""
 
     depth = 0
 
@@ -28,11 +28,11 @@ class _PlainLoader(yaml.SafeLoader):
 
 def parse_yaml(text: str, name: str) -> Any:
     """
-    The value `text` stands for.
+    The value of the YAML document `text`.
 
     Raises:
-        ValueError: beginning with `name`, for what is no YAML, is too long or deep, has aliases or tags that make
-            objects, or a number that is not finite or has no 64 bits.
+        ValueError: the text is not YAML, is too long or deep, or has an alias, a tag for an object, or a number that
+            is not finite or needs more than 64 bits. The message begins with `name`.
     """
     if len(text) > MAXIMUM_CHARACTERS:
         raise ValueError(f"{name}: has {len(text):,} characters; at most {MAXIMUM_CHARACTERS:,} are read")
@@ -48,7 +48,7 @@ def parse_yaml(text: str, name: str) -> Any:
         TypeError,
         ValueError,
     ) as error:
-        # PyYAML lets what its constructors raise pass, such as a ValueError for the date 2020-13-45.
+        # PyYAML does not wrap the errors of its constructors, such as the ValueError for the date 2020-13-45.
         raise ValueError(f"{name}: not valid YAML: {' '.join(str(error).split())[:300]}") from error
     return value
 
@@ -61,6 +61,6 @@ def _check_numbers(value: Any) -> None:
         for inner in value:
             _check_numbers(inner)
     elif isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{value} is no finite number")
+        raise ValueError(f"{value} is not a finite number")
     elif isinstance(value, int) and abs(value) >= MAXIMUM_INTEGER:
         raise ValueError("a number has more than 64 bits")

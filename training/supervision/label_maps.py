@@ -12,7 +12,7 @@ from PIL import Image
 from ..data.images import image_files
 
 UNLABELED = 0
-_UNNAMED_IS_FINE = frozenset({0, 255})  # the numbers data sets use for "no class" and "ignore"
+_UNNAMED_IS_FINE = frozenset({0, 255})  # the numbers that data sets use for "no class" and "ignore"
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class LabelMaps:
 
     Args:
         folder: one PNG per image, of the image's file name without suffix.
-        names: class number -> name. Pixels of a class named "", of 0 and of 255 are unlabeled.
+        names: class number -> name. Pixels of 0, of 255 and of a class with an empty name are unlabeled.
         segments: PNG name without suffix -> segment number -> class number, for COCO-panoptic maps.
     """
 
@@ -54,7 +54,7 @@ class LabelMaps:
             raise ValueError(f"{path}: label map cannot be read: {error}") from error
         numbers, inverse = np.unique(_segment_numbers(pixels, path) if self.segments else pixels, return_inverse=True)
         if pixels.ndim != 2 and not self.segments:
-            raise ValueError(f"{path}: its pixels are colors, not class numbers; give the panoptic JSON as classes")
+            raise ValueError(f"{path}: its pixels are colors, not class numbers; pass the panoptic JSON as `classes`")
         classes = [self._class_of(int(number), stem, path) for number in numbers]
         return np.array(classes)[inverse].reshape(pixels.shape[:2])
 
@@ -100,13 +100,13 @@ def read_label_maps(folder: Path, classes: Path) -> LabelMaps:
         names = {number: line.strip() for number, line in enumerate(lines, start=1)}
     named = [name for name in names.values() if name]
     if not named or len(set(named)) < len(named):
-        raise ValueError(f"{classes}: class names must be there and differ")
+        raise ValueError(f"{classes}: class names must be present and differ")
     return LabelMaps(folder, names, segments)
 
 
 def _segment_numbers(pixels: NDArray[np.uint8], path: Path) -> NDArray[np.int64]:
     """Panoptic colors [height, width, 3 or 4] -> segment numbers R + 256 G + 256^2 B."""
     if pixels.ndim != 3:
-        raise ValueError(f"{path}: a panoptic map has colors, this one has not")
+        raise ValueError(f"{path}: a panoptic map has colors, but this PNG has one channel")
     red, green, blue = (pixels[..., channel].astype(np.int64) for channel in range(3))
     return red + 256 * green + 65536 * blue

@@ -1,7 +1,7 @@
-"""Generated scenes: colored shapes on textured grounds, with questions only the picture can answer.
+"""Generated scenes: colored shapes on textured backgrounds, with questions that need the picture.
 
-Every object lies inside one cell of a `GRID` x `GRID` grid, so that relevance maps are exact. Answers are balanced
-within each wording, so that the question alone says nothing.
+Every object lies inside one cell of a `GRID` x `GRID` grid, so relevance maps are exact. Answers are balanced within
+each wording, so the question alone does not predict the answer.
 """
 
 import csv
@@ -34,12 +34,12 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class SceneQuestion:
-    """`looks`: what to look at first and second, as sets of objects; empty where nothing is to be seen."""
+    """`targets`: the objects that each of two hops should attend to; empty if there is no such object."""
 
     kind: str
     text: str
     answer: str
-    looks: tuple[tuple[SceneObject, ...], tuple[SceneObject, ...]]
+    targets: tuple[tuple[SceneObject, ...], tuple[SceneObject, ...]]
 
 
 def draw_scene(objects: list[SceneObject], rng: random.Random) -> Image.Image:
@@ -83,7 +83,7 @@ def random_objects(rng: random.Random) -> list[SceneObject]:
 
 
 def possible_questions(objects: list[SceneObject]) -> Iterator[SceneQuestion]:
-    """Every question of the catalog this scene has one answer to."""
+    """The questions that this scene answers unambiguously."""
     of_shape = {shape: tuple(item for item in objects if item.shape == shape) for shape in SHAPES}
     of_color = {color: tuple(item for item in objects if item.color == color) for color in COLORS}
     for shape, found in of_shape.items():
@@ -105,7 +105,7 @@ def possible_questions(objects: list[SceneObject]) -> Iterator[SceneQuestion]:
 
 
 class BalancedChoice:
-    """Picks questions so that, within each wording, the answers stay equally frequent; kinds take turns."""
+    """Picks questions so that the answers of each wording stay equally frequent, and all kinds of questions occur."""
 
     def __init__(self, rng: random.Random):
         self.rng = rng
@@ -127,7 +127,7 @@ class BalancedChoice:
         return chosen
 
     def _excess(self, question: SceneQuestion) -> tuple[int, int]:
-        """How far the answer is ahead of the rarest one of its wording, and how common the kind is."""
+        """How much more frequent the answer is than the rarest one of its wording, and the count of the kind."""
         seen = self.answers.get(question.text, Counter())
         rarest = min(seen[answer] for answer in answers_of(question))
         return max(seen[question.answer] - rarest - 1, 0), self.kinds[question.kind]
@@ -143,11 +143,11 @@ def answers_of(question: SceneQuestion) -> tuple[str, ...]:
 
 
 def relevance_maps(question: SceneQuestion) -> np.ndarray:
-    """`[2, GRID, GRID]` float32: 1 on the cells to look at first and second."""
+    """`[2, GRID, GRID]` float32: 1 on the cells of the targets of the first and the second hop."""
     maps = np.zeros((2, GRID, GRID), dtype=np.float32)
-    for step, items in enumerate(question.looks):
+    for hop, items in enumerate(question.targets):
         for item in items:
-            maps[step, item.row, item.column] = 1
+            maps[hop, item.row, item.column] = 1
     return maps
 
 
@@ -158,7 +158,7 @@ def write_scenes(folder: str | os.PathLike, splits: dict[str, int], seed: int) -
     Args:
         folder: made if absent; files of the same names are replaced.
         splits: number of scenes of each split; no scene is in two.
-        seed: decides everything.
+        seed: of the scenes and questions.
     """
     folder = Path(folder)
     (folder / "images").mkdir(parents=True, exist_ok=True)

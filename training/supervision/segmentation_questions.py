@@ -1,8 +1,8 @@
-"""Balanced spatial questions with step-by-step relevance maps, from images and their class label maps.
+"""Balanced spatial questions with one relevance map per hop, from images and their class label maps.
 
-Two passes over the label maps, one map in memory at a time: the first collects every question a map answers clearly,
-the second draws the relevance maps of those that balancing keeps. Questions are balanced for each wording, so that
-the question alone says nearly nothing about its answer; `question_only_accuracy` measures that.
+There are two passes over the label maps, with one map in memory at a time. The first pass collects the questions that
+a map answers clearly. The second pass draws the relevance maps of the questions that balancing keeps. Answers are
+balanced for each wording, so that the question alone hardly predicts its answer; see `question_only_accuracy`.
 """
 
 import csv
@@ -28,8 +28,8 @@ from ..data.relevance_maps import Grid, cell_shares, write_maps
 from ..data.splits import group_key, parse_group_by
 from .label_maps import UNLABELED, LabelMaps, read_label_maps
 
-# What makes an answer clear, as shares of the picture, of a region or of a side.
-CLASS_AREA = 0.025  # a class that is compared or placed
+# Thresholds for a clear answer, as shares of the picture, of a region or of a side.
+CLASS_AREA = 0.025  # of a class that is compared or located
 REGION_PRESENCE = 0.06  # of a half of the picture: "there is one"
 REGION_MAJORITY = 0.55  # of a ninth of the picture: "it is there"
 REGION_LABELED = 0.5  # of a half of the picture: enough is known to say "there is none"
@@ -37,9 +37,9 @@ OFFSET = 0.12  # of the picture's side, between two centers of mass
 AREA_RATIO = 1.5
 COMPONENT_AREA = 0.01  # a region that is counted
 SPECK_AREA = 0.002  # a region that is noise; sizes between the two make the count unclear
-MOST_REGIONS = 5
-FIXED_SHARE = 0.1  # of the rarer answer: below it the classes of a pair decide the answer
-BALANCE_KEEPS = 0.6  # of the questions that the least strict balancing keeps
+MAX_REGIONS = 5
+FIXED_SHARE = 0.1  # of the rarer answer; below it, the two classes alone predict the answer
+BALANCE_KEEPS = 0.6  # share of the questions that the least strict balancing keeps
 
 HALVES = ("left", "right", "top", "bottom")
 NINTHS = tuple(
@@ -50,8 +50,8 @@ NINTHS = tuple(
 _PAIR_KINDS = frozenset({"side", "height", "bigger"})
 
 
-class Look(NamedTuple):
-    """What to look at: pixels of class `label` (any, where None) in `region` (the whole picture, where None)."""
+class RegionTarget(NamedTuple):
+    """Target region of a hop: pixels of class `label` (None: any class) in `region` (None: the whole picture)."""
 
     label: int | None = None
     region: tuple[slice, slice] | None = None
@@ -67,13 +67,13 @@ class Look(NamedTuple):
 
 
 class Question(NamedTuple):
-    """A question about one image, and what to look at first and second to answer it."""
+    """A question about one image, with the target regions of its two hops."""
 
     image_id: str
     kind: str
     question: str
     answer: str
-    looks: tuple[Look, Look]
+    targets: tuple[RegionTarget, RegionTarget]
 
 
 def make_questions(
@@ -88,10 +88,10 @@ def make_questions(
     group_by: str = "image_id",
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Write balanced questions about the labeled images to a new folder that `dataset.load_rows` reads.
+    """Write balanced questions about the labeled images to a new folder that `load_rows` reads.
 
     The folder holds `train.csv` (image_id, kind, question, answer), `train_relevance.npz` ([n, 2, rows, columns]) and
-    `summary.json`. It appears whole or not at all. Load it with `load_rows(output, images=images)`.
+    `summary.json`. It is renamed into place when complete. Load it with `load_rows(output, images=images)`.
 
     Args:
         images: folder of the images.
@@ -100,12 +100,12 @@ def make_questions(
         output: the folder to make.
         grid: rows and columns of the relevance maps.
         questions_per_kind: at most this many questions of a kind and answer about an image, before balancing.
-        like: a CSV file; only what a `question` of it asks, in the same words, is asked. By default everything is.
-        group_by: keeps images together where half of them measure the question-only accuracy (see `load_rows`).
-        seed: decides which questions are kept; the same seed and files give the same folder.
+        like: a CSV file; keep only questions whose wording is in its column `question`. By default all are kept.
+        group_by: groups of images that stay together when the question-only accuracy is measured (see `load_rows`).
+        seed: of the choice of questions. The same seed and files give the same folder.
 
     Returns:
-        What `summary.json` holds: counts, and per kind the question-only accuracy and chance.
+        The content of `summary.json`: counts, and for each kind the question-only accuracy and chance.
 
     Raises:
         ValueError: `output` exists, an image or label map is missing, unreadable or not aligned, `like` has no
@@ -113,8 +113,8 @@ def make_questions(
     """
     output = Path(output)
     if output.exists():
-        raise ValueError(f"{output}: is already there; remove it or write to another folder")
-    _image_divisor(group_by)  # what is wrong is better said before the long part than after it
+        raise ValueError(f"{output}: already exists; remove it or write to another folder")
+    _image_divisor(group_by)  # fail before the long part
     wordings = None if like is None else _wordings(Path(like))
     maps = read_label_maps(Path(labels), Path(classes))
     folder = ImageFolder(Path(images))
@@ -149,14 +149,14 @@ def _wordings(path: Path) -> frozenset[str]:
         with path.open(encoding="utf-8", newline="") as file:
             wordings = frozenset(row["question"] for row in csv.DictReader(file))
     except (OSError, UnicodeDecodeError, KeyError) as error:
-        raise ValueError(f"{path}: is no CSV file with a column `question` ({error})") from error
+        raise ValueError(f"{path}: not a CSV file with a column `question` ({error})") from error
     if not wordings:
         raise ValueError(f"{path}: has no questions")
     return wordings
 
 
 def image_questions(image_id: str, labels: NDArray[np.int64], names: Mapping[int, str]) -> Iterator[Question]:
-    """Every question that the label map [height, width] of one image answers clearly."""
+    """The questions that the label map [height, width] of one image answers clearly."""
     areas = np.bincount(labels.ravel(), minlength=max(names) + 1) / labels.size
     large = [label for label in names if label != UNLABELED and names[label] and areas[label] >= CLASS_AREA]
     centers = {label: center_of_mass(labels == label) for label in large}
@@ -168,19 +168,19 @@ def image_questions(image_id: str, labels: NDArray[np.int64], names: Mapping[int
         if max(areas[first], areas[second]) >= AREA_RATIO * min(areas[first], areas[second]):
             text = f"which is bigger the {names[first]} or the {names[second]}"
             answer = names[first if areas[first] > areas[second] else second]
-            yield Question(image_id, "bigger", text, answer, (Look(first), Look(second)))
+            yield Question(image_id, "bigger", text, answer, (RegionTarget(first), RegionTarget(second)))
     for label in large:
         if count := _count_regions(labels == label):
             text = f"how many separate regions of {names[label]} are in the picture"
-            yield Question(image_id, "count", text, str(count), (Look(label), Look(label)))
+            yield Question(image_id, "count", text, str(count), (RegionTarget(label), RegionTarget(label)))
 
 
 def balance(candidates: Iterable[Question], generator: random.Random) -> list[Question]:
-    """Those questions to keep so that no wording gives its answer away, in the order of `candidates`.
+    """The questions to keep so that no wording predicts its answer, in the order of `candidates`.
 
-    For each wording, its k most frequent answers are cut to the k-th's count and rarer ones stay as they are; k is the
-    largest for which those k keep `BALANCE_KEEPS` of what the best k >= 2 would. A wording with one answer goes, and
-    so does a pair of classes that nearly always stands the same way (the rarer answer below `FIXED_SHARE`).
+    The k most frequent answers of a wording are cut to the count of the k-th; rarer answers stay. k is the largest for
+    which these answers keep `BALANCE_KEEPS` of what the best k >= 2 would keep. Two kinds of wordings are dropped:
+    those with one answer, and pairs of classes whose rarer answer has a share below `FIXED_SHARE`.
     """
     candidates = list(candidates)
     wordings: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
@@ -203,10 +203,10 @@ def balance(candidates: Iterable[Question], generator: random.Random) -> list[Qu
 def question_only_accuracy(
     questions: Sequence[Question], group_by: str = "image_id", seed: int = 0
 ) -> dict[str, dict[str, float]]:
-    """What the question alone gives away, per kind.
+    """The accuracy of predicting the answer from the question alone, for each kind.
 
-    The most frequent answer of each wording (of the kind, for a new wording) in one half of the images, tried on the
-    other half, and the other way round.
+    The prediction is the most frequent answer of the wording (of the kind, for a new wording) in one half of the
+    images. It is tested on the other half, and the halves then change places.
 
     Args:
         questions: of several images.
@@ -214,10 +214,10 @@ def question_only_accuracy(
         seed: draws the halves.
 
     Returns:
-        kind -> `questions`, `accuracy`, and `chance`, the accuracy of guessing among the answers a wording has.
+        kind -> `questions`, `accuracy`, and `chance`: the accuracy of guessing among the answers of a wording.
 
     Raises:
-        ValueError: for another column in `group_by`.
+        ValueError: `group_by` names another column.
     """
     divisor = _image_divisor(group_by)
     groups = sorted({group_key(question.image_id, divisor) for question in questions})
@@ -264,9 +264,9 @@ def _exists(image_id: str, labels: NDArray[np.int64], names: Mapping[int, str]) 
                 continue
             text = f"is there a {name} in the {half} half of the picture"
             if shares[label] >= REGION_PRESENCE:
-                yield Question(image_id, "exists", text, "yes", (Look(label, region),) * 2)
+                yield Question(image_id, "exists", text, "yes", (RegionTarget(label, region),) * 2)
             elif shares[label] == 0 and shares[UNLABELED] <= 1 - REGION_LABELED:
-                yield Question(image_id, "exists", text, "no", (Look(region=region),) * 2)
+                yield Question(image_id, "exists", text, "no", (RegionTarget(region=region),) * 2)
 
 
 def _where(image_id: str, labels: NDArray[np.int64], names: Mapping[int, str]) -> Iterator[Question]:
@@ -278,7 +278,11 @@ def _where(image_id: str, labels: NDArray[np.int64], names: Mapping[int, str]) -
         label = int(shares.argmax())
         if label != UNLABELED and shares[label] >= REGION_MAJORITY:
             yield Question(
-                image_id, "where", f"what is at the {place} of the picture", names[label], (Look(region=region),) * 2
+                image_id,
+                "where",
+                f"what is at the {place} of the picture",
+                names[label],
+                (RegionTarget(region=region),) * 2,
             )
 
 
@@ -289,7 +293,7 @@ def _placed(
     centers: Mapping[int, tuple[float, float]],
     names: Mapping[int, str],
 ) -> Iterator[Question]:
-    """Is `first` to the left of, to the right of, above or below `second`?"""
+    """Questions whether `first` is to the left of, to the right of, above or below `second`."""
     down, right = (centers[first][axis] - centers[second][axis] for axis in range(2))
     for kind, offset, relations in (
         ("side", right, ("to the left of", "to the right of")),
@@ -298,7 +302,9 @@ def _placed(
         if abs(offset) >= OFFSET:
             for relation, holds in zip(relations, (offset < 0, offset > 0), strict=True):
                 text = f"is the {names[first]} {relation} the {names[second]}"
-                yield Question(image_id, kind, text, "yes" if holds else "no", (Look(first), Look(second)))
+                yield Question(
+                    image_id, kind, text, "yes" if holds else "no", (RegionTarget(first), RegionTarget(second))
+                )
 
 
 def center_of_mass(mask: NDArray[np.bool_]) -> tuple[float, float]:
@@ -309,12 +315,12 @@ def center_of_mass(mask: NDArray[np.bool_]) -> tuple[float, float]:
 
 
 def _count_regions(mask: NDArray[np.bool_]) -> int | None:
-    """The number of connected regions (neighbors by side or corner); None where it is unclear or too high."""
+    """The number of connected regions (neighbors by side or corner); None if it is unclear or too high."""
     regions, _ = ndimage.label(mask, structure=np.ones((3, 3)))
     areas = np.bincount(regions.ravel())[1:] / mask.size
     unclear = ((areas > SPECK_AREA) & (areas < COMPONENT_AREA)).any()
     count = int((areas >= COMPONENT_AREA).sum())
-    return None if unclear or count > MOST_REGIONS else count
+    return None if unclear or count > MAX_REGIONS else count
 
 
 def half_region(name: str, shape: tuple[int, ...]) -> tuple[slice, slice]:
@@ -332,12 +338,12 @@ def _third(index: int, size: int) -> slice:
     return slice(size * index // 3, size * (index + 1) // 3)
 
 
-def _sample(questions: Iterable[Question], most: int, generator: random.Random) -> list[Question]:
-    """At most `most` questions of each kind and answer."""
+def _sample(questions: Iterable[Question], limit: int, generator: random.Random) -> list[Question]:
+    """At most `limit` questions of each kind and answer."""
     groups: dict[tuple[str, str], list[Question]] = defaultdict(list)
     for question in questions:
         groups[question.kind, question.answer].append(question)
-    return [question for group in groups.values() for question in generator.sample(group, min(most, len(group)))]
+    return [question for group in groups.values() for question in generator.sample(group, min(limit, len(group)))]
 
 
 def _read_aligned(maps: LabelMaps, stem: str, folder: ImageFolder) -> NDArray[np.int64]:
@@ -357,12 +363,12 @@ def _read_aligned(maps: LabelMaps, stem: str, folder: ImageFolder) -> NDArray[np
 
 
 def _relevance(questions: Sequence[Question], maps: LabelMaps, grid: Grid) -> Iterator[NDArray[np.float32]]:
-    """[2, rows, columns] of each question; questions of an image follow one another, so that it is read once."""
+    """[2, rows, columns] of each question. The questions of an image follow one another, so each map is read once."""
     stem, labels = "", np.empty((0, 0), np.int64)
     for question in track(questions, "Drawing relevance maps", transient=True):
         if question.image_id != stem:
             stem, labels = question.image_id, maps.read(question.image_id)
-        yield np.stack([cell_shares(look.mask(labels), grid) for look in question.looks])
+        yield np.stack([cell_shares(target.mask(labels), grid) for target in question.targets])
 
 
 def _write(

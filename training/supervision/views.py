@@ -1,7 +1,7 @@
-"""More pictures of the same scenes: random crops, mirrored and recolored, with their label maps cut alike.
+"""Augmented views of labeled pictures: random crops, mirrored and recolored, with their label maps cut alike.
 
-Questions made from them (`segmentation_questions`) are right by construction, "left" and "right" included, which
-flipping a picture under a finished question is not.
+Questions made from the views (`segmentation_questions`) have correct answers, also for "left" and "right". Mirroring
+the picture of an existing question would make its answer wrong.
 """
 
 import os
@@ -28,13 +28,13 @@ def make_views(
     """
     Write `images/` and `labels/` with the pictures that have a label map, and `count` views of each, to a new folder.
 
-    A view of `image12` is called `view3_image12`, so that cutting by neighborhood (`group_by: image_id // 12`) keeps
-    it with its picture.
+    A view of `image12` is called `view3_image12`. A cut by `group_by: image_id // 12` therefore keeps it with its
+    picture.
 
     Args:
         images, labels: folders of pictures and of label PNGs of the same names, aligned at any scale.
-        output: the folder to make; it appears whole or not at all.
-        seed: decides every view.
+        output: the folder to make; it is renamed into place when complete.
+        seed: of the views; the same seed and files give the same folder.
 
     Returns:
         The number of pictures written.
@@ -45,7 +45,7 @@ def make_views(
     """
     output = Path(output)
     if output.exists():
-        raise ValueError(f"{output}: is already there; remove it or write to another folder")
+        raise ValueError(f"{output}: already exists; remove it or write to another folder")
     if count < 0:
         raise ValueError(f"`count` must not be negative, got {count}")
     label_maps = sorted(image_files(Path(labels)))

@@ -1,4 +1,4 @@
-"""Cached image features: those of the encoder, computed once, never stale."""
+"""Cached image features equal those of the encoder, are computed once, and follow changes."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -42,7 +42,7 @@ def rows(tmp_path):
     return rows
 
 
-def test_features_are_the_encoders_own_and_computed_once(tmp_path, model, processor, rows):
+def test_features_equal_the_encoder_output_and_are_computed_once(tmp_path, model, processor, rows):
     cache = ImageFeatureCache(tmp_path / "cache", model, processor, rows)
     assert cache.computed == 5 and cache.grid == (5, 5)
     with torch.no_grad():
@@ -53,7 +53,7 @@ def test_features_are_the_encoders_own_and_computed_once(tmp_path, model, proces
     assert torch.equal(again.read(["4", "0"]), cache.read(["4", "0"]))
 
 
-def test_half_precision_stores_half_the_bytes_of_nearly_the_same_features(tmp_path, model, processor, rows):
+def test_half_precision_stores_float16_features(tmp_path, model, processor, rows):
     whole = ImageFeatureCache(tmp_path / "cache", model, processor, rows)
     half = ImageFeatureCache(tmp_path / "cache", model, processor, rows, half=True)
     assert half.folder != whole.folder
@@ -61,7 +61,7 @@ def test_half_precision_stores_half_the_bytes_of_nearly_the_same_features(tmp_pa
     torch.testing.assert_close(half.read(["1"]).float(), whole.read(["1"]), rtol=0.05, atol=0.05)
 
 
-def test_a_changed_image_is_computed_again_and_only_it(tmp_path, model, processor, rows):
+def test_only_a_changed_image_is_encoded_again(tmp_path, model, processor, rows):
     before = ImageFeatureCache(tmp_path / "cache", model, processor, rows).read(["2"]).clone()
     Image.new("RGB", (40, 40), "red").save(rows["2"]["image"]["path"])
     cache = ImageFeatureCache(tmp_path / "cache", model, processor, rows)
@@ -69,7 +69,7 @@ def test_a_changed_image_is_computed_again_and_only_it(tmp_path, model, processo
     assert not torch.equal(cache.read(["2"]), before)
 
 
-def test_a_changed_encoder_processor_or_depth_makes_another_cache(tmp_path, model, processor, rows):
+def test_changed_encoder_or_processor_uses_another_cache(tmp_path, model, processor, rows):
     first = ImageFeatureCache(tmp_path / "cache", model, processor, rows)
     processor.image_processor.image_mean = [0.4, 0.5, 0.5]
     assert ImageFeatureCache(tmp_path / "cache", model, processor, rows).folder != first.folder
@@ -86,7 +86,7 @@ def test_a_changed_encoder_processor_or_depth_makes_another_cache(tmp_path, mode
     assert changed.folder != first.folder and changed.computed == 5
 
 
-def test_what_was_saved_and_loaded_finds_the_features_it_was_trained_on(tmp_path, model, rows):
+def test_saved_and_loaded_model_finds_its_cache(tmp_path, model, rows):
     composed = tiny_processor()
     first = ImageFeatureCache(tmp_path / "cache", model, composed, rows)
     model.save_pretrained(tmp_path / "saved")
@@ -97,9 +97,9 @@ def test_what_was_saved_and_loaded_finds_the_features_it_was_trained_on(tmp_path
     assert (first.computed, again.computed) == (5, 0)
 
 
-def test_an_interrupted_run_goes_on_with_the_rows_it_lacks(tmp_path, model, processor, rows, monkeypatch):
+def test_interrupted_run_encodes_only_the_missing_images(tmp_path, model, processor, rows, monkeypatch):
     monkeypatch.setattr(feature_cache, "BATCH_SIZE", 2)
-    encode, calls = feature_cache._encode, []
+    encode, calls = feature_cache.encode_images, []
 
     def interrupted(*arguments):
         calls.append(1)
@@ -107,24 +107,24 @@ def test_an_interrupted_run_goes_on_with_the_rows_it_lacks(tmp_path, model, proc
             raise KeyboardInterrupt
         return encode(*arguments)
 
-    monkeypatch.setattr(feature_cache, "_encode", interrupted)
+    monkeypatch.setattr(feature_cache, "encode_images", interrupted)
     with pytest.raises(KeyboardInterrupt):
         ImageFeatureCache(tmp_path / "cache", model, processor, rows)
-    monkeypatch.setattr(feature_cache, "_encode", encode)
+    monkeypatch.setattr(feature_cache, "encode_images", encode)
     cache = ImageFeatureCache(tmp_path / "cache", model, processor, rows)
     assert cache.computed == 3
     whole = ImageFeatureCache(tmp_path / "other", model, processor, rows)
     assert torch.allclose(cache.read(sorted(rows)), whole.read(sorted(rows)), atol=1e-6)
 
 
-def test_two_runs_at_once_compute_every_row_once(tmp_path, model, processor, rows, monkeypatch):
-    encode = feature_cache._encode
+def test_concurrent_runs_encode_each_image_once(tmp_path, model, processor, rows, monkeypatch):
+    encode = feature_cache.encode_images
 
     def slowly(*arguments):
         time.sleep(0.1)
         return encode(*arguments)
 
-    monkeypatch.setattr(feature_cache, "_encode", slowly)
+    monkeypatch.setattr(feature_cache, "encode_images", slowly)
     with ThreadPoolExecutor(2) as pool:
         runs = [pool.submit(ImageFeatureCache, tmp_path / "cache", model, processor, rows) for _ in range(2)]
     caches = [run.result() for run in runs]

@@ -1,4 +1,4 @@
-"""Images that cannot be read: named, or skipped, counted and listed."""
+"""Unreadable images are named, or skipped, counted and listed."""
 
 import logging
 
@@ -28,13 +28,13 @@ def damaged(tmp_path):
     return folder
 
 
-def test_an_unreadable_image_names_its_path_and_row(damaged):
+def test_unreadable_image_error_names_path_and_row(damaged):
     with pytest.raises(ValueError, match=r"train.csv row 4: image .*image2.jpg cannot be read: .*truncated"):
         load_rows(damaged)
 
 
 @pytest.mark.parametrize("attempt", ["fresh", "cached"])
-def test_skipped_rows_are_counted_and_listed_even_from_the_cache(damaged, caplog, attempt):
+def test_skipped_rows_are_listed_also_from_the_cache(damaged, caplog, attempt):
     if attempt == "cached":
         load_rows(damaged, on_bad_image="skip")
         caplog.clear()
@@ -48,14 +48,14 @@ def test_skipped_rows_are_counted_and_listed_even_from_the_cache(damaged, caplog
     assert "no such file" in caplog.text
 
 
-def test_a_repaired_image_is_noticed(damaged):
+def test_repaired_image_is_read_again(damaged):
     assert len(load_rows(damaged, on_bad_image="skip")) == 20
     draw(damaged / "images" / "image2.jpg")
     draw(damaged / "images" / "image5.jpg")
     assert len(load_rows(damaged)) == 24
 
 
-def test_an_image_name_that_fits_two_files_is_an_error(tmp_path):
+def test_refuses_an_image_name_that_fits_two_files(tmp_path):
     for suffix in ("png", "jpg"):
         draw(tmp_path / f"a.{suffix}")
     write_csv(tmp_path / "train.csv", "image,question,answer", "a,what,cup")
@@ -63,7 +63,7 @@ def test_an_image_name_that_fits_two_files_is_an_error(tmp_path):
         load_rows(tmp_path)
 
 
-def test_streaming_skips_and_raises_like_loading(damaged, caplog):
+def test_streaming_handles_unreadable_images_like_loading(damaged, caplog):
     with pytest.raises(ValueError, match="row 4: image"):
         list(load_rows(damaged, streaming=True))
     assert len(list(load_rows(damaged, streaming=True, on_bad_image="skip"))) == 20

@@ -1,4 +1,4 @@
-"""Loaders of VQA, VQA-HAT, DAQUAR and GQA, on small files written in the official form."""
+"""Readers of VQA, VQA-HAT, DAQUAR and GQA, on small files in the official form."""
 
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ def test_vqa_v2_test_splits_have_no_answers(tmp_path):
     assert load_rows(tmp_path, format="vqa_v2", split="test-dev2015")[0]["answers"] == []
 
 
-def test_vqa_v2_names_what_is_wrong(tmp_path):
+def test_vqa_v2_refuses_malformed_files(tmp_path):
     with pytest.raises(ValueError, match="0 files fit"):
         load_rows(tmp_path, format="vqa_v2")
     write_vqa(tmp_path)
@@ -110,7 +110,7 @@ def test_vqa_hat_averages_the_maps_of_a_question(tmp_path):
 # DAQUAR
 
 
-def test_daquar_text_pairs(tmp_path):
+def test_daquar_reads_text_pairs(tmp_path):
     text = "what is on the table in the image3 ?\ncup, plate\nhow many chairs are there in the image3?\n2\n"
     (tmp_path / "qa.37.raw.train.txt").write_text(text)
     (tmp_path / "qa.37.raw.test.txt").write_text("what is it in image1 ?\nbed\n")
@@ -131,13 +131,13 @@ def test_daquar_text_pairs(tmp_path):
         ("what is it ?\nbed\n", "txt line 1: a question ends with its image"),
     ],
 )
-def test_daquar_names_the_line(tmp_path, text, message):
+def test_daquar_error_names_the_line(tmp_path, text, message):
     (tmp_path / "qa.37.raw.train.txt").write_text(text)
     with pytest.raises(ValueError, match=message):
         load_rows(tmp_path, format="daquar", images=draw(tmp_path / "image1.png").parent)
 
 
-def test_daquar_reads_the_csv_form_too(tmp_path):
+def test_daquar_reads_a_csv_file(tmp_path):
     draw(tmp_path / "images" / "image1.jpg")
     write_csv(tmp_path / "train.csv", "question,answer,image_id", 'what,"cup,plate",image1')
     assert len(load_rows(tmp_path, format="daquar")[0]["answers"]) == 2
@@ -179,7 +179,7 @@ def write_gqa(folder: Path) -> Path:
     return folder
 
 
-def test_gqa_boxes_become_maps_of_question_then_answer_objects(tmp_path):
+def test_gqa_maps_are_question_objects_then_answer_objects(tmp_path):
     rows = load_rows(write_gqa(tmp_path), format="gqa", relevance_grid=(2, 3))  # cells of 4 x 4 pixels
     table, cup = np.array([[1, 0, 0], [1, 0, 0]]), np.array([[0, 0, 0], [0, 0.5, 1]])
     relevance = dict(zip(rows["question_id"], rows["relevance"], strict=True))
@@ -190,7 +190,7 @@ def test_gqa_boxes_become_maps_of_question_then_answer_objects(tmp_path):
     assert rows[0]["answers"] == [{"answer": "cup", "count": 1}]
 
 
-def test_gqa_without_scene_graphs_must_be_asked_for(tmp_path):
+def test_gqa_without_scene_graphs_needs_the_option(tmp_path):
     write_gqa(tmp_path)
     (tmp_path / "train_sceneGraphs.json").unlink()
     with pytest.raises(ValueError, match="pass scene_graphs: false"):
@@ -198,7 +198,7 @@ def test_gqa_without_scene_graphs_must_be_asked_for(tmp_path):
     assert list(load_rows(tmp_path, format="gqa", scene_graphs=False)["relevance"]) == [None] * 3
 
 
-def test_gqa_names_a_question_whose_object_is_unknown(tmp_path):
+def test_gqa_refuses_an_unknown_object(tmp_path):
     write_gqa(tmp_path)
     write_json(tmp_path / "train_sceneGraphs.json", {"2354786": {"width": 12, "height": 8, "objects": {}}})
     with pytest.raises(ValueError, match=r"question both \(row 0\): refers to object 10"):

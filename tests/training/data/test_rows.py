@@ -1,4 +1,4 @@
-"""Tables, Hub data sets, splits and streams, and the shared data where it is present."""
+"""Tables, Hub data sets, splits and streams."""
 
 import csv
 import json
@@ -32,7 +32,7 @@ def cache(tmp_path, monkeypatch):
 # Tables
 
 
-def test_a_csv_row_becomes_the_schema(tmp_path):
+def test_csv_row_is_read_in_the_schema(tmp_path):
     table_folder(tmp_path)
     rows = load_rows(tmp_path)
     assert rows.features == FEATURES
@@ -47,13 +47,13 @@ def test_a_csv_row_becomes_the_schema(tmp_path):
     assert rows[3]["image"].getpixel((0, 0)) == (30, 30, 30)
 
 
-def test_images_are_stored_as_paths_and_decoded_on_access_only(tmp_path):
+def test_images_are_stored_as_paths(tmp_path):
     rows = load_rows(table_folder(tmp_path)).cast_column("image", datasets.Image(decode=False))
     assert rows[0]["image"] == {"path": str((tmp_path / "images" / "image0.jpg").resolve()), "bytes": None}
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
-def test_all_table_formats_give_the_same_rows(tmp_path, suffix):
+def test_csv_jsonl_and_parquet_give_the_same_rows(tmp_path, suffix):
     table_folder(tmp_path)
     with open(tmp_path / "train.csv", newline="") as file:
         records = list(csv.DictReader(file))
@@ -71,7 +71,7 @@ def test_all_table_formats_give_the_same_rows(tmp_path, suffix):
     assert load_rows(tmp_path).remove_columns("image").to_list() == expected
 
 
-def test_columns_are_mapped_and_lists_of_answers_counted(tmp_path):
+def test_columns_are_mapped_and_answers_counted(tmp_path):
     draw(tmp_path / "photos" / "a.png")
     record = {"file": "a.png", "q": "what", "labels": ["cup", "cup", "mug"], "sort": "object", "number": 7}
     (tmp_path / "train.jsonl").write_text(json.dumps(record))
@@ -81,7 +81,7 @@ def test_columns_are_mapped_and_lists_of_answers_counted(tmp_path):
     assert (rows[0]["image_id"], rows[0]["question_id"], rows[0]["question_type"]) == ("a.png", "7", "object")
 
 
-def test_an_answer_separator_makes_sets(tmp_path):
+def test_answer_separator_splits_an_answer(tmp_path):
     draw(tmp_path / "image1.png")
     write_csv(tmp_path / "train.csv", "image,question,answer", 'image1,what,"cup, plate"')
     assert [answer["answer"] for answer in load_rows(tmp_path)[0]["answers"]] == ["cup, plate"]
@@ -89,7 +89,7 @@ def test_an_answer_separator_makes_sets(tmp_path):
     assert [answer["answer"] for answer in rows[0]["answers"]] == ["cup", "plate"]
 
 
-def test_maps_beside_a_table_go_to_their_rows(tmp_path):
+def test_maps_beside_a_table_belong_to_their_rows(tmp_path):
     table_folder(tmp_path, rows=5)
     masks = np.random.default_rng(0).random((2, 2, 3, 4)).astype(np.float16)
     np.savez_compressed(tmp_path / "train_relevance.npz", mask=masks, row=[1, 4], tier=["strict", "coarse"])
@@ -100,13 +100,13 @@ def test_maps_beside_a_table_go_to_their_rows(tmp_path):
     assert [maps is not None for maps in strict] == [False, True, False, False, False]
 
 
-def test_a_single_map_a_row_is_one_step(tmp_path):
+def test_single_map_is_read_as_one_hop(tmp_path):
     table_folder(tmp_path, rows=2)
     np.savez(tmp_path / "train_relevance.npz", mask=np.ones((2, 3, 4)))
     assert np.shape(load_rows(tmp_path)[0]["relevance"]) == (1, 3, 4)
 
 
-def test_maps_in_a_column_may_be_missing(tmp_path):
+def test_relevance_column_may_be_null(tmp_path):
     draw(tmp_path / "a.png")
     lines = [{"image": "a", "question": "q", "answer": "x", "relevance": relevance} for relevance in ([[1, 0]], None)]
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
@@ -125,7 +125,7 @@ def test_maps_in_a_column_may_be_missing(tmp_path):
         ("image,question,answer,relevance", "a,what,cup,[[1]]", "train.csv row 2: a relevance map is lists"),
     ],
 )
-def test_malformed_tables_name_file_and_row(tmp_path, header, line, message):
+def test_malformed_table_error_names_file_and_row(tmp_path, header, line, message):
     draw(tmp_path / "a.png")
     write_csv(tmp_path / "train.csv", header, line)
     with pytest.raises(ValueError, match=message):
@@ -133,7 +133,7 @@ def test_malformed_tables_name_file_and_row(tmp_path, header, line, message):
 
 
 @pytest.mark.parametrize("rows", [1, 20_000])  # to the end of the file, and over the limit of a field
-def test_a_quotation_mark_left_open_swallows_no_rows(tmp_path, rows):
+def test_refuses_an_open_quotation_mark(tmp_path, rows):
     draw(tmp_path / "a.png")
     write_csv(tmp_path / "train.csv", "image,question,answer", "a,what,cup", 'a,what,"cup', *["a,what,mug"] * rows)
     with pytest.raises(ValueError, match=r"train\.csv row 3: a quotation mark is open or stray"):
@@ -141,14 +141,14 @@ def test_a_quotation_mark_left_open_swallows_no_rows(tmp_path, rows):
 
 
 @pytest.mark.parametrize("answers", [[{"answer": 2}], [{"answer": "cup", "count": "two"}], [{"count": 1}]])
-def test_answers_of_another_form_are_named(tmp_path, answers):
+def test_refuses_malformed_counted_answers(tmp_path, answers):
     draw(tmp_path / "a.png")
     (tmp_path / "train.jsonl").write_text(json.dumps({"image": "a", "question": "q", "answers": answers}))
     with pytest.raises(ValueError, match=r"train\.jsonl line 1: an answer is a text"):
         load_rows(tmp_path)
 
 
-def test_a_list_written_as_text_is_no_answer(tmp_path):
+def test_refuses_a_list_written_as_text(tmp_path):
     draw(tmp_path / "a.png")
     write_csv(tmp_path / "train.csv", "image,question,answer", """a,what,"['cup', 'mug']\"""")
     with pytest.raises(
@@ -159,14 +159,14 @@ def test_a_list_written_as_text_is_no_answer(tmp_path):
     assert load_rows(tmp_path)[0]["answers"] == [{"answer": "[illegible]", "count": 1}]
 
 
-def test_a_blank_cell_is_a_row_without_a_map(tmp_path):
+def test_blank_relevance_cell_means_no_map(tmp_path):
     draw(tmp_path / "a.png")
     write_csv(tmp_path / "train.csv", "image,question,answer,relevance", "a,what,cup,")
     assert load_rows(tmp_path)[0]["relevance"] is None
 
 
 @pytest.mark.parametrize("empty", ["", " ", None])
-def test_a_row_without_an_image_id_has_the_name_of_its_image(tmp_path, empty):
+def test_image_id_defaults_to_the_image_name(tmp_path, empty):
     records = [{"image": f"{name}.png", "image_id": empty, "question": "q", "answer": "x"} for name in "ab"]
     for record in records:
         draw(tmp_path / record["image"])
@@ -175,7 +175,7 @@ def test_a_row_without_an_image_id_has_the_name_of_its_image(tmp_path, empty):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_an_image_id_of_two_images_is_named(tmp_path, streaming):
+def test_refuses_one_image_id_for_two_images(tmp_path, streaming):
     for name in "ab":
         draw(tmp_path / f"{name}.png")
     write_csv(tmp_path / "train.csv", "image,image_id,question,answer", "a,7,q,x", "a,7,r,x", "b,7,q,x")
@@ -183,7 +183,7 @@ def test_an_image_id_of_two_images_is_named(tmp_path, streaming):
         list(load_rows(tmp_path, streaming=streaming))
 
 
-def test_a_table_without_rows_is_named(tmp_path):
+def test_refuses_a_table_without_rows(tmp_path):
     draw(tmp_path / "a.png")
     write_csv(tmp_path / "train.csv", "image,question,answer")
     with pytest.raises(ValueError, match=r"train\.csv: has no rows$"):
@@ -193,13 +193,13 @@ def test_a_table_without_rows_is_named(tmp_path):
         load_rows(tmp_path, on_bad_image="skip")
 
 
-def test_a_damaged_parquet_file_is_named(tmp_path):
+def test_refuses_a_damaged_parquet_file(tmp_path):
     (tmp_path / "train.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(ValueError, match=r"train\.parquet: cannot be read as Parquet"):
         load_rows(tmp_path)
 
 
-def test_whatever_else_goes_wrong_names_the_data(tmp_path):
+def test_unexpected_error_names_the_data(tmp_path):
     record = {"image": {"bytes": "text"}, "question": "q", "answer": "x"}
     (tmp_path / "train.jsonl").write_text(json.dumps(record))
     with pytest.raises(ValueError, match=f"{tmp_path.name}: TypeError: "):
@@ -223,7 +223,7 @@ def test_refuses_json_lines_in_another_encoding(tmp_path):
         ({"masks": np.ones((3, 2, 2))}, "no array 'mask'"),
     ],
 )
-def test_malformed_maps_are_named(tmp_path, arrays, message):
+def test_refuses_malformed_maps(tmp_path, arrays, message):
     table_folder(tmp_path, rows=3)
     np.savez(tmp_path / "train_relevance.npz", **arrays)
     with pytest.raises(ValueError, match=message):
@@ -256,7 +256,7 @@ def test_malformed_maps_are_named(tmp_path, arrays, message):
         ({"on_bad_image": "ignore"}, "raise or skip"),
     ],
 )
-def test_wrong_options_are_named(tmp_path, options, message):
+def test_refuses_wrong_options(tmp_path, options, message):
     table_folder(tmp_path)
     with pytest.raises(ValueError, match=message):
         load_rows(tmp_path, **options)
@@ -270,17 +270,17 @@ def test_wrong_options_are_named(tmp_path, options, message):
         ({1: 2}, "the name of an option is a text, not 1"),
     ],
 )
-def test_options_that_have_their_place_elsewhere_are_refused(options, message):
+def test_checked_options_refuses_misplaced_options(options, message):
     with pytest.raises(ValueError, match=message):
         checked_options(options)
 
 
-def test_data_that_is_not_there_is_named(tmp_path):
+def test_refuses_a_missing_path(tmp_path):
     with pytest.raises(ValueError, match="no such file or folder; for a data set of the Hub"):
         load_rows(tmp_path / "nothing")
 
 
-def test_a_changed_table_is_read_anew_even_at_the_same_size(tmp_path):
+def test_changed_table_of_equal_size_is_read_again(tmp_path):
     table = table_folder(tmp_path, rows=3) / "train.csv"
     assert load_rows(tmp_path)[0]["question"] == "what is at 0"
     time = table.stat().st_mtime_ns
@@ -292,20 +292,20 @@ def test_a_changed_table_is_read_anew_even_at_the_same_size(tmp_path):
 # Splits
 
 
-def test_splits_by_file(tmp_path):
+def test_split_selects_the_file(tmp_path):
     table_folder(tmp_path)
     write_csv(tmp_path / "validation.csv", "image_id,question,answer", "image1,what,cup")
     assert (len(load_rows(tmp_path)), len(load_rows(tmp_path, split="validation"))) == (24, 1)
 
 
-def test_one_file_has_no_validation_split_of_its_own(tmp_path):
+def test_single_file_has_no_validation_split(tmp_path):
     table_folder(tmp_path)
     assert len(load_rows(tmp_path / "train.csv")) == 24
     with pytest.raises(ValueError, match="is one file: cut it with validation_ratio"):
         load_rows(tmp_path / "train.csv", split="validation")
 
 
-def test_cut_splits_share_no_row_and_are_the_same_every_time(tmp_path):
+def test_cut_splits_are_disjoint_and_reproducible(tmp_path):
     table_folder(tmp_path)
     train, validation = (
         load_rows(tmp_path, split=split, validation_ratio=0.25, seed=1)["question_id"][:]
@@ -323,7 +323,7 @@ def test_cut_splits_share_no_row_and_are_the_same_every_time(tmp_path):
     st.floats(0.1, 0.9),
     st.integers(0, 3),
 )
-def test_groups_are_never_cut_apart(numbers, divisor, ratio, seed):
+def test_split_rows_keeps_groups_together(numbers, divisor, ratio, seed):
     rows = datasets.Dataset.from_dict({"image_id": [f"image{number}.jpg" for number in numbers]})
     group_by = "image_id" if divisor is None else f"image_id // {divisor}"
     sizes = Counter(number // (divisor or 1) for number in numbers)
@@ -339,7 +339,7 @@ def test_groups_are_never_cut_apart(numbers, divisor, ratio, seed):
     assert len(train) + len(validation) == len(numbers)
 
 
-def test_group_keys_are_the_last_number_divided():
+def test_group_key_divides_the_last_number():
     assert parse_group_by("image_id // 12") == ("image_id", 12)
     assert [group_key(name, 12) for name in ("image11", "image12", "v2_image25.jpg")] == ["0", "1", "2"]
     assert group_key("kitchen", None) == "kitchen"
@@ -347,7 +347,7 @@ def test_group_keys_are_the_last_number_divided():
         group_key("kitchen", 12)
 
 
-def test_a_cut_that_leaves_one_side_empty_says_what_to_do(tmp_path):
+def test_refuses_a_cut_with_an_empty_side(tmp_path):
     rows = load_rows(table_folder(tmp_path, rows=11, images=11))
     with pytest.raises(ValueError, match=r"11 rows in 1 groups cannot be cut.*: `group_by: image_id`"):
         split_rows(rows, 0.22, "image_id // 12")
@@ -355,7 +355,7 @@ def test_a_cut_that_leaves_one_side_empty_says_what_to_do(tmp_path):
         split_rows(rows, 0.01, "image_id")
 
 
-def test_a_validation_file_that_is_not_used_is_told_of_once(tmp_path, caplog):
+def test_warns_once_of_an_unused_validation_file(tmp_path, caplog):
     table_folder(tmp_path)
     with caplog.at_level(logging.WARNING):
         load_rows(tmp_path, validation_ratio=0.25)
@@ -395,7 +395,7 @@ def test_streamed_shards_do_not_overlap(tmp_path):
 # Hub
 
 
-def test_a_hub_data_set_is_mapped_to_the_schema(tmp_path):
+def test_hub_data_set_is_mapped_to_the_schema(tmp_path):
     draw(tmp_path / "a.png", 10)
     draw(tmp_path / "b.png", 20)
     table = datasets.Dataset.from_dict(
@@ -437,7 +437,7 @@ def test_a_hub_data_set_is_mapped_to_the_schema(tmp_path):
         ("../rooms/", None, "rooms"),
     ],
 )
-def test_a_measurement_names_its_data(tmp_path, monkeypatch, data, format, name):
+def test_data_name(tmp_path, monkeypatch, data, format, name):
     (tmp_path / "rooms").mkdir()
     monkeypatch.chdir(tmp_path / "rooms")
     assert data_name(data, {"format": format}) == name
@@ -457,11 +457,11 @@ def test_a_measurement_names_its_data(tmp_path, monkeypatch, data, format, name)
         ("train", {"validation_ratio": 0.2}, "train"),
     ],
 )
-def test_a_measurement_says_how_its_rows_were_cut(split, options, name):
+def test_split_name_describes_the_cut(split, options, name):
     assert split_name(split, options) == name
 
 
-def test_a_hub_data_set_that_cannot_be_had_is_named(tmp_path):
+def test_hub_error_names_the_data_set(tmp_path):
     (tmp_path / "script").mkdir()
     (tmp_path / "script" / "script.py").touch()
     with pytest.raises(ValueError, match=r"script: Dataset scripts are no longer .*; .*refs/convert/parquet"):

@@ -1,4 +1,4 @@
-"""The order of an epoch: a seeded permutation in which an image's questions stay together."""
+"""An epoch is a seeded permutation in which questions about one image stay together."""
 
 from collections import Counter
 from itertools import groupby
@@ -16,7 +16,7 @@ from modeling_qca.training.data.sampler import ImageGroupedSampler
     seed=st.integers(0, 5),
     epoch=st.integers(0, 3),
 )
-def test_an_epoch_is_a_permutation_in_groups_of_at_most_k_questions_of_one_image(image_ids, size, seed, epoch):
+def test_epoch_is_a_permutation_in_groups_of_one_image(image_ids, size, seed, epoch):
     sampler = ImageGroupedSampler(image_ids, size, seed)
     sampler.set_epoch(epoch)
     order = list(sampler)
@@ -27,7 +27,7 @@ def test_an_epoch_is_a_permutation_in_groups_of_at_most_k_questions_of_one_image
     assert len(runs) <= groups
 
 
-def test_groups_are_no_larger_than_they_may_be():
+def test_groups_have_at_most_questions_per_image_rows():
     sampler = ImageGroupedSampler([name for name in "ab" for _ in range(64)], 4, seed=0)
     order = list(sampler)
     groups = [order[start : start + 4] for start in range(0, 128, 4)]
@@ -36,7 +36,7 @@ def test_groups_are_no_larger_than_they_may_be():
     assert len(list(groupby(images))) > 8  # the two images take turns by chance, neither comes whole
 
 
-def test_seed_and_epoch_decide_the_order():
+def test_order_depends_on_seed_and_epoch():
     image_ids = [str(row // 4) for row in range(64)]
 
     def order(seed: int, epoch: int) -> list[int]:
@@ -48,6 +48,6 @@ def test_seed_and_epoch_decide_the_order():
     assert order(0, 0) != order(0, 1) != order(1, 1)
 
 
-def test_a_group_needs_a_question():
+def test_refuses_a_group_size_below_one():
     with pytest.raises(ValueError, match="questions_per_image"):
         ImageGroupedSampler(["a"], 0)

@@ -1,4 +1,4 @@
-"""Training on a stream: every row once a pass, on however many processes; a run resumes; what cannot work is said."""
+"""Training on a stream: each row once per pass on any number of processes, resuming, and refused options."""
 
 import json
 from collections import Counter
@@ -55,7 +55,7 @@ def recipe(scenes: Path, output: Path, **values) -> Recipe:
     return make_recipe({**common, **values}, "test")
 
 
-def test_a_recipe_trains_on_a_stream(scenes, tmp_path):
+def test_recipe_trains_on_a_stream(scenes, tmp_path):
     results = train(recipe(scenes, tmp_path, max_steps=40, learning_rate=2e-3, attention_supervision="every_hop"))
     assert results == json.loads((tmp_path / "results.json").read_text())
     (state,) = tmp_path.glob("checkpoint-*/trainer_state.json")
@@ -69,7 +69,7 @@ def test_a_recipe_trains_on_a_stream(scenes, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_with_the_rows_that_follow(scenes, tmp_path, monkeypatch):
+def test_resumed_run_continues_with_the_next_rows(scenes, tmp_path, monkeypatch):
     options = {"classifier_dropout": 0.1, "save_steps": 3}  # 96 rows: step 9 is in the third pass
     train(recipe(scenes, tmp_path / "whole", **options))
 
@@ -98,7 +98,7 @@ def test_a_killed_run_goes_on_with_the_rows_that_follow(scenes, tmp_path, monkey
 @pytest.mark.parametrize(
     ("shards", "processes", "workers"), [(1, 1, 0), (4, 1, 2), (1, 2, 0), (4, 2, 0), (4, 2, 2), (3, 2, 0), (2, 3, 0)]
 )
-def test_every_row_is_seen_once_a_pass(shards, processes, workers, tmp_path):
+def test_each_row_is_seen_once_per_pass(shards, processes, workers, tmp_path):
     stream = load_rows(sharded_table(tmp_path, 24, shards), streaming=True).remove_columns("image")
     assert stream.num_shards == shards
     seen = []
@@ -112,7 +112,7 @@ def test_every_row_is_seen_once_a_pass(shards, processes, workers, tmp_path):
     assert sorted(question for share in seen for question in share) == sorted(f"q {row}" for row in range(24))
 
 
-def test_passes_follow_one_another_in_another_order(tmp_path, monkeypatch):
+def test_passes_have_different_orders(tmp_path, monkeypatch):
     monkeypatch.setattr(streaming, "SHUFFLE_BUFFER", 6)
     stream = load_rows(sharded_table(tmp_path, 24, 3), streaming=True).remove_columns("image")
 
@@ -126,14 +126,14 @@ def test_passes_follow_one_another_in_another_order(tmp_path, monkeypatch):
     assert len(counts) == 24 and all(4 <= count <= 6 for count in counts.values())
 
 
-def test_answers_are_those_of_the_rows(tmp_path):
+def test_read_answers_equals_the_rows(tmp_path):
     folder = sharded_table(tmp_path, 24, 3)
     answered = read_answers(load_rows(folder, streaming=True))
     for column in ("question_id", "answers"):
         assert answered[column][:] == load_rows(folder)[column][:]
 
 
-def test_rows_of_held_out_groups_and_pictures_are_left_out_of_a_stream(scenes, tmp_path):
+def test_stream_leaves_out_held_out_groups(scenes, tmp_path):
     options = {"validation_data": str(scenes), "group_by": "image_id // 4"}
     stream, _ = load_splits(recipe(scenes, tmp_path, **options))
     kept, _ = load_splits(recipe(scenes, tmp_path, streaming=False, **options))
@@ -151,6 +151,6 @@ def test_rows_of_held_out_groups_and_pictures_are_left_out_of_a_stream(scenes, t
         ({"freeze": ["vision"], "cache_image_features": True}, "`cache_image_features` needs .* and no `streaming`"),
     ],
 )
-def test_what_cannot_work_is_said(scenes, tmp_path, values, message):
+def test_refuses_options_without_streaming_support(scenes, tmp_path, values, message):
     with pytest.raises(ValueError, match=message):
         recipe(scenes, tmp_path, **values)

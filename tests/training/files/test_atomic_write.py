@@ -1,4 +1,4 @@
-"""A file is replaced whole, or not at all."""
+"""A file is replaced completely, or not at all."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from modeling_qca.training.files.atomic_write import atomic_write
 
 
-def test_two_that_write_at_once_do_not_meet(tmp_path: Path) -> None:
+def test_concurrent_writes_do_not_mix(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     with atomic_write(path) as first:
         first.write_text("first")
@@ -18,7 +18,7 @@ def test_two_that_write_at_once_do_not_meet(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
+def test_failed_write_keeps_the_old_content(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     path.write_text("before")
     with pytest.raises(KeyboardInterrupt), atomic_write(path) as unfinished:

@@ -1,4 +1,4 @@
-"""Questions from label maps: answers and maps on drawn scenes, balance, and agreement with the shared rooms data."""
+"""Questions from label maps: answers and relevance maps on drawn scenes, and balance."""
 
 import csv
 import json
@@ -18,8 +18,8 @@ from modeling_qca.training.data.rows import load_rows
 from modeling_qca.training.supervision import segmentation_questions
 from modeling_qca.training.supervision.label_maps import read_label_maps
 from modeling_qca.training.supervision.segmentation_questions import (
-    Look,
     Question,
+    RegionTarget,
     balance,
     image_questions,
     make_questions,
@@ -63,11 +63,11 @@ def asked() -> dict[str, Question]:
         ("how many separate regions of bed are in the picture", "count", "1"),
     ],
 )
-def test_a_drawn_scene_is_asked_about_rightly(asked, text, kind, answer):
+def test_questions_of_a_scene_have_the_expected_answers(asked, text, kind, answer):
     assert (asked[text].kind, asked[text].answer) == (kind, answer)
 
 
-def test_pairs_to_compare_stand_in_alphabetical_order(asked):
+def test_compared_classes_are_in_alphabetical_order(asked):
     assert "which is bigger the lamp or the bed" not in asked
 
 
@@ -75,13 +75,13 @@ def texts(labels: np.ndarray) -> set[str]:
     return {question.question for question in image_questions("image1", labels, NAMES)}
 
 
-def test_a_little_of_a_class_is_neither_there_nor_not():
+def test_skips_exists_question_for_a_small_area():
     labels = scene()
     labels[30:32, 45:48] = 1
     assert "is there a bed in the right half of the picture" not in texts(labels)
 
 
-def test_a_ninth_is_asked_about_only_where_one_class_has_most_of_it():
+def test_asks_where_only_with_a_clear_majority_in_the_ninth():
     labels = scene()
     labels[0:20, 17:30] = 0  # the top-left keeps 17 of 30 columns of wall
     labels[20:40, 45:60] = 0  # the center keeps half of it
@@ -89,7 +89,7 @@ def test_a_ninth_is_asked_about_only_where_one_class_has_most_of_it():
     assert "what is at the center of the picture" not in texts(labels)
 
 
-def test_regions_are_not_counted_where_one_is_almost_noise():
+def test_skips_count_question_with_a_region_of_unclear_size():
     counted = "how many separate regions of bed are in the picture"
     noise, unclear = scene(), scene()
     noise[30:32, 45:48] = 1  # 0.1 % of the picture
@@ -98,14 +98,14 @@ def test_regions_are_not_counted_where_one_is_almost_noise():
     assert counted not in texts(unclear)
 
 
-def test_regions_that_touch_at_a_corner_are_one():
+def test_regions_touching_at_a_corner_count_as_one():
     labels = np.full((60, 90), 3)
     labels[0:20, 0:30] = labels[20:40, 30:60] = 1
     asked = {question.question: question.answer for question in image_questions("image1", labels, NAMES)}
     assert asked["how many separate regions of bed are in the picture"] == "1"
 
 
-def test_things_of_equal_size_nearly_above_each_other_are_not_compared_across():
+def test_skips_comparisons_with_small_differences():
     labels = np.full((60, 90), 3)
     labels[0:20, 30:50] = 1
     labels[40:60, 34:54] = 2
@@ -122,19 +122,19 @@ def test_things_of_equal_size_nearly_above_each_other_are_not_compared_across():
         ("how many separate regions of lamp are in the picture", 2, 2),
     ],
 )
-def test_maps_show_the_first_and_then_the_second_thing_named(asked, text, first, second):
+def test_hop_targets_are_the_first_then_the_second_class(asked, text, first, second):
     labels = scene()
-    for look, label in zip(asked[text].looks, (first, second), strict=True):
-        np.testing.assert_array_equal(look.mask(labels), labels == label)
+    for target, label in zip(asked[text].targets, (first, second), strict=True):
+        np.testing.assert_array_equal(target.mask(labels), labels == label)
 
 
-def test_maps_of_regions_show_the_thing_where_it_is_and_the_region_where_it_is_not(asked):
+def test_exists_targets_are_the_object_or_the_empty_region(asked):
     labels = scene()
-    there = asked["is there a wall in the left half of the picture"].looks[0].mask(labels)
+    there = asked["is there a wall in the left half of the picture"].targets[0].mask(labels)
     left = np.zeros(labels.shape, bool)
     left[:, :45] = True
     np.testing.assert_array_equal(there, (labels == 3) & left)
-    missing = asked["is there a lamp in the left half of the picture"].looks
+    missing = asked["is there a lamp in the left half of the picture"].targets
     np.testing.assert_array_equal(missing[0].mask(labels), left)
     assert missing[0] == missing[1]
 
@@ -143,9 +143,9 @@ def test_maps_of_regions_show_the_thing_where_it_is_and_the_region_where_it_is_n
 
 
 def questions_of(counts: dict[str, dict[str, int]], kind: str = "side") -> list[Question]:
-    looks = (Look(), Look())
+    targets = (RegionTarget(), RegionTarget())
     return [
-        Question(f"image{number}", kind, wording, answer, looks)
+        Question(f"image{number}", kind, wording, answer, targets)
         for wording, answers in counts.items()
         for answer, count in answers.items()
         for number in range(count)
@@ -159,23 +159,23 @@ def kept_counts(questions: list[Question]) -> dict[str, Counter]:
     return counts
 
 
-def test_answers_of_a_wording_are_cut_to_the_same_number():
+def test_balance_cuts_answers_of_a_wording_to_one_count():
     assert kept_counts(questions_of({"a": {"yes": 30, "no": 10}})) == {"a": {"yes": 10, "no": 10}}
 
 
-def test_pairs_that_the_classes_decide_are_left_out():
+def test_balance_drops_pairs_whose_classes_predict_the_answer():
     fixed = {"is the ceiling above the floor": {"yes": 40, "no": 2}, "is the wall above the sky": {"no": 40}}
     assert kept_counts(questions_of(fixed, "height")) == {}
     assert kept_counts(questions_of({"a": {"yes": 40, "no": 2}}, "exists")) == {"a": {"yes": 2, "no": 2}}
 
 
-def test_many_answers_keep_the_rare_ones_and_cut_the_common_ones():
+def test_balance_keeps_rare_answers_and_cuts_common_ones():
     # k answers cut to the k-th's count: 2 -> 100, 3 -> 90, 4 -> 32; the widest with at least 60 of them is 3
     counts = {"w": {"wall": 90, "bed": 50, "floor": 30, "lamp": 8}}
     assert kept_counts(questions_of(counts, "where")) == {"w": {"wall": 30, "bed": 30, "floor": 30, "lamp": 8}}
 
 
-def test_question_only_accuracy_sees_what_the_wording_gives_away():
+def test_question_only_accuracy_measures_what_the_wording_predicts():
     told = questions_of({"a": {"yes": 40}, "b": {"no": 40}})
     measured = question_only_accuracy(told)["side"]
     assert measured == {"questions": 80, "accuracy": 1.0, "chance": 1.0}
@@ -221,7 +221,7 @@ def make(folder: Path, output: str = "questions", **options) -> dict:
     )
 
 
-def test_the_folder_is_read_by_load_rows_with_two_maps_a_row(segmented, monkeypatch):
+def test_load_rows_reads_the_folder_with_two_maps_per_row(segmented, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(segmented / "cache"))
     summary = make(segmented)
     rows = load_rows(segmented / "questions", images=segmented / "images")
@@ -233,11 +233,11 @@ def test_the_folder_is_read_by_load_rows_with_two_maps_a_row(segmented, monkeypa
         labels = maps.read(row["image_id"])
         asked = {question.question: question for question in image_questions(row["image_id"], labels, maps.names)}
         assert asked[row["question"]].answer == row["answers"][0]["answer"]
-        for look, relevance in zip(asked[row["question"]].looks, row["relevance"], strict=True):
-            np.testing.assert_allclose(relevance, cell_shares(look.mask(labels), (5, 6)), atol=1e-3)
+        for target, relevance in zip(asked[row["question"]].targets, row["relevance"], strict=True):
+            np.testing.assert_allclose(relevance, cell_shares(target.mask(labels), (5, 6)), atol=1e-3)
 
 
-def test_the_question_alone_stays_near_chance(segmented):
+def test_question_only_accuracy_is_near_chance(segmented):
     kinds = make(segmented)["kinds"]
     assert json.loads((segmented / "questions" / "summary.json").read_text())["kinds"] == kinds
     for kind, measured in kinds.items():
@@ -245,13 +245,13 @@ def test_the_question_alone_stays_near_chance(segmented):
         assert measured["accuracy"] <= measured["chance"] + 3 * error + 0.02, (kind, measured)
 
 
-def test_without_balancing_the_question_gives_the_answer_away(segmented, monkeypatch):
+def test_question_only_accuracy_is_above_chance_without_balance(segmented, monkeypatch):
     monkeypatch.setattr(segmentation_questions, "balance", lambda candidates, _: candidates)
     kinds = make(segmented)["kinds"]
     assert kinds["where"]["accuracy"] > kinds["where"]["chance"] + 0.2
 
 
-def test_the_seed_decides_everything(segmented):
+def test_same_seed_gives_the_same_files(segmented):
     for output, seed in (("a", 1), ("b", 1), ("c", 2)):
         make(segmented, output, seed=seed)
     tables = [(segmented / output / "train.csv").read_text() for output in "abc"]
@@ -260,14 +260,14 @@ def test_the_seed_decides_everything(segmented):
     np.testing.assert_array_equal(*masks)
 
 
-def test_questions_per_kind_limits_what_one_image_is_asked(segmented):
+def test_questions_per_kind_limits_questions_of_an_image(segmented):
     make(segmented, questions_per_kind=1)
     with open(segmented / "questions" / "train.csv", newline="") as file:
         asked = Counter((row["image_id"], row["kind"], row["answer"]) for row in csv.DictReader(file))
     assert set(asked.values()) == {1}
 
 
-def test_only_what_another_file_asks_is_asked(segmented):
+def test_like_keeps_only_the_wordings_of_the_file(segmented):
     wordings = ["is there a bed in the left half of the picture", "which is bigger the bed or the lamp", "why"]
     (segmented / "like.csv").write_text("question,answer\n" + "".join(f"{wording},yes\n" for wording in wordings))
     make(segmented, like=segmented / "like.csv")
@@ -275,7 +275,7 @@ def test_only_what_another_file_asks_is_asked(segmented):
         assert {row["question"] for row in csv.DictReader(file)} == set(wordings[:2])
 
 
-def test_an_interrupted_run_leaves_nothing(segmented, monkeypatch):
+def test_interrupted_run_leaves_no_files(segmented, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
@@ -286,7 +286,7 @@ def test_an_interrupted_run_leaves_nothing(segmented, monkeypatch):
     assert sorted(segmented.iterdir()) == before
 
 
-def test_a_photo_is_aligned_as_it_is_shown_and_not_as_it_is_stored(segmented):
+def test_alignment_follows_exif_orientation(segmented):
     path, exif = segmented / "images" / "image3.jpg", Image.Exif()
     exif[ORIENTATION] = 6
     upright = Image.open(path)
@@ -297,15 +297,15 @@ def test_a_photo_is_aligned_as_it_is_shown_and_not_as_it_is_stored(segmented):
         make(segmented, "a")
 
 
-def test_what_is_wrong_is_named(segmented):
+def test_refuses_malformed_inputs(segmented):
     (segmented / "questions").mkdir()
-    with pytest.raises(ValueError, match="questions: is already there"):
+    with pytest.raises(ValueError, match="questions: already exists"):
         make(segmented)
     with pytest.raises(ValueError, match="group_by keeps images together"):
         make(segmented, "a", group_by="question")
-    with pytest.raises(ValueError, match="like: is no CSV file with a column `question`"):
+    with pytest.raises(ValueError, match="like: not a CSV file with a column `question`"):
         make(segmented, "a", like=segmented / "like")
-    with pytest.raises(ValueError, match="is no CSV file with a column `question`"):
+    with pytest.raises(ValueError, match="not a CSV file with a column `question`"):
         make(segmented, "a", like=segmented / "classes.txt")
     (segmented / "images" / "image3.jpg").unlink()
     with pytest.raises(ValueError, match=r"image3: the image of label map image3\.png cannot be read"):
@@ -317,7 +317,7 @@ def test_what_is_wrong_is_named(segmented):
     with pytest.raises(ValueError, match=r"image0\.png: class 3 has no name"):
         make(segmented, "a")
     (segmented / "classes.txt").write_text("bed\nbed")
-    with pytest.raises(ValueError, match="must be there and differ"):
+    with pytest.raises(ValueError, match="must be present and differ"):
         make(segmented, "a")
     (segmented / "labels" / "image0.png").write_bytes(b"no image")
     (segmented / "classes.txt").write_text("bed\nlamp\nwall")
@@ -331,13 +331,13 @@ def test_what_is_wrong_is_named(segmented):
 # Label maps
 
 
-def test_classes_with_an_empty_name_and_255_are_unlabeled(tmp_path):
+def test_empty_class_names_and_255_are_unlabeled(tmp_path):
     Image.fromarray(np.array([[0, 1, 2, 255]], np.uint8)).save(tmp_path / "a.png")
     (tmp_path / "classes.json").write_text(json.dumps({"1": "bed", "2": ""}))
     assert read_label_maps(tmp_path, tmp_path / "classes.json").read("a").tolist() == [[0, 1, 0, 0]]
 
 
-def test_coco_panoptic_colors_become_classes(tmp_path):
+def test_coco_panoptic_colors_are_read_as_classes(tmp_path):
     segments = np.array([[0, 70000], [300, 300]])
     colors = np.stack([segments % 256, segments // 256 % 256, segments // 65536], axis=-1)
     Image.fromarray(colors.astype(np.uint8)).save(tmp_path / "000000000139.png")

@@ -1,4 +1,4 @@
-"""Views of labeled pictures: picture and label map are cut alike, and nothing half-written stays."""
+"""Views of labeled pictures: picture and label map are cut alike, and a failure leaves no files."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def scene(tmp_path):
 
 
 @pytest.mark.parametrize("on_its_side", [False, True])
-def test_labels_follow_the_picture(scene, on_its_side):
+def test_label_map_is_cut_like_the_picture(scene, on_its_side):
     if on_its_side:  # as phones store photos, and show them upright
         path, exif = scene / "images" / "image25.png", Image.Exif()
         exif[ORIENTATION] = 6
@@ -40,7 +40,7 @@ def test_labels_follow_the_picture(scene, on_its_side):
     assert any(mirrored) and not all(mirrored)
 
 
-def test_the_seed_decides(scene):
+def test_same_seed_gives_the_same_files(scene):
     make_views(scene / "images", scene / "labels", scene / "a", 2, seed=3)
     make_views(scene / "images", scene / "labels", scene / "b", 2, seed=3)
     make_views(scene / "images", scene / "labels", scene / "c", 2, seed=4)
@@ -51,20 +51,20 @@ def test_the_seed_decides(scene):
     assert content("a") == content("b") != content("c")
 
 
-def test_a_missing_picture_is_named_and_nothing_stays(scene):
+def test_missing_picture_is_named_and_leaves_no_files(scene):
     Image.new("L", (8, 8)).save(scene / "labels" / "image26.png")
     with pytest.raises(ValueError, match="image26"):
         make_views(scene / "images", scene / "labels", scene / "out", 1)
     assert not [path for path in scene.iterdir() if "out" in path.name]
 
 
-def test_a_folder_without_label_maps_is_named(scene):
+def test_refuses_a_folder_without_label_maps(scene):
     (scene / "empty").mkdir()
     with pytest.raises(ValueError, match="empty: no label maps"):
         make_views(scene / "images", scene / "empty", scene / "out", 1)
     assert not (scene / "out").exists()
 
 
-def test_an_existing_folder_is_left_alone(scene):
-    with pytest.raises(ValueError, match="already there"):
+def test_refuses_an_existing_output_folder(scene):
+    with pytest.raises(ValueError, match="already exists"):
         make_views(scene / "images", scene / "labels", scene / "images", 1)

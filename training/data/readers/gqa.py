@@ -22,8 +22,8 @@ class GQA:
     """A folder with `<split>_<subset>_questions.json` and `<split>_sceneGraphs.json`.
 
     A row's relevance has two maps: the objects its question refers to, then the objects its answer refers to (the
-    share of each cell that their boxes cover). Where only one of the two refers to objects, that map stands twice;
-    where neither does, the row has none.
+    share of each cell that their boxes cover). If only one of them refers to objects, its map is used for
+    both; if neither does, the row has no map.
 
     Args:
         data: the folder.
