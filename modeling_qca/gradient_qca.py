@@ -1,7 +1,7 @@
 """Gradient-weighted attention for two modalities (Chefer et al. 2021, arXiv:2103.15679).
 
 B questions, L question tokens, P prefix tokens, N patches, S = P + N image tokens, K patches the token budget kept, S'
-image tokens of a layer (P + K + 1 from the budget on, else S), H heads, Q queries of a hop (1 or L), d = width / H.
+image tokens of a layer (P + K + 1 from the budget on, else S), H heads.
 
 Relevancy is written as in the paper: `text` R_tt, `image` R_ii, `image_text` R_it, `query_image` R_qi, ...
 """
@@ -16,7 +16,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from .attention_qca import masked_mean, masked_softmax
+from .attention_qca import masked_softmax
 from .rollout_qca import ImageTokens
 
 
@@ -29,7 +29,7 @@ class WeightedAttention:
     conditioning: dict[int, torch.Tensor]  # [B, S', L], or [B, 1, S'] where the question reads the patches
     pooling: torch.Tensor  # [B, 1, L]
     words: list[torch.Tensor]  # [B, 1, L] a hop, with `query_tokens="attended"`
-    hops: list[torch.Tensor]  # [B, Q, N or K] a hop
+    hops: list[torch.Tensor]  # [B, 1, N or K] a hop
 
 
 def gradient_relevance(
@@ -38,9 +38,9 @@ def gradient_relevance(
     """
     Relevancy of patches `[B, N]` and of question tokens `[B, L]` for the answer (eq. 6-11).
 
-    The pooled question counts as one more token that attends to the tokens it is pooled of. With `query_tokens="all"`
-    the question tokens read the patches themselves. Text reads no image before the hops, so R_ti is zero until then.
-    Only attention is followed, not the amount of evidence and not the patch update of a hop.
+    The pooled question counts as one more token that attends to the tokens it is pooled of. Text reads no image before
+    the hops, so R_ti is zero until then. Only attention is followed, not the amount of evidence and not the patch
+    update of a hop.
 
     Args:
         mask: `[B, L]` boolean.
@@ -48,19 +48,16 @@ def gradient_relevance(
     text = identity = torch.eye(mask.shape[1], device=mask.device).expand(len(mask), -1, -1)
     for weights in attention.text:
         text = text + weights @ text  # eq. 6
-    text_normed, each_token = _normalized(text, identity), config.query_tokens == "all"
+    text_normed = _normalized(text, identity)
     patches, patches_text = _patch_relevancy(config, attention, tokens, text_normed)
-    query_text = text if each_token else attention.pooling @ text_normed  # eq. 10
-    query_image = patches.new_zeros(len(mask), query_text.shape[1], patches.shape[-1])
+    query_text = attention.pooling @ text_normed  # [B, 1, L], eq. 10
+    query_image = patches.new_zeros(len(mask), 1, patches.shape[-1])
     for hop, weights in enumerate(attention.hops):
         if attention.words:
             query_text = query_text + attention.words[hop] @ text_normed  # eq. 10
-        seen = weights @ patches
-        query_image = query_image + (_normalized(query_text, identity).transpose(1, 2) @ seen if each_token else seen)
+        query_image = query_image + weights @ patches  # eq. 10
         query_text = query_text + weights @ patches_text  # eq. 11
-    query_mask = mask if each_token else None
-    query_image, query_text = (masked_mean(states, query_mask, dim=1) for states in (query_image, query_text))
-    return query_image[:, tokens.prefix :], query_text * mask
+    return query_image[:, 0, tokens.prefix :], query_text[:, 0] * mask
 
 
 def _patch_relevancy(
@@ -116,7 +113,7 @@ class AttentionRecorder(TorchFunctionMode):
         self.embedder = body.query_embedder
         self.question: dict[str, torch.Tensor] = {}
         self.conditioning: list[torch.Tensor] = []  # [B, heads, S', L] in the order of the layers
-        self.hops: list[torch.Tensor] = []  # [B, H, Q, N or K]
+        self.hops: list[torch.Tensor] = []  # [B, H, 1, N or K]
         self.words: list[torch.Tensor] = []  # [B, 1, 1, L]
         for module, hook in self._hooks(model, body.hops.layers):
             module.register_forward_hook(hook)

@@ -135,12 +135,8 @@ def _by_rollout(model: Any, inputs: dict, answers: torch.Tensor | None) -> Relev
     words = _record_words(model)
     outputs = model(**inputs, output_attentions=True, return_dict=True)
     mask = _question_mask(inputs)[:, None]
-    if words:
-        read = torch.cat(words, dim=1)
-    elif model.config.query_tokens == "all":
-        read = mask / mask.sum(dim=-1, keepdim=True)
-    else:
-        read = pooling_weights(model.base_model.query_embedder, mask[:, 0])[:, None]
+    pooled = pooling_weights(model.base_model.query_embedder, mask[:, 0])[:, None]
+    read = torch.cat(words, dim=1) if words else pooled
     token_relevance = read @ rollout(outputs.text_attentions) * mask  # [B, T or 1, L]
     questions = torch.arange(len(mask), device=mask.device)
     relevance = rollout_relevance(model.config, outputs, inputs.get("image_index", questions))
