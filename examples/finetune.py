@@ -12,9 +12,7 @@ from pathlib import Path
 from transformers import AutoImageProcessor, AutoTokenizer, EvalPrediction, Trainer, TrainingArguments
 
 from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor, QCAVisualQuestionAnsweringPipeline
-from modeling_qca.training.data.collator import QuestionCollator
-from modeling_qca.training.data.rows import load_rows
-from modeling_qca.training.data.vocabulary import build_vocabulary
+from modeling_qca.training import QuestionCollator, build_vocabulary, load_rows
 
 
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:
