@@ -102,8 +102,7 @@ def test_model_page_has_every_config_field():
     first_cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("|")]
     named = set(re.findall(r"`(\w+)`", " ".join(first_cells)))
     inherited = {"model_type", "keys_to_ignore_at_inference", "sub_configs_defaults"}
-    removed = {"answer_fusion", "attention_dropout"}
-    assert named == QCAConfig.__annotations__.keys() - inherited - removed
+    assert named == QCAConfig.__annotations__.keys() - inherited
 
 
 def test_make_evidence_runs_the_commands_of_the_results_pages():
