@@ -1,10 +1,10 @@
-"""What the errors on DAQUAR have in common: accuracy by how often the right answer was trained on and by what is
-asked, and how far off the wrong numbers are.
+"""Analyze errors on DAQUAR: accuracy by the training frequency of the right answer and by the kind of question, and
+the distance of wrong numbers.
 
     python scripts/daquar_errors.py DAQUAR RESULTS ROW [ROW ...] --output docs/results/daquar_random_errors.json
 
-RESULTS is the folder that `qca results` filled, a ROW a row of its table by name; every finished seed of it is read.
-Counts of questions are those of one run, in the mean.
+RESULTS is the output folder of `qca results`. A ROW is the name of a row of its table; every finished seed is read.
+Counts of questions are means over the runs.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def main():
 
 
 def _read(run: Path, right: pd.Series) -> pd.DataFrame:
-    """The answered questions of a run, with their right answers, and how often it trained on the one it knows best."""
+    """The answered questions of a run, their right answers, and how often the most frequent one was trained on."""
     answered = pd.read_parquet(run / QUESTIONS).assign(seed=run.name)
     trained_on = Counter(right.drop(answered["question_id"]).explode())
     answered["right"] = answered["question_id"].map(right)
@@ -71,7 +71,7 @@ def _kind(question: str) -> str:
 
 
 def _accuracies(title: str, groups: pd.Series, answered: pd.DataFrame) -> dict[str, Any]:
-    """Accuracy of each row in each group."""
+    """The accuracy of each row in each group."""
     rows = list(answered["row"].unique())
     runs = len(answered[["row", "seed"]].drop_duplicates())
     table = []
@@ -83,7 +83,7 @@ def _accuracies(title: str, groups: pd.Series, answered: pd.DataFrame) -> dict[s
 
 
 def _shares(title: str, groups: pd.Series, answered: pd.DataFrame) -> dict[str, Any]:
-    """What part of each row's questions is in each group."""
+    """The share of each row's questions in each group."""
     rows = list(answered["row"].unique())
     shares = groups.groupby(answered["row"]).value_counts(normalize=True)
     table = [[_label(name), *(f"{shares.get((row, name), 0):.3f}" for row in rows)] for name in groups.cat.categories]
@@ -91,7 +91,7 @@ def _shares(title: str, groups: pd.Series, answered: pd.DataFrame) -> dict[str, 
 
 
 def _label(group: str | pd.Interval) -> str:
-    """A group's name; of an interval the whole numbers above its left edge up to its right one."""
+    """The name of a group; an interval is named by its first and last whole number."""
     if isinstance(group, str):
         return group
     lowest = int(group.left) + 1

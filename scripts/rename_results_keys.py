@@ -1,4 +1,4 @@
-"""Rename keys and rows of results files that release 0.1 wrote: `python scripts/rename_results_keys.py FILE...`."""
+"""Give results files of release 0.1 today's keys and names: `python scripts/rename_results_keys.py FILE...`."""
 
 import json
 import sys
@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 KEYS = {"centre": "center", "control": "baseline", "moving_average": "ema_decay"}
-RECIPE_KEYS = {"relevance": "attention_supervision"}  # elsewhere `relevance` is a measured source
+RECIPE_KEYS = {"relevance": "attention_supervision"}  # outside of a recipe `relevance` is a measured source
 ROWS = {"source document's stack": "reference model", "document": "reference"}
 VALUES = {
-    "baseline": {"document": "reference_model"},
+    "answer_query": {"asked": "initial"},
     "attention_supervision": {"final": "last_hop"},
-    "name": ROWS,
+    "baseline": {"document": "reference_model"},
     "model": ROWS,
+    "name": ROWS,
 }
 
 
@@ -28,11 +29,8 @@ def renamed(content: Any, in_recipe: bool = False) -> Any:
         new = keys.get(key, key)
         if isinstance(value, str):
             value = VALUES.get(new, {}).get(value, value)
-            value = (
-                "reference " + value.removeprefix("document ")
-                if new == "label" and value.startswith("document ")
-                else value
-            )
+        if new == "label" and value.startswith("document "):
+            value = "reference " + value.removeprefix("document ")
         result[new] = renamed(value, in_recipe=new == "recipe")
     return result
 

@@ -1,9 +1,9 @@
-"""What the errors on rooms have in common: accuracy by size, distance and class of what the questions ask about.
+"""Analyze errors on rooms: accuracy by the size, distance and class of the objects in the question.
 
     python scripts/rooms_errors.py ROOMS CLASSES RUN [RUN ...] --output docs/results/rooms_errors.json
 
-ROOMS is the folder with `train.csv` and `labels/`, CLASSES the file of class names that `qca make-questions` takes;
-a RUN is the folder of one seed of `qca results` or of `qca train`, with its `questions.parquet`.
+ROOMS is the folder with `train.csv` and `labels/`. CLASSES is the file of class names that `qca make-questions` takes.
+A RUN is the folder of one seed of `qca results` or of `qca train`, with its `questions.parquet`.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def main():
 
 
 def _measure(labels: NDArray[np.int64], labels_of: Mapping[str, int], kind: str, question: str) -> float:
-    """What `PARTS` says of a question, from the label map [height, width] of its picture."""
+    """The measure of `PARTS` for a question, from the label map [height, width] of its image."""
     match = re.fullmatch(PATTERNS[kind], question)
     assert match is not None, question
     first, second = match.groups()

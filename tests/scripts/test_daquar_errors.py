@@ -1,4 +1,4 @@
-"""The errors' program on questions of which every number is counted by hand."""
+"""The analysis of errors on DAQUAR, on questions that are counted by hand."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ TRAINED = ["red", "cup, lamp", "4", *["lamp"] * 8]  # by both
 
 
 @pytest.mark.slow
-def test_errors_are_grouped_by_how_often_the_answer_was_trained_on(tmp_path):
+def test_groups_accuracy_by_training_frequency_and_kind(tmp_path):
     (tmp_path / "images").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "images" / "image1.png")
     questions = [*(question for question, *_ in ASKED), *["what is there"] * len(TRAINED)]

@@ -1,4 +1,4 @@
-"""The errors' program on two label maps whose shares, distances and ratios are counted by hand."""
+"""The analysis of errors on rooms, on a label map whose shares, distances and ratios are counted by hand."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ ROWS = [  # question, kind, right answer, given answer
 
 
 @pytest.mark.slow
-def test_accuracy_is_grouped_by_what_the_label_maps_show(tmp_path):
+def test_groups_accuracy_by_measures_of_the_label_maps(tmp_path):
     labels = np.zeros((10, 10), np.uint8)
     labels[:5, 0], labels[:, 9] = 1, 2
     (tmp_path / "labels").mkdir()
