@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -17,7 +18,7 @@ from .train import train
 from .try_model import ask, demo, launch
 
 DEBUG = "QCA_DEBUG"
-GROUPS = {
+GROUPS: dict[str, dict[str, Callable[..., None]]] = {
     "Try": {"demo": demo, "ask": ask, "app": launch},
     "Prepare data": {"vocab": vocab, "make-questions": make_questions, "make-views": make_views},
     "Train": {"train": train},

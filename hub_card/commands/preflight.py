@@ -5,7 +5,7 @@ The functions that run a command check everything again and more. These checks o
 
 import ast
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -113,16 +113,21 @@ def known_keys() -> set[str]:
         tree = ast.parse(_source(package, file).read_text(encoding="utf-8"))
         for node in tree.body:
             if isinstance(node, ast.ClassDef) and node.name == name:
-                keys |= {item.target.id for item in node.body if _is_field(item)}
-            if isinstance(node, ast.Assign) and node.targets[0].id == "RENAMED_KEYS":
+                keys |= set(_fields(node))
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "RENAMED_KEYS":
                 keys |= set(ast.literal_eval(node.value))
     return keys - {"config", "arguments"}
 
 
-def _is_field(item: ast.stmt) -> bool:
-    return (
-        isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and "init=False" not in ast.unparse(item)
-    )
+def _fields(node: ast.ClassDef) -> Iterator[str]:
+    """Names of the annotated fields of a dataclass that its constructor takes."""
+    for item in node.body:
+        if (
+            isinstance(item, ast.AnnAssign)
+            and isinstance(item.target, ast.Name)
+            and "init=False" not in ast.unparse(item)
+        ):
+            yield item.target.id
 
 
 def _source(package: str, file: str) -> Path:

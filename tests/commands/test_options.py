@@ -1,5 +1,6 @@
 """Spelling of options and recipe keys, groups of commands, and names of release 0.1."""
 
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -87,6 +88,7 @@ def test_help_of_train_names_common_keys_and_where_all_are():
     shown = " ".join(CliRunner().invoke(app, ["train", "--help"]).output.split())
     for words in ("--data-options", "--attention-supervision", "--learning-rate", "docs/recipes.md"):
         assert words in shown
+    assert (Path(__file__).parents[2] / "docs" / "recipes.md").exists()
 
 
 def test_answer_rules_of_vocab_are_those_of_training():
