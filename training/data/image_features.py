@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from filelock import FileLock
-from rich.progress import track
 
 from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor
 
 from ..files.atomic_write import atomic_write
+from ..files.progress import track
 from .images import read_image
 
 BATCH_SIZE = 16
@@ -59,7 +59,7 @@ class ImageFeatureCache:
         self.folder = Path(folder) / encoder_fingerprint(model, processor, half)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.position = {image_id: index for index, image_id in enumerate(sorted(rows))}
-        images = track(self.position, "Image fingerprints", transient=True)
+        images = track(self.position, "Image fingerprints")
         keys = {image_id: image_fingerprint(image_id, rows[image_id]) for image_id in images}
         with FileLock(self.folder.with_suffix(".lock")):
             self._open(model, processor, rows)
@@ -68,7 +68,7 @@ class ImageFeatureCache:
     def _compute(self, model, processor, rows, keys) -> int:
         """Encode the images whose fingerprint differs from that of their row; returns their number."""
         missing = [image_id for image_id, index in self.position.items() if self._keys[index] != keys[image_id]]
-        for start in track(range(0, len(missing), BATCH_SIZE), "Image features", transient=True, disable=not missing):
+        for start in track(range(0, len(missing), BATCH_SIZE), "Image features", disable=not missing):
             chunk = missing[start : start + BATCH_SIZE]
             where = [self.position[image_id] for image_id in chunk]
             pixel_values = processor(images=[read_image(rows[image_id]) for image_id in chunk])["pixel_values"]

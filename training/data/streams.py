@@ -1,7 +1,8 @@
 """A stream of rows for training: it has no length, and its order is that of its files."""
 
 import datasets
-from rich.progress import track
+
+from ..files.progress import track
 
 SHUFFLE_BUFFER = 1000
 
@@ -22,7 +23,7 @@ def read_answers(rows: datasets.IterableDataset) -> datasets.Dataset:
         ValueError: the stream is empty.
     """
     texts = rows.select_columns(["question_id", "answers"])
-    read = track(texts.iter(batch_size=1000), "Reading answers", total=None, transient=True)
+    read = track(texts.iter(batch_size=1000), "Reading answers")
     batches = [datasets.Dataset.from_dict(batch, texts.features) for batch in read]
     if not batches:
         raise ValueError("the stream has no rows, so there is nothing to train on")

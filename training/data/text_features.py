@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from rich.progress import track
 
 from modeling_qca import QCAForVisualQuestionAnswering
+
+from ..files.progress import track
 
 MAXIMUM_QUESTIONS = 100_000
 MAXIMUM_BYTES = 4 * 2**30
@@ -86,7 +87,7 @@ class TextFeatureCache:
         was_training = model.training
         model.eval()
         size = 0
-        for group in track(groups, "Question features", transient=True, disable=not groups):
+        for group in track(groups, "Question features", disable=not groups):
             batch = [questions[tokens] for tokens in group]
             inputs = {name: torch.stack([of[name] for of in batch]).to(model.device) for name in batch[0]}
             with torch.autocast(model.device.type, autocast, enabled=autocast is not None):

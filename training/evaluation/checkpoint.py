@@ -2,6 +2,9 @@
 
 import json
 import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +98,20 @@ def adapter_base(source: str) -> str | None:
     return base
 
 
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Hides a warning about a property of transformers that PEFT reads by its old name."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
+
+
 def _merge_adapter(source: str, base: QCAForVisualQuestionAnswering) -> QCAForVisualQuestionAnswering:
     from peft import PeftModel
 
     try:
-        return PeftModel.from_pretrained(base, source).merge_and_unload()  # type: ignore[return-value]
+        with quiet_peft():
+            return PeftModel.from_pretrained(base, source).merge_and_unload()  # type: ignore[return-value]
     except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0][:300]
         raise ValueError(f"{source}: its adapter does not fit the base model {base.name_or_path}: {reason}") from error

@@ -10,12 +10,12 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from rich.progress import track
 
 from modeling_qca import QCAForVisualQuestionAnswering, QCAModel, QCAProcessor
 from modeling_qca.evaluation_copy_qca import evaluation_copy
 
 from ..data.images import read_image
+from ..files.progress import track
 from ..files.run_files import FAITHFULNESS, write_json
 
 FRACTIONS = (0.0, 0.25, 0.5, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
@@ -56,7 +56,7 @@ def faithfulness_curves(
     totals: dict[str, dict[tuple[str, float], np.ndarray]] = {}
     was_training = model.training
     model.eval()
-    for start in track(range(0, len(rows), batch_size), "Removing patches", transient=True):
+    for start in track(range(0, len(rows), batch_size), "Removing patches"):
         batch = [rows[index] for index in range(start, min(start + batch_size, len(rows)))]
         for source, measured in _measure(model, processor, batch, method, generator).items():
             sums = totals.setdefault(source, {})

@@ -7,12 +7,12 @@ from typing import Any
 
 import datasets
 import torch
-from rich.progress import track
 from torch.utils.data import DataLoader
 
 from modeling_qca import QCAForVisualQuestionAnswering
 
 from ..data.collator import QuestionCollator
+from ..files.progress import track
 
 BATCH_SIZE = 128  # questions
 
@@ -42,7 +42,7 @@ def predict(
     columns: dict[str, list[Any]] = {"answer": [], "confidence": [], "relevance": []}
     several = model.config.problem_type == "multi_label_classification"
     loader = DataLoader(rows, batch_size, collate_fn=collator)
-    for batch in track(loader, description, total=len(loader), transient=True):
+    for batch in track(loader, description, total=len(loader)):
         inputs = {
             name: value.to(model.device) if isinstance(value, torch.Tensor) else value
             for name, value in batch.items()

@@ -9,13 +9,13 @@ from typing import Any
 import datasets
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
-from rich.progress import track
 
 from modeling_qca import QCAVisualQuestionAnsweringPipeline
 from modeling_qca.explanation_qca import VisualExplanation
 
 from ..data.images import read_image
 from ..files.atomic_write import atomic_write
+from ..files.progress import track
 from ..files.run_files import ATTENTION_SOURCES, format_value
 
 PICTURE_SIDE = 320  # pixels of the longer side of an example
@@ -123,7 +123,7 @@ def write_report(
         name: sorted(filter(belongs, numbered), key=order)[:examples] for name, (_, order, belongs) in SECTIONS.items()
     }
     wanted = sorted({detail["index"] for details in chosen.values() for detail in details})
-    drawn = {index: _example(rows[index], pipeline) for index in track(wanted, "Drawing examples", transient=True)}
+    drawn = {index: _example(rows[index], pipeline) for index in track(wanted, "Drawing examples")}
     sections = [
         {"title": name, "order": SECTIONS[name][0], "examples": [_merged(detail, drawn) for detail in details]}
         for name, details in chosen.items()

@@ -8,6 +8,8 @@ from torch import nn
 
 from modeling_qca import QCAForVisualQuestionAnswering, QCAModel
 
+from ..evaluation.checkpoint import quiet_peft
+
 PROJECTION = r"(?:[qkv]_proj|query|key|value|[qkv]_lin|[qkv]|qkv|Wqkv)"  # names of attention inputs in transformers
 
 
@@ -36,7 +38,10 @@ def lora_config(model: QCAForVisualQuestionAnswering | QCAModel, **kwargs: Any) 
 
 def adapt(model: QCAForVisualQuestionAnswering, rank: int | None) -> Any:
     """`model` with low-rank adapters of this `rank`; the model itself without a rank."""
-    return model if rank is None else get_peft_model(model, lora_config(model, r=rank))
+    if rank is None:
+        return model
+    with quiet_peft():
+        return get_peft_model(model, lora_config(model, r=rank))
 
 
 def _attention_projections(body: QCAModel) -> str:

@@ -9,6 +9,8 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_callback import ExportableState, TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..files.progress import ProgressLines
+
 STATE = "trainer_state.json"  # the last file of a checkpoint
 
 
@@ -102,6 +104,24 @@ class LinearRelevanceWeight(TrainerCallback):
 
     def on_step_end(self, args, state, control, model, **kwargs):
         model.config.relevance_loss_weight = self.weight
+
+
+class PrintProgress(TrainerCallback):
+    """Prints a line with rate, remaining time and loss every ten seconds of training."""
+
+    def __init__(self):
+        self._lines: ProgressLines | None = None
+        self._loss: list[str] = []
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._lines = ProgressLines("Training", state.max_steps, state.global_step)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self._lines is not None and state.is_world_process_zero:
+            self._lines.update(state.global_step, *self._loss)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self._loss = [f"loss {float(logs['loss']):.4g}"] if "loss" in (logs or {}) else self._loss
 
 
 def last_complete_checkpoint(output_dir: str | Path) -> str | None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_model
 from transformers import EvalPrediction, TrainerCallback, set_seed
+from transformers.trainer_callback import ProgressCallback
 
 from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor, QCAVisualQuestionAnsweringPipeline
 
@@ -26,7 +28,14 @@ from ..evaluation.predictions import milliseconds_per_question
 from ..evaluation.provenance import provenance
 from ..files.run_files import DOCUMENT, OVERLAY, QUESTIONS, RESULTS, write_json
 from .adapters import adapt
-from .callbacks import EarlyStopping, LinearRelevanceWeight, SaveOnInterrupt, TrainingClock, last_complete_checkpoint
+from .callbacks import (
+    EarlyStopping,
+    LinearRelevanceWeight,
+    PrintProgress,
+    SaveOnInterrupt,
+    TrainingClock,
+    last_complete_checkpoint,
+)
 from .model_factory import build_model, training_answers
 from .parameter_groups import freeze
 from .recipe import Recipe
@@ -183,7 +192,7 @@ class TrainingRun:
             callbacks.append(EarlyStopping(recipe.early_stopping_patience))
         if recipe.relevance_loss_schedule == "linear":
             callbacks.append(LinearRelevanceWeight(self.model.config.relevance_loss_weight))
-        return QCATrainer(
+        trainer = QCATrainer(
             self.trained,
             arguments,
             data_collator=self.collator,
@@ -197,6 +206,10 @@ class TrainingRun:
             learning_rates=recipe.learning_rates,
             ema_decay=recipe.ema_decay,
         )
+        if not (sys.stderr.isatty() or arguments.disable_tqdm):  # a bar would fill a log file
+            trainer.remove_callback(ProgressCallback)
+            trainer.add_callback(PrintProgress())
+        return trainer
 
     def _gather(self) -> None:
         """Put the weights that FSDP sharded into a whole model on every process."""

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
-from rich.progress import track
+
+from ..files.progress import track
 
 GRID = 5
 CELL = 32  # pixels
@@ -167,7 +168,7 @@ def write_scenes(folder: str | os.PathLike, splits: dict[str, int], seed: int) -
         choice = BalancedChoice(rng)
         rows: list[tuple[str, str, str, str]] = []
         maps: list[np.ndarray] = []
-        for scene in track(range(scenes), f"Drawing {split} scenes", transient=True):
+        for scene in track(range(scenes), f"Drawing {split} scenes"):
             objects = random_objects(rng)
             image_id = f"{split}{scene}"
             draw_scene(objects, rng).save(folder / "images" / f"{image_id}.jpg", quality=90)

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import track
 from scipy import ndimage
 
 from modeling_qca.image_qca import ORIENTATION, open_encoded
@@ -26,6 +25,7 @@ from modeling_qca.image_qca import ORIENTATION, open_encoded
 from ..data.images import ImageFolder
 from ..data.relevance_maps import Grid, cell_shares, write_maps
 from ..data.splits import group_key, parse_group_by
+from ..files.progress import track
 from .label_maps import UNLABELED, LabelMaps, read_label_maps
 
 # Thresholds for a clear answer, as shares of the picture, of a region or of a side.
@@ -120,7 +120,7 @@ def make_questions(
     folder = ImageFolder(Path(images))
     generator = random.Random(seed)
     candidates: list[Question] = []
-    for stem in track(maps.stems(), "Finding questions", transient=True):
+    for stem in track(maps.stems(), "Finding questions"):
         found = image_questions(stem, _read_aligned(maps, stem, folder), maps.names)
         asked = found if wordings is None else (question for question in found if question.question in wordings)
         candidates += _sample(asked, questions_per_kind, generator)
@@ -365,7 +365,7 @@ def _read_aligned(maps: LabelMaps, stem: str, folder: ImageFolder) -> NDArray[np
 def _relevance(questions: Sequence[Question], maps: LabelMaps, grid: Grid) -> Iterator[NDArray[np.float32]]:
     """[2, rows, columns] of each question. The questions of an image follow one another, so each map is read once."""
     stem, labels = "", np.empty((0, 0), np.int64)
-    for question in track(questions, "Drawing relevance maps", transient=True):
+    for question in track(questions, "Drawing relevance maps"):
         if question.image_id != stem:
             stem, labels = question.image_id, maps.read(question.image_id)
         yield np.stack([cell_shares(target.mask(labels), grid) for target in question.targets])

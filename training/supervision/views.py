@@ -10,11 +10,11 @@ import shutil
 from pathlib import Path
 
 from PIL import Image, ImageEnhance
-from rich.progress import track
 
 from modeling_qca.image_qca import open_image
 
 from ..data.images import ImageFolder, image_files
+from ..files.progress import track
 
 AREA = (0.35, 1.0)  # share of the picture
 ASPECT = (0.78, 1.28)  # of the crop's width to height, relative to the picture's
@@ -58,7 +58,7 @@ def make_views(
     (part / "labels").mkdir()
     generator = random.Random(seed)
     try:
-        for path in track(label_maps, "Cutting views", transient=True):
+        for path in track(label_maps, "Cutting views"):
             picture, label_map = open_image(pictures.find(path.stem)), _read_label_map(path)
             for name, (view, cut) in _views(path.stem, picture, label_map, count, generator):
                 view.save(part / "images" / f"{name}.jpg", quality=92)

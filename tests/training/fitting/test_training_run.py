@@ -22,6 +22,7 @@ from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, configuration
 from modeling_qca.training.data.image_digests import image_digests
 from modeling_qca.training.data.rows import load_rows
 from modeling_qca.training.data.vocabulary import store_vocabulary
+from modeling_qca.training.files import progress
 from modeling_qca.training.files.run_files import read_run
 from modeling_qca.training.fitting import training_run as training
 from modeling_qca.training.fitting.callbacks import last_complete_checkpoint
@@ -596,3 +597,12 @@ def test_run_remembers_its_data_answers_and_training_images(scenes, tmp_path):
     assert len(run["answers"]) == results["data"]["vocabulary"]["answers"]
     assert set(run["training_images"]) == image_digests(load_rows(scenes, split="train"))
     assert not set(run["training_images"]) & image_digests(load_rows(scenes, split="validation"))
+
+
+def test_prints_lines_of_progress_without_a_terminal(scenes, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    values = {"max_steps": 3, "logging_steps": 1, "save_strategy": "no", "eval_strategy": "no"}
+    train(recipe(scenes, tmp_path, disable_tqdm=False, per_device_train_batch_size=2, **values))
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Training: ")]
+    assert [line.split(",")[0] for line in lines] == [f"Training: {step} of 3" for step in (1, 2, 3)]
+    assert "/s, " in lines[2] and " left, loss " in lines[2]
