@@ -151,7 +151,7 @@ def _inputs(
     noise = np.random.default_rng(0).integers(256, size=(images, *size, 3), dtype=np.uint8)
     text = [QUESTIONS[i % len(QUESTIONS)] for i in range(questions)]
     image_index = [i % images for i in range(questions)]
-    inputs = processor([Image.fromarray(each) for each in noise], text, image_index, truncation=True)
+    inputs = processor([Image.fromarray(each) for each in noise], text, image_index, text_kwargs={"truncation": True})
     return {**inputs, "image_index": torch.tensor(image_index)}  # a program always reads it
 
 

@@ -1,4 +1,4 @@
-"""Run hostile images, questions, configs and recipes: `python scripts/hostile_inputs.py [--count 10000] [--seed 0]`.
+"""Run hostile inputs: `python scripts/hostile_inputs.py [--count 10000] [--seed 0]`. Kinds are in `KINDS`.
 
 The seed, the kind and the number of an input determine it. Each input must end in a valid answer or in one clear
 error, within 5 seconds of processor time. An input fails if it ends in a crash, a hang, another error, a value that is
@@ -27,7 +27,7 @@ HANG_DEADLINE = 60.0  # seconds of wall time
 MEMORY = 4 * 2**30  # bytes beyond those of the loaded libraries
 LONGEST_MESSAGE = 10_000  # characters
 NO_MEMORY = re.compile("MemoryError|out of memory|allocate")
-KINDS = ("image", "question", "config", "recipe")
+KINDS = ("image", "question", "config", "recipe", "table")
 
 
 @dataclass(frozen=True)

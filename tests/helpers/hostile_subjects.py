@@ -1,6 +1,7 @@
 """The receivers of hostile inputs: a tiny pipeline, the config loader and its model, and the recipe loader."""
 
 import random
+import tempfile
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -10,9 +11,10 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 
-from helpers import hostile_images, hostile_text
+from helpers import hostile_images, hostile_tables, hostile_text
 from helpers.tiny import tiny_batch, tiny_config, tiny_image, tiny_model, tiny_processor, tiny_tokenizer
 from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor, QCAVisualQuestionAnsweringPipeline
+from modeling_qca.training.data.rows import load_rows
 from modeling_qca.training.fitting.recipe import load_recipe
 
 LARGEST_RUN = 3_000_000  # parameters; a larger model is only built on the meta device
@@ -49,6 +51,7 @@ class Subjects:
             "image": (ValueError,),
             "question": (ValueError,),
             "config": (ValueError, OSError),
+            "table": (ValueError, FileNotFoundError),
             "recipe": (ValueError, FileNotFoundError, PackageNotFoundError),  # of a named file or package
         }
         strict = isinstance(error, StrictDataclassError) and kind in ("config", "recipe")
@@ -90,6 +93,14 @@ class Subjects:
             outputs = model(**batch, return_dict=True)
             yield from outputs.logits.flatten().tolist()
             yield from outputs.relevance.flatten().tolist()
+
+    def _table(self, generator: random.Random) -> Iterator[float]:
+        with tempfile.TemporaryDirectory(dir=self.folder) as place:
+            tiny_image().save(Path(place) / "a.png")
+            path = hostile_tables.table(generator, Path(place))
+            rows = load_rows(generator.choice([place, str(path)]), cache_dir=f"{place}/cache")
+            yield float(len(rows))
+            assert all(isinstance(row["question"], str) and row["question"].strip() for row in rows)
 
     def _recipe(self, generator: random.Random) -> Iterator[float]:
         path = self.folder / "recipe.yaml"

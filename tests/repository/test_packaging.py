@@ -1,4 +1,4 @@
-"""What is installed: one import package, with the data it reads."""
+"""The packages, the wheel and the workflow."""
 
 import shutil
 import subprocess
@@ -30,8 +30,8 @@ def test_every_package_is_listed():
 
 
 @pytest.mark.slow
-def test_the_wheel_is_complete_and_builds_from_the_source_distribution(tmp_path):
-    """`python -m build` makes the wheel from the source distribution; it needs a package registry."""
+def test_wheel_is_complete_and_builds_from_the_source_distribution(tmp_path):
+    """`python -m build` makes the wheel from the source distribution; it needs a package index."""
     pytest.importorskip("build", reason="pip install build")
     source = tmp_path / "source"
     shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "runs"))
@@ -55,7 +55,7 @@ def test_the_wheel_is_complete_and_builds_from_the_source_distribution(tmp_path)
                 assert file.replace("modeling_qca/hub_card/commands", "qca_cli") in wheel, path
 
 
-def test_every_declared_package_has_a_version_in_the_constraints():
+def test_every_dependency_has_a_version_in_the_constraints():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = [
         *project["dependencies"],
@@ -65,12 +65,12 @@ def test_every_declared_package_has_a_version_in_the_constraints():
     assert {canonicalize_name(Requirement(text).name) for text in declared} <= {*map(canonicalize_name, pinned)}
 
 
-def test_the_version_is_dynamic_and_has_a_section_in_the_changelog():
+def test_version_is_dynamic_and_has_a_section_in_the_changelog():
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dynamic"] == ["version"]
     assert f"\n## {__version__}\n" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_the_workflow_runs_ci_and_the_supported_versions():
+def test_workflow_runs_ci_and_the_supported_versions():
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())
     commands = [step["run"] for step in workflow["jobs"]["test"]["steps"] if "run" in step]
     assert commands == ["bash .ci/run"]
