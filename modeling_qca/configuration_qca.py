@@ -295,7 +295,7 @@ class QCAConfig(PreTrainedConfig):
         for name in ("relevance_loss_weight", "initializer_range"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
-        if min(self.vision_config.hidden_size, *self.patch_size, *self.image_grid) < 1:
+        if min(self.vision_config.hidden_size, *self.patch_size) < 1 or min(self.image_grid) < 1:
             raise ValueError(
                 f"`vision_config` has no patches of at least 1 x 1 pixels and 1 channel: `image_size` "
                 f"{self.vision_config.image_size}, `patch_size` {self.vision_config.patch_size}, `hidden_size` "

@@ -38,7 +38,8 @@ def upgrade_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
         if fields.get(name) == removed:
             raise ValueError(_unreadable(f"{name}={removed!r}"))
     for name, renamed in RENAMED_VALUES.items():
-        if (old := fields.get(name)) in renamed:
+        old = fields.get(name)
+        if isinstance(old, str) and old in renamed:
             logger.warning_once(f"`{name}: {old}` is now called `{name}: {renamed[old]}`; please rename it.")
             fields[name] = renamed[old]
     return fields
