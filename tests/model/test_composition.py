@@ -52,7 +52,7 @@ def test_composed_encoders_keep_their_weights_and_outputs(vision, tmp_path):
 
 
 @pytest.mark.parametrize(("config", "model"), [(CLIPConfig, CLIPModel), (SiglipConfig, SiglipModel)])
-def test_the_towers_of_a_two_tower_checkpoint_are_composed(config, model, tmp_path):
+def test_composes_the_towers_of_a_two_tower_checkpoint(config, model, tmp_path):
     text = {"vocab_size": 50, "max_position_embeddings": 16, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     both = model(config(text_config=text | shape, vision_config=shape | {"image_size": 32, "patch_size": 8}))
@@ -68,7 +68,7 @@ def test_the_towers_of_a_two_tower_checkpoint_are_composed(config, model, tmp_pa
     ).logits.shape == (3, 3)
 
 
-def test_a_decoder_may_be_told_to_read_both_ways():
+def test_decoder_with_is_causal_false_may_pool_by_cls():
     config = tiny_config(question_pooling="cls")
     shape = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
     config.text_config = Qwen2Config(vocab_size=50, num_key_value_heads=2, is_causal=False, **shape)
@@ -77,7 +77,7 @@ def test_a_decoder_may_be_told_to_read_both_ways():
 
 
 @pytest.mark.parametrize("causal", ["clip", "decoder"])
-def test_the_first_token_of_a_causal_text_encoder_is_no_question(causal):
+def test_refuses_cls_pooling_of_a_causal_text_encoder(causal):
     """It has read nothing but itself, and would be the same for every question."""
     config = tiny_config(question_pooling="cls")
     if causal == "clip":
@@ -94,7 +94,7 @@ def test_the_first_token_of_a_causal_text_encoder_is_no_question(causal):
     assert first[0].allclose(first[1], atol=1e-6) and not last[0].allclose(last[1], atol=1e-3)
 
 
-def test_encoders_whose_weights_are_not_found_are_no_pretrained_ones(tmp_path):
+def test_refuses_encoders_without_their_weights(tmp_path):
     """Under names of another model transformers would start them anew, and only report it."""
     vision, text, both, part = (str(tmp_path / name) for name in ("vision", "text", "both", "part"))
     encoder = ViTModel(tiny_vision_config())
@@ -109,7 +109,7 @@ def test_encoders_whose_weights_are_not_found_are_no_pretrained_ones(tmp_path):
             QCAModel.from_vision_text_pretrained(*folders, num_attention_heads=4)
 
 
-def test_a_pooler_that_a_checkpoint_lacks_is_not_missed(tmp_path):
+def test_missing_pooler_is_accepted(tmp_path):
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
     encoder = BeitForMaskedImageModeling(BeitConfig(image_size=32, patch_size=8, vocab_size=8, **sizes))
     encoder.save_pretrained(tmp_path / "vision")
@@ -127,7 +127,7 @@ def test_configs_of_encoders_stored_in_half_precision_compose_to_one_dtype():
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
-def test_a_subclass_may_take_more_than_a_config():
+def test_subclass_may_take_more_arguments_than_a_config():
     class Named(QCAModel):
         def __init__(self, config, name):
             super().__init__(config)
@@ -146,7 +146,7 @@ def test_composing_takes_a_dtype_for_the_whole_model(tmp_path):
         QCAModel.from_vision_text_pretrained(*folders, num_hops=2)
 
 
-def test_an_encoder_decoder_is_refused_as_text_encoder():
+def test_refuses_an_encoder_decoder_as_text_encoder():
     config = tiny_config()
     config.text_config = T5Config(d_model=8, d_kv=4, num_layers=1, num_heads=2, d_ff=8, vocab_size=50)
     with pytest.raises(ValueError, match=r"text encoder \(t5\) is an encoder-decoder"):

@@ -59,7 +59,7 @@ def test_saving_and_loading_gives_the_same_config(vision, tmp_path):
         assert loaded.num_labels == 5
 
 
-def test_a_saved_config_says_which_code_and_pipeline_serve_it(tmp_path):
+def test_saved_config_names_its_code_and_pipeline(tmp_path):
     tiny_config().save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())
     assert saved["auto_map"] == {
@@ -71,18 +71,18 @@ def test_a_saved_config_says_which_code_and_pipeline_serve_it(tmp_path):
     assert saved["custom_pipelines"]["visual-question-answering"]["impl"].startswith("pipeline_qca.")
 
 
-def test_a_field_that_does_not_exist_is_refused():
+def test_refuses_an_unknown_field():
     with pytest.raises(ValueError, match="QCAConfig has no field relevence_scorer"):
         tiny_config(relevence_scorer="additive")
 
 
-def test_a_number_of_labels_stands_for_their_names():
+def test_num_labels_numbers_the_answers():
     config = QCAConfig.from_vision_text_configs(tiny_vision_config(), tiny_text_config(), num_labels=3)
     assert config.id2label == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
     assert config.label2id == {"LABEL_0": 0, "LABEL_1": 1, "LABEL_2": 2}
 
 
-def test_composing_leaves_the_encoders_configs_alone():
+def test_composing_does_not_change_the_configs_of_the_encoders():
     vision, text = tiny_vision_config(), tiny_text_config()
     before = vision.to_dict(), text.to_dict()
     config = QCAConfig.from_vision_text_configs(vision, text, num_attention_heads=2)
@@ -112,7 +112,7 @@ def test_composing_leaves_the_encoders_configs_alone():
         ("initializer_range", "small"),
     ],
 )
-def test_a_field_of_a_wrong_kind_is_named(field, value):
+def test_names_a_field_of_a_wrong_type(field, value):
     with pytest.raises(StrictDataclassFieldValidationError, match=field):
         tiny_config(**{field: value})
 
@@ -143,12 +143,12 @@ def test_a_field_of_a_wrong_kind_is_named(field, value):
         ({"problem_type": "regression"}, "`problem_type` must be .*got 'regression'"),
     ],
 )
-def test_fields_that_do_not_fit_each_other_are_named(fields, message):
+def test_names_fields_that_contradict_each_other(fields, message):
     with pytest.raises(StrictDataclassClassValidationError, match=message):
         tiny_config(**fields)
 
 
-def test_a_config_is_checked_again_when_it_is_saved(tmp_path):
+def test_saving_checks_the_config_again(tmp_path):
     config = tiny_config()
     config.num_attention_heads = 5
     with pytest.raises(StrictDataclassClassValidationError, match="num_attention_heads"):
@@ -165,7 +165,7 @@ def test_a_config_is_checked_again_when_it_is_saved(tmp_path):
         ({"num_attention_layers": 10**9}, "`num_attention_layers` must be at most"),
     ],
 )
-def test_what_a_caller_changes_in_a_stored_config_is_checked_too(fields, message, tmp_path):
+def test_checks_the_fields_passed_to_from_pretrained(fields, message, tmp_path):
     tiny_config().save_pretrained(tmp_path)
     with pytest.raises((StrictDataclassClassValidationError, ValueError), match=message):
         QCAConfig.from_pretrained(tmp_path, **fields)
@@ -173,12 +173,12 @@ def test_what_a_caller_changes_in_a_stored_config_is_checked_too(fields, message
         QCAConfig.from_pretrained(tmp_path, return_unused_kwargs=True, **fields)
 
 
-def test_an_encoder_without_tokens_cannot_be_conditioned():
+def test_refuses_to_condition_an_encoder_without_layout():
     with pytest.raises(StrictDataclassClassValidationError, match="a `swin` encoder takes neither"):
         QCAConfig(vision_config={"model_type": "swin", "embed_dim": 8}, vision_conditioning_layers="late")
 
 
-def test_an_encoder_of_another_kind_is_refused():
+def test_refuses_a_vision_encoder_without_a_patch_grid():
     with pytest.raises(ValueError, match="A `resnet` vision encoder has no `hidden_size`"):
         QCAConfig.from_vision_text_configs(ResNetConfig(), tiny_text_config())
 
@@ -219,7 +219,7 @@ def test_named_layers(layers, depth, expected):
         ({"token_budget": 4, "token_budget_layer": 0, "vision_conditioning_layers": [1]}, 0),
     ],
 )
-def test_the_first_layer_that_depends_on_the_question(fields, first):
+def test_first_question_layer(fields, first):
     assert tiny_config(**fields).first_question_layer == first
 
 
@@ -232,7 +232,7 @@ def test_grid_of_patches_of_a_non_square_image():
     assert tiny_config().image_grid == (4, 4)
 
 
-def test_folders_of_encoders_do_not_travel(tmp_path):
+def test_saved_config_has_no_local_folders(tmp_path):
     vision, text = ViTConfig(), BertConfig()
     vision._name_or_path = text._name_or_path = "/home/someone/encoders"
     QCAConfig.from_vision_text_configs(vision, text).save_pretrained(tmp_path)

@@ -68,7 +68,7 @@ def rows(batch: dict[str, torch.Tensor], chosen: list[int]) -> dict[str, torch.T
 @each_variant
 @few
 @given(st.integers(1, 5), st.integers(1, 3), st.integers(0, 9), st.data())
-def test_a_question_does_not_depend_on_its_batch_mates(variant, questions, images, seed, data):
+def test_outputs_do_not_depend_on_the_rest_of_the_batch(variant, questions, images, seed, data):
     model, batch = model_of(variant), tiny_batch(questions, images, seed=seed)
     together = answers(model, batch)
     chosen = data.draw(st.permutations(range(questions)))[: data.draw(st.integers(1, questions))]
@@ -82,7 +82,7 @@ def test_a_question_does_not_depend_on_its_batch_mates(variant, questions, image
 @each_variant
 @few
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=5), st.integers(0, 9))
-def test_an_image_index_stands_for_repeated_images(variant, image_index, seed):
+def test_image_index_equals_repeated_images(variant, image_index, seed):
     model, batch = model_of(variant), tiny_batch(len(image_index), 3, seed=seed)
     batch["image_index"] = torch.tensor(image_index)
     repeated = batch | {"pixel_values": batch["pixel_values"][image_index]}
@@ -93,7 +93,7 @@ def test_an_image_index_stands_for_repeated_images(variant, image_index, seed):
 @each_variant
 @few
 @given(st.integers(1, 4), st.integers(0, 9), st.integers(1, 3), st.integers(1, 3))
-def test_cached_features_stand_for_fresh_images(variant, questions, seed, rows, columns):
+def test_cached_image_features_equal_fresh_ones(variant, questions, seed, rows, columns):
     model, batch = model_of(variant), tiny_batch(questions, 2, size=(8 * rows, 8 * columns), seed=seed)
     expected = answers(model, batch)
     with torch.no_grad():
@@ -103,7 +103,7 @@ def test_cached_features_stand_for_fresh_images(variant, questions, seed, rows, 
     assert_close(answers(model, batch | {"image_features": features, "image_grid": (rows, columns)}), expected)
 
 
-def test_cached_features_of_the_models_own_image_size_need_no_grid():
+def test_cached_features_of_the_default_image_size_need_no_grid():
     model, batch = model_of("plain"), tiny_batch()
     expected = answers(model, batch)
     features = model.get_image_features(batch.pop("pixel_values")).last_hidden_state
@@ -113,7 +113,7 @@ def test_cached_features_of_the_models_own_image_size_need_no_grid():
 @each_variant
 @few
 @given(st.integers(1, 4), st.lists(st.integers(0, 4), min_size=4, max_size=4), st.integers(0, 9))
-def test_padding_of_a_question_changes_nothing_on_either_side(variant, questions, left, seed):
+def test_padding_on_either_side_changes_nothing(variant, questions, left, seed):
     model, batch = model_of(variant), tiny_batch(questions, 1, seed=seed)
     expected = answers(model, batch)
     shifted = batch | {name: batch[name].new_zeros(questions, 11) for name in ("input_ids", "attention_mask")}
@@ -126,7 +126,7 @@ def test_padding_of_a_question_changes_nothing_on_either_side(variant, questions
 
 
 @each_variant
-def test_a_question_of_padding_alone_gives_no_nan(variant):
+def test_question_of_padding_alone_gives_no_nan(variant):
     batch = tiny_batch()
     batch["attention_mask"][1] = 0
     outputs = answers(model_of(variant), batch)
@@ -137,7 +137,7 @@ def test_a_question_of_padding_alone_gives_no_nan(variant):
 @pytest.mark.parametrize("variant", ["plain", "budget"])
 @settings(max_examples=5, deadline=None)
 @given(rows=st.integers(1, 6), columns=st.integers(1, 6), spare=st.integers(0, 7))
-def test_maps_of_images_of_any_shape_know_their_grid(vision, variant, rows, columns, spare):
+def test_relevance_has_the_grid_of_images_of_any_shape(vision, variant, rows, columns, spare):
     model = model_of(variant, vision)
     with torch.no_grad():
         outputs = model(**tiny_batch(size=(8 * rows + spare, 8 * columns)))
@@ -150,7 +150,7 @@ def test_maps_of_images_of_any_shape_know_their_grid(vision, variant, rows, colu
 
 
 @pytest.mark.parametrize("vision", VISION_CONFIGS)
-def test_maps_are_over_the_patches_in_raster_order(vision):
+def test_relevance_is_in_raster_order(vision):
     """A hop that scores one patch above all others points at its place in the grid."""
     model = tiny_model(vision, num_attention_layers=1)
     features = model.get_image_features(torch.randn(1, 3, 24, 40))

@@ -18,7 +18,7 @@ def probabilities(*shape: int) -> torch.Tensor:
     return torch.randn(shape).softmax(-1)
 
 
-def test_cross_entropy_is_the_log_loss_of_the_known_answers():
+def test_cross_entropy_ignores_unknown_answers():
     logits, labels = torch.randn(5, 4), torch.tensor([0, -100, 3, 1, -100])
     known = labels != -100
     expected = log_loss(labels[known], logits[known].double().softmax(-1), labels=range(4))
@@ -26,7 +26,7 @@ def test_cross_entropy_is_the_log_loss_of_the_known_answers():
     assert torch.equal(answer_loss(logits, labels, None), answer_loss(logits, labels, "single_label_classification"))
 
 
-def test_a_batch_of_unknown_answers_costs_nothing_and_has_a_gradient_of_zero():
+def test_batch_of_unknown_answers_has_zero_loss_and_gradient():
     logits = torch.randn(2, 4, requires_grad=True)
     loss = answer_loss(logits, torch.tensor([-100, -100]), "single_label_classification")
     loss.backward()
@@ -34,7 +34,7 @@ def test_a_batch_of_unknown_answers_costs_nothing_and_has_a_gradient_of_zero():
     assert torch.equal(logits.grad, torch.zeros(2, 4))
 
 
-def test_soft_scores_cost_the_binary_cross_entropy_summed_over_answers():
+def test_soft_scores_give_binary_cross_entropy_summed_over_answers():
     logits, scores = torch.randn(3, 4), torch.tensor([[0.3, 0.0, 1.0, 0.6], [0.0] * 4, [1.0, 0.9, 0.0, 0.0]])
     expected = 0.0
     for row, targets in zip(logits.tolist(), scores.tolist(), strict=True):
@@ -63,7 +63,7 @@ def test_losses_are_computed_in_float32_and_do_not_overflow():
         (torch.tensor([-1, 0]), "single_label_classification", r"question 0 is -1.*-100"),
     ],
 )
-def test_labels_that_do_not_fit_are_named(labels, problem_type, message):
+def test_names_labels_that_do_not_fit(labels, problem_type, message):
     with pytest.raises(ValueError, match=message):
         answer_loss(torch.zeros(2, 4), labels, problem_type)
 
@@ -84,7 +84,7 @@ def test_relevance_loss_is_the_kl_divergence_to_the_normalized_target(questions,
     assert loss >= -1e-6
 
 
-def test_one_map_supervises_the_last_hop_only():
+def test_single_target_supervises_the_last_hop():
     relevance, target = probabilities(2, 3, 5).requires_grad_(), probabilities(2, 5)
     loss = relevance_loss(relevance, target)
     assert loss.allclose(relevance_loss(relevance[:, 2:], target[:, None]))
@@ -93,7 +93,7 @@ def test_one_map_supervises_the_last_hop_only():
     assert relevance.grad[:, 2].any()
 
 
-def test_rows_without_a_map_do_not_count():
+def test_rows_without_target_are_ignored():
     relevance, target = probabilities(3, 2, 5), probabilities(3, 2, 5)
     target[0], target[1, 1] = 0.0, 0.0
     expected = [scipy.stats.entropy(target[b, t], relevance[b, t]) for b, t in [(1, 0), (2, 0), (2, 1)]]
@@ -101,7 +101,7 @@ def test_rows_without_a_map_do_not_count():
     assert relevance_loss(relevance, torch.zeros(3, 5)).item() == 0.0
 
 
-def test_a_target_is_renormalized_over_the_patches_that_could_be_seen():
+def test_target_is_renormalized_over_the_kept_patches():
     mask = torch.tensor([[True, True, False], [False, True, False]])
     relevance = torch.tensor([[[0.5, 0.5, 0.0]], [[0.0, 1.0, 0.0]]])
     target = torch.tensor([[1.0, 3.0, 4.0], [1.0, 0.0, 1.0]])  # the second lies on dropped patches alone
@@ -109,7 +109,7 @@ def test_a_target_is_renormalized_over_the_patches_that_could_be_seen():
     assert relevance_loss(relevance, target, mask).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_wrong_map_costs_a_finite_amount_and_its_gradient_is_finite():
+def test_loss_and_gradient_are_finite_for_zero_relevance():
     scores = torch.tensor([[[200.0, 0.0, 0.0]]], requires_grad=True)
     loss = relevance_loss(scores.softmax(-1), torch.tensor([[0.0, 1.0, 0.0]]))
     loss.backward()
@@ -118,13 +118,13 @@ def test_a_wrong_map_costs_a_finite_amount_and_its_gradient_is_finite():
 
 
 @pytest.mark.parametrize("shape", [(2, 4), (2, 2, 5), (3, 5), (5,)])
-def test_relevance_labels_of_another_shape_are_refused(shape):
+def test_refuses_target_relevance_of_another_shape(shape):
     with pytest.raises(ValueError, match="target_relevance"):
         relevance_loss(probabilities(2, 3, 5), torch.ones(shape))
 
 
 @pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification"])
-def test_the_model_reports_the_parts_and_their_weighted_sum(problem_type):
+def test_loss_is_the_weighted_sum_of_its_parts(problem_type):
     model = tiny_model(problem_type=problem_type, relevance_loss_weight=0.3)
     several = problem_type == "multi_label_classification"
     labels = torch.rand(3, 5) if several else torch.tensor([0, 4, -100])
@@ -143,7 +143,7 @@ def test_without_labels_there_is_no_loss():
     assert answered.relevance_loss is None
 
 
-def test_a_model_remembers_that_it_learned_scores_of_several_answers():
+def test_soft_scores_set_the_problem_type_of_the_config():
     """Or a saved one would read its scores as those of one answer."""
     model, batch = tiny_model(problem_type=None), tiny_batch()
     model(**batch, labels=torch.tensor([0, 1, 2]))
@@ -152,14 +152,14 @@ def test_a_model_remembers_that_it_learned_scores_of_several_answers():
     assert model.config.problem_type == "multi_label_classification"
 
 
-def test_labels_may_wait_on_another_device():
+def test_labels_may_be_on_another_device():
     """As where several devices share a model, whose inputs go to the first and whose logits come from the last."""
     logits, maps = torch.empty(2, 4, device="meta"), torch.empty(2, 3, 16, device="meta")
     assert answer_loss(logits, torch.rand(2, 4), "multi_label_classification").device.type == "meta"
     assert relevance_loss(maps, torch.rand(2, 16), torch.ones(2, 16).bool()).device.type == "meta"
 
 
-def test_maps_alone_train_a_model_to_look():
+def test_relevance_loss_alone_trains_the_relevance():
     outputs = tiny_model(relevance_loss_weight=2.0)(**tiny_batch(), target_relevance=torch.rand(3, 16))
     assert outputs.answer_loss is None
     assert outputs.loss.allclose(2.0 * outputs.relevance_loss)

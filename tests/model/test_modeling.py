@@ -50,7 +50,7 @@ def gradients(model: nn.Module) -> dict[str, torch.Tensor | None]:
 
 
 @pytest.mark.parametrize("vision", VISION_CONFIGS)
-def test_a_saved_model_comes_back_the_same(vision, tmp_path):
+def test_saved_model_loads_with_equal_weights_and_logits(vision, tmp_path):
     model, batch = tiny_model(vision, **EVERYTHING), tiny_batch()
     model.save_pretrained(tmp_path)
     loaded, info = QCAForVisualQuestionAnswering.from_pretrained(tmp_path, output_loading_info=True)
@@ -60,7 +60,7 @@ def test_a_saved_model_comes_back_the_same(vision, tmp_path):
     assert loaded(**batch).logits.allclose(model(**batch).logits, atol=1e-5)
 
 
-def test_auto_classes_load_a_saved_model_in_shards(tmp_path):
+def test_auto_classes_load_a_sharded_model(tmp_path):
     model = tiny_model()
     model.save_pretrained(tmp_path, max_shard_size="50KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
@@ -70,7 +70,7 @@ def test_auto_classes_load_a_saved_model_in_shards(tmp_path):
     assert type(AutoModel.from_pretrained(tmp_path)) is QCAModel
 
 
-def test_the_model_without_a_head_loads_from_one_with_a_head_and_back(tmp_path):
+def test_body_loads_from_a_model_with_head_and_back(tmp_path):
     model = tiny_model()
     model.save_pretrained(tmp_path / "head")
     body, info = QCAModel.from_pretrained(tmp_path / "head", output_loading_info=True)
@@ -83,7 +83,7 @@ def test_the_model_without_a_head_loads_from_one_with_a_head_and_back(tmp_path):
 
 
 @VARIANTS
-def test_weights_missing_from_a_checkpoint_are_reported_and_initialized(fields, tmp_path):
+def test_missing_weights_are_reported_and_initialized(fields, tmp_path):
     model = tiny_model(initializer_range=0.05, **fields)
     model.save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
@@ -101,7 +101,7 @@ def test_weights_missing_from_a_checkpoint_are_reported_and_initialized(fields, 
         assert layer.gate.item() == 0.0
 
 
-def test_a_checkpoint_of_another_number_of_answers_is_refused_and_loads_on_request(tmp_path):
+def test_refuses_another_number_of_answers_unless_mismatched_sizes_are_ignored(tmp_path):
     tiny_model().save_pretrained(tmp_path)
     with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
         QCAForVisualQuestionAnswering.from_pretrained(tmp_path, id2label=dict(enumerate("abcdefghi")))
@@ -113,7 +113,7 @@ def test_a_checkpoint_of_another_number_of_answers_is_refused_and_loads_on_reque
 
 
 @pytest.mark.parametrize("make", [lambda: ViTModel(tiny_vision_config()), lambda: BertModel(tiny_text_config())])
-def test_a_checkpoint_of_another_model_type_is_refused_by_name(make, tmp_path):
+def test_refuses_a_checkpoint_of_another_model_type(make, tmp_path):
     model = make()
     model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=rf"{tmp_path.name} holds a `{model.config.model_type}` model, not a `qca`"):
@@ -135,13 +135,13 @@ def test_weights_load_in_half_precision(dtype, tmp_path):
     assert (outputs.logits - model(**batch).logits).abs().max() < 0.1 * scale
 
 
-def test_half_of_a_model_has_maps_without_nan():
+def test_relevance_in_half_precision_is_finite():
     outputs = tiny_model().half()(**tiny_batch())
     assert outputs.relevance.isfinite().all()
     assert outputs.relevance.sum(-1).allclose(torch.ones(3, 2, 4), atol=1e-5)
 
 
-def test_an_encoder_whose_layers_are_not_known_takes_float32_pictures_in_half_precision():
+def test_encoder_without_layout_accepts_float32_images_in_half_precision():
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     config = tiny_config()
     config.vision_config = BeitConfig(image_size=32, patch_size=8, **shape)
@@ -150,7 +150,7 @@ def test_an_encoder_whose_layers_are_not_known_takes_float32_pictures_in_half_pr
     assert model(**tiny_batch()).logits.dtype == torch.bfloat16
 
 
-def test_a_mask_may_be_of_any_dtype():
+def test_attention_mask_of_any_dtype_is_accepted():
     model, batch = tiny_model(), tiny_batch()
     with torch.no_grad():
         expected = model(**batch).logits
@@ -167,7 +167,7 @@ def test_device_map_auto_places_a_model(tmp_path):
     assert loaded(**batch).logits.allclose(model(**batch).logits, atol=1e-5)
 
 
-def test_hops_stay_on_one_device_wherever_a_model_is_cut():
+def test_device_maps_keep_the_hops_on_one_device():
     """What they found is stacked, so it has to lie on one device."""
     model = tiny_model(num_attention_layers=4)
     size = sum(parameter.nbytes for parameter in model.parameters())
@@ -179,7 +179,7 @@ def test_hops_stay_on_one_device_wherever_a_model_is_cut():
     assert not cut
 
 
-def test_parts_of_a_model_can_wait_on_disk(tmp_path):
+def test_offload_to_disk_gives_equal_logits(tmp_path):
     model, batch = tiny_model(**EVERYTHING), tiny_batch()
     model.save_pretrained(tmp_path / "model")
     devices = dict.fromkeys(["qca.text_encoder", "qca.hops", "qca.patch_embedder"], "disk") | dict.fromkeys(
@@ -193,7 +193,7 @@ def test_parts_of_a_model_can_wait_on_disk(tmp_path):
 
 
 @VARIANTS
-def test_a_model_is_built_on_the_meta_device(fields):
+def test_model_is_built_on_the_meta_device(fields):
     with torch.device("meta"):
         model = QCAForVisualQuestionAnswering(tiny_config(**fields))
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
@@ -237,7 +237,7 @@ def test_answer_head_reads_evidence_and_query(hops):
 
 
 @pytest.mark.parametrize("layers", [1, 2, 4])
-def test_the_answer_head_has_as_many_linear_layers_as_it_was_asked_for(layers):
+def test_num_classifier_layers_is_the_number_of_linear_layers(layers):
     head = tiny_model(num_classifier_layers=layers, classifier_dropout=0.5).classifier
     linear = [module for module in head if isinstance(module, nn.Linear)]
     assert [module.out_features for module in linear] == [*[32] * (layers - 1), 5]
@@ -247,7 +247,7 @@ def test_the_answer_head_has_as_many_linear_layers_as_it_was_asked_for(layers):
     torch.testing.assert_close(head(states), hidden @ linear[-1].weight.T + linear[-1].bias)
 
 
-def test_every_parameter_is_inside_a_module_with_a_name_of_its_own():
+def test_every_parameter_is_inside_a_submodule():
     model = tiny_model(**EVERYTHING)
     assert not list(model.qca.named_parameters(recurse=False))
     assert not list(model.named_parameters(recurse=False))
@@ -255,13 +255,13 @@ def test_every_parameter_is_inside_a_module_with_a_name_of_its_own():
 
 
 @VARIANTS
-def test_one_seed_builds_one_model(fields):
+def test_equal_seeds_build_equal_models(fields):
     assert same_weights(tiny_model(seed=3, **fields), tiny_model(seed=3, **fields))
     assert not same_weights(tiny_model(seed=3, **fields), tiny_model(seed=4, **fields))
 
 
 @VARIANTS
-def test_two_runs_give_the_same_outputs(fields):
+def test_outputs_are_deterministic(fields):
     model, batch = tiny_model(**fields), tiny_batch()
     first, second = model(**batch), model(**batch)
     assert torch.equal(first.logits, second.logits)
@@ -270,7 +270,7 @@ def test_two_runs_give_the_same_outputs(fields):
 
 
 @VARIANTS
-def test_a_tuple_holds_what_the_dict_holds(fields):
+def test_tuple_output_equals_dict_output(fields):
     model, batch = tiny_model(**fields), tiny_batch()
     model.set_attn_implementation("eager")
     wanted = {"labels": LABELS, "output_attentions": True, "output_hidden_states": True}
@@ -285,7 +285,7 @@ def test_a_tuple_holds_what_the_dict_holds(fields):
 
 
 @pytest.mark.parametrize("ask", ["argument", "config"])
-def test_hidden_states_and_attentions_of_both_encoders_come_on_request(ask):
+def test_hidden_states_and_attentions_of_both_encoders_on_request(ask):
     model, batch, names = tiny_model(vision_conditioning_layers=[1]), tiny_batch(), {}
     model.set_attn_implementation("eager")
     if ask == "config":
@@ -306,11 +306,11 @@ def test_hidden_states_and_attentions_of_both_encoders_come_on_request(ask):
         assert layer.sum(-1).allclose(torch.ones(layer.shape[:-1]), atol=1e-5)
 
 
-def test_neither_hidden_states_nor_attentions_come_unasked():
+def test_no_hidden_states_and_attentions_by_default():
     assert set(tiny_model()(**tiny_batch())) == {"logits", "relevance", "grid"}
 
 
-def test_a_body_returns_query_evidence_and_maps():
+def test_body_returns_query_evidence_and_relevance():
     outputs = tiny_model(num_attention_layers=3).qca(**tiny_batch())
     assert outputs.query.shape == (3, 32)
     assert outputs.evidence.shape == (3, 3, 32)
@@ -435,7 +435,7 @@ def test_gradient_checkpointing_runs_the_hops_again():
 
 @pytest.mark.parametrize("vision", VISION_CONFIGS)
 @VARIANTS
-def test_every_parameter_learns_but_those_no_output_depends_on(fields, vision):
+def test_every_parameter_gets_a_gradient_except_the_ignored_ones(fields, vision):
     model = tiny_model(vision, **fields).train()
     for gate in (layer.gate for layer in model.qca.vision_encoder.conditioning.values()):
         nn.init.ones_(gate)
@@ -462,7 +462,7 @@ def test_initial_query_needs_no_update_by_the_last_hop():
 
 
 @pytest.mark.parametrize("vision", VISION_CONFIGS)
-def test_layers_behind_the_features_learn_nothing_and_training_in_parallel_is_told_so(vision):
+def test_layers_behind_the_feature_layers_are_ignored_by_ddp(vision):
     model = tiny_model(vision, vision_feature_layers=[1, 2]).train()
     model(**tiny_batch(), labels=LABELS, target_relevance=torch.rand(3, 2, 16)).loss.backward()
     still = {name for name, gradient in gradients(model).items() if gradient is None}
@@ -482,7 +482,7 @@ def test_resized_embeddings_keep_their_rows_and_are_saved(tmp_path):
     assert same_weights(model, QCAForVisualQuestionAnswering.from_pretrained(tmp_path))
 
 
-def test_a_question_about_several_images_is_read_once():
+def test_equal_questions_are_encoded_once_without_gradients():
     model = tiny_model().eval()
     batch = tiny_batch(questions=6, images=3)
     for name in ("input_ids", "attention_mask", "token_type_ids"):
@@ -500,7 +500,7 @@ def test_a_question_about_several_images_is_read_once():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fields", [{}, EVERYTHING], ids=["plain", "everything"])
-def test_an_exported_model_answers_batches_of_other_sizes(fields):
+def test_exported_model_takes_batches_of_other_sizes(fields):
     if "token_budget" in fields:
         fields = fields | {"token_budget": 8}  # how many patches an adaptive budget keeps depends on the data
     model = tiny_model(**fields)
@@ -531,7 +531,7 @@ def test_an_exported_model_answers_batches_of_other_sizes(fields):
         ({"target_relevance": torch.ones(3, 9)}, "target_relevance"),
     ],
 )
-def test_inputs_that_do_not_fit_are_named(changes, message):
+def test_names_the_input_that_does_not_fit(changes, message):
     inputs = {name: value for name, value in (tiny_batch() | changes).items() if value is not None}
     with pytest.raises(ValueError, match=message):
         tiny_model()(**inputs)

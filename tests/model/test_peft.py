@@ -1,4 +1,4 @@
-"""LoRA in the encoders, everything else trained whole: saved, loaded again and merged, the answers stay the same."""
+"""LoRA in the encoders with all other parts trained: saving, loading and merging keep the logits."""
 
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def train(model: nn.Module, steps: int = 3) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("vision", VISION_CONFIGS)
-def test_encoders_get_adapters_and_everything_else_trains_whole(vision, variant):
+def test_lora_config_adapts_the_encoders_and_trains_the_rest(vision, variant):
     model = tiny_model(vision, **VARIANTS[variant])
     names = [name for name, _ in model.named_parameters()]
     adapted = get_peft_model(model, lora_config(model, r=4))
@@ -77,7 +77,7 @@ def test_encoders_get_adapters_and_everything_else_trains_whole(vision, variant)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_new_adapter_changes_nothing_and_training_moves_all_its_weights(variant):
+def test_new_adapter_changes_nothing_and_all_its_weights_train(variant):
     model, batch = tiny_model(**VARIANTS[variant]), tiny_batch()
     expected = model(**batch).logits
     adapted = get_peft_model(model, lora_config(model)).eval()
@@ -106,11 +106,11 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return folder
 
 
-def test_an_adapter_reloads_and_merges_in_a_fresh_process(folder):
+def test_adapter_reloads_and_merges_in_a_fresh_process(folder):
     assert fresh_process.run(RELOAD_AND_MERGE, folder=folder) == "True\nTrue\nTrue True\n"
 
 
-def test_an_adapter_is_smaller_than_the_model_and_can_be_switched_off(folder):
+def test_adapter_is_small_and_can_be_disabled(folder):
     base = QCAForVisualQuestionAnswering.from_pretrained(folder / "base")
     expected = base(**tiny_batch()).logits
     adapted = PeftModel.from_pretrained(base, folder / "adapter").eval()
@@ -121,7 +121,7 @@ def test_an_adapter_is_smaller_than_the_model_and_can_be_switched_off(folder):
     assert adapter.stat().st_size < model.stat().st_size
 
 
-def test_the_adapter_of_a_run_on_the_base_saved_beside_it_is_the_run(tmp_path):
+def test_base_and_adapter_of_a_run_equal_the_run(tmp_path):
     encoders, processor = tiny_model().qca, tiny_processor()
     encoders.vision_encoder.backbone.save_pretrained(tmp_path / "vision")
     processor.image_processor.save_pretrained(tmp_path / "vision")
@@ -169,14 +169,14 @@ def test_prompt_tuning_trains_virtual_tokens(task_type):
     assert adapted.prompt_encoder["default"].embedding.weight.grad.abs().sum() > 0
 
 
-def test_a_model_without_a_head_is_adapted_too():
+def test_lora_config_of_a_model_without_head():
     model = tiny_model().qca
     adapted = get_peft_model(model, lora_config(model))
     assert adapted.peft_config["default"].modules_to_save == ["query_embedder", "patch_embedder", "hops"]
     assert len(adapted.targeted_module_names) == 15
 
 
-def test_an_adapter_on_every_projection_reaches_every_projection():
+def test_all_linear_adapters_get_gradients():
     adapted = get_peft_model(tiny_model(), LoraConfig(target_modules="all-linear", init_lora_weights=False))
     adapted.train()
     adapted(**tiny_batch(), labels=LABELS).loss.backward()
@@ -185,12 +185,12 @@ def test_an_adapter_on_every_projection_reaches_every_projection():
     assert any("patch_embedder.projection.lora_A" in name for name, _ in adapted.named_parameters())
 
 
-def test_the_callers_fields_win():
+def test_fields_of_the_caller_override_the_defaults():
     config = lora_config(tiny_model(), r=2, target_modules=["q_proj"], modules_to_save=["classifier"])
     assert (config.r, config.target_modules, config.modules_to_save) == (2, {"q_proj"}, ["classifier"])
 
 
-def test_an_encoder_without_known_projections_is_named():
+def test_refuses_an_encoder_without_known_projections():
     model = tiny_model()
     for layer in model.qca.text_encoder.encoder.layer:
         layer.attention = nn.Identity()

@@ -89,7 +89,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_all_auto_classes_load_where_the_package_is_not_and_their_copy_does_too(folder):
+def test_auto_classes_load_without_the_package_and_save_a_copy_that_loads(folder):
     program = ALL_AUTO_CLASSES + OF_THE_SECOND_GENERATION
     printed = fresh_process.run(program, "model", "again", folder=folder, without_package=True)
     assert printed == "False\nTrue\nTrue\n"
@@ -98,13 +98,13 @@ def test_all_auto_classes_load_where_the_package_is_not_and_their_copy_does_too(
 
 
 @pytest.mark.parametrize("trust", [False, True])
-def test_where_the_package_is_installed_it_is_what_runs(folder, trust):
+def test_installed_package_is_preferred_to_remote_code(folder, trust):
     for auto in (AutoConfig, AutoModel, AutoModelForVisualQuestionAnswering, AutoProcessor):
         loaded = auto.from_pretrained(folder / "model", trust_remote_code=trust)
         assert type(loaded).__module__.startswith("modeling_qca."), auto
 
 
-def test_the_code_that_travels_is_all_that_is_needed_and_nothing_else(folder):
+def test_checkpoint_carries_exactly_the_needed_code(folder):
     saved = {path.name for path in (folder / "model").glob("*.py")}
     needed = {name for path in REMOTE_FILES for name in imported_siblings(path)}
     entries = {"configuration_qca.py", "modeling_qca.py", "processing_qca.py"}
@@ -132,7 +132,7 @@ def test_files_import_one_another_only_as_from_sibling_import_name(path):
 
 
 @pytest.mark.parametrize("path", REMOTE_FILES, ids=lambda path: path.name)
-def test_what_transformers_reads_as_imports_is_what_python_imports(path):
+def test_transformers_finds_the_imports_that_python_finds(path):
     """transformers finds imports by a regular expression, which also sees the text of docstrings."""
     found = re.findall(r"^\s*(?:import\s+\.(\S+)\s*$|from\s+\.(\S+)\s+import)", path.read_text(), flags=re.MULTILINE)
     assert {name for pair in found for name in pair if name} == imported_siblings(path)
@@ -141,7 +141,7 @@ def test_what_transformers_reads_as_imports_is_what_python_imports(path):
 
 
 @pytest.mark.parametrize("path", REMOTE_FILES, ids=lambda path: path.name)
-def test_files_need_no_other_package(path):
+def test_files_import_only_the_allowed_packages(path):
     modules = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

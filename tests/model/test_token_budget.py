@@ -1,4 +1,4 @@
-"""The token budget: exactly K patches, chosen for each question by itself, at no hidden cost to the result."""
+"""The token budget: it keeps exactly K patches, chosen for each question by itself."""
 
 import math
 
@@ -35,8 +35,8 @@ def tiny_budget(token_budget: int | list[int], **fields) -> TokenBudget:
 
 
 class MaskingEncoder(nn.Module):
-    """What the budget stands for, with every patch in place: the dropped ones are masked in every layer after the
-    choice, and one token more stands for them. Written out with the backbone's own layers, patch by patch."""
+    """The reference of the budget, with every patch in place: dropped patches are masked in the later layers, and one
+    more token stands for them. Written out with the backbone's own layers, patch by patch."""
 
     def __init__(self, encoder: nn.Module):
         super().__init__()
@@ -68,7 +68,7 @@ class MaskingEncoder(nn.Module):
 
 @given(st.data())
 @settings(max_examples=100, deadline=None)
-def test_exactly_k_patches_stay(data: st.DataObject) -> None:
+def test_fixed_budget_keeps_exactly_k_patches(data: st.DataObject) -> None:
     patches, rows = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 4))
     count = data.draw(st.integers(1, 45))
     levels = st.lists(st.integers(0, 5), min_size=patches, max_size=patches)  # many ties
@@ -104,7 +104,7 @@ def spread_by_hand(relevance: list[float], count: int) -> list[int]:
 
 @given(st.integers(0, 2**20), st.integers(1, 40), st.integers(1, 45), st.sampled_from([0.0, 1.0, 4.0, 40.0]))
 @settings(max_examples=200, deadline=None)
-def test_spread_patches_lie_as_dense_as_the_square_root_of_relevance(seed, patches, count, contrast) -> None:
+def test_spread_density_is_proportional_to_the_square_root_of_relevance(seed, patches, count, contrast) -> None:
     scores = torch.randn(3, patches, generator=torch.Generator().manual_seed(seed))
     relevance = (contrast * scores).softmax(-1)
     kept = tiny_budget(count, token_budget_selection="spread").keep(relevance)
@@ -114,19 +114,19 @@ def test_spread_patches_lie_as_dense_as_the_square_root_of_relevance(seed, patch
             assert kept[row].nonzero().flatten().tolist() == spread_by_hand(relevance[row].tolist(), count)
 
 
-def test_what_has_all_the_relevance_is_spread_first_where_nothing_else_has_any() -> None:
+def test_spread_keeps_the_only_relevant_patches_first() -> None:
     relevance = torch.zeros(1, 16)
     relevance[0, [4, 9, 12]] = torch.tensor([0.5, 0.3, 0.2])
     kept = tiny_budget(8, token_budget_selection="spread").keep(relevance)[0]
     assert kept[[4, 9, 12]].all() and kept.sum() == 8
 
 
-def test_equal_patches_are_kept_at_equal_distances() -> None:
+def test_spread_keeps_equal_patches_at_equal_distances() -> None:
     kept = tiny_budget(16, token_budget_selection="spread").keep(torch.full((1, 64), 1 / 64))[0]
     assert (kept.nonzero().flatten().diff() == 4).all()
 
 
-def test_an_adaptive_budget_spreads_as_many_patches_as_reach_the_mass() -> None:
+def test_adaptive_spread_keeps_as_many_patches_as_reach_the_mass() -> None:
     relevance = (3 * torch.randn(50, 30)).softmax(-1)
     top, spread = (
         tiny_budget([2, 20], token_budget_mass=0.8, token_budget_selection=selection).keep(relevance)
@@ -171,7 +171,7 @@ def test_prefix_and_kept_patches_pass_unchanged_in_raster_order(vision: str) -> 
         assert torch.equal(short[row, prefix:-1], tokens[row, prefix:][best])
 
 
-def test_dropped_patches_live_on_as_their_relevance_weighted_mean() -> None:
+def test_one_token_is_the_relevance_weighted_mean_of_the_dropped_patches() -> None:
     tokens, relevance = torch.randn(2, 1 + 6, 32), torch.rand(2, 6).softmax(-1)
     short, _, positions = tiny_budget(2)(tokens, 1, relevance)
     for row in range(2):
@@ -184,7 +184,7 @@ def test_dropped_patches_live_on_as_their_relevance_weighted_mean() -> None:
 @pytest.mark.parametrize("size", [(32, 32), (24, 40)])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("token_budget", [1, 5, 14, [2, 12]])
-def test_gathered_patches_give_what_masking_the_others_gives(token_budget, attention: str, size) -> None:
+def test_gathering_the_kept_patches_equals_masking_the_dropped_ones(token_budget, attention: str, size) -> None:
     """Logits, maps and the scorer's gradients, in training and inference."""
     model = budget_model(token_budget=token_budget, token_budget_mass=0.6, attention=attention)
     batch = tiny_batch(size=size)
@@ -204,7 +204,7 @@ def test_gathered_patches_give_what_masking_the_others_gives(token_budget, atten
         )
 
 
-def test_relevance_is_learned_straight_through() -> None:
+def test_learned_relevance_gets_a_straight_through_gradient() -> None:
     """By hand for three patches x of which one is kept: with outputs weighted by g, the kept patch's relevance r has
     the gradient <x, g> / r, that of a dropped one <x - merged, g of the merged token> / dropped mass."""
     tokens = torch.tensor([[[9.0, 9.0], [1.0, 2.0], [3.0, -1.0], [0.5, 4.0]]])
@@ -256,7 +256,7 @@ def test_eager_and_sdpa_agree(token_budget, vision: str) -> None:
 
 
 @pytest.mark.parametrize("token_budget", [5, [2, 9]])
-def test_maps_are_on_the_full_grid_and_zero_where_dropped(token_budget) -> None:
+def test_relevance_is_on_the_full_grid_and_zero_for_dropped_patches(token_budget) -> None:
     model = budget_model(token_budget=token_budget, token_budget_mass=0.6, num_attention_layers=3)
     output = model(**tiny_batch(size=(24, 40)))
     assert output.relevance.shape == (3, 3, 4, 15) and output.grid == (3, 5)
@@ -266,7 +266,7 @@ def test_maps_are_on_the_full_grid_and_zero_where_dropped(token_budget) -> None:
     torch.testing.assert_close(output.budget_relevance.sum(-1), torch.ones(3))
 
 
-def test_relevance_labels_supervise_the_choice() -> None:
+def test_target_relevance_supervises_the_learned_budget() -> None:
     model = budget_model().train()
     target = torch.zeros(3, 16)
     target[torch.arange(3), torch.tensor([2, 7, 11])] = 4.0
@@ -286,7 +286,7 @@ def test_relevance_labels_supervise_the_choice() -> None:
     assert output.budget_relevance[target > 0].mean() > 0.7 and output.patch_mask[target > 0].all()
 
 
-def test_random_budget_follows_the_seed_and_favors_nobody() -> None:
+def test_random_budget_follows_the_seed_and_is_uniform() -> None:
     model = budget_model(token_budget_scorer="random")
     batch = tiny_batch(questions=3, images=1)
     masks = []
@@ -302,7 +302,7 @@ def test_random_budget_follows_the_seed_and_favors_nobody() -> None:
 
 
 @pytest.mark.parametrize("vision", PREFIX_TOKENS)
-def test_cls_attention_is_the_row_of_the_next_layer(vision: str) -> None:
+def test_cls_attention_equals_the_attention_of_the_next_layer(vision: str) -> None:
     model = budget_model(vision, token_budget=16, token_budget_scorer="cls_attention", attention="eager")
     output = model(**tiny_batch(questions=2, images=2), output_attentions=True)
     row = output.vision_attentions[1][:, :, 0].mean(1)[:, PREFIX_TOKENS[vision] :]  # [B, H, S, S] -> [B, N]
@@ -311,7 +311,7 @@ def test_cls_attention_is_the_row_of_the_next_layer(vision: str) -> None:
     assert torch.equal(output.budget_relevance, model(**other).budget_relevance), "whatever the question"
 
 
-def test_recorded_layers_shrink_where_patches_were_dropped() -> None:
+def test_recorded_layers_behind_the_budget_have_fewer_tokens() -> None:
     model = budget_model(attention="eager")
     output = model(**tiny_batch(), output_hidden_states=True, output_attentions=True)
     assert [states.shape[:2] for states in output.vision_hidden_states] == [(2, 17), (2, 17), (3, 7), (3, 7)]
@@ -346,7 +346,7 @@ def test_fixed_budget_exports_with_any_number_of_questions() -> None:
     ],
     ids=["fixed with conditioning", "fixed", "adaptive"],
 )
-def test_compiled_model_gives_the_same(fields, one_graph: bool) -> None:
+def test_compiled_model_gives_equal_outputs(fields, one_graph: bool) -> None:
     """An adaptive budget looks at how many patches it keeps, which breaks the graph once."""
     model, batch = budget_model(**fields), tiny_batch(size=(24, 40))
     compiled = torch.compile(model, backend="eager", fullgraph=one_graph)

@@ -1,4 +1,4 @@
-"""What comes from people nobody vouches for: the code of a checkpoint at import, URLs, images, configs, recipes."""
+"""Input of unknown origin: code of a checkpoint at import, URLs, images, configs, recipes."""
 
 import ast
 import io
@@ -73,7 +73,7 @@ IMPORT_IN_A_SANDBOX = """
 """
 
 
-def test_importing_the_code_of_a_checkpoint_runs_connects_and_writes_nothing(tmp_path):
+def test_importing_remote_code_has_no_side_effects(tmp_path):
     save_tiny_model(tmp_path / "checkpoint")
     before = sorted(tmp_path.rglob("*"))
     count = len(list(PACKAGE.glob("*_qca.py")))
@@ -82,7 +82,7 @@ def test_importing_the_code_of_a_checkpoint_runs_connects_and_writes_nothing(tmp
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.glob("*_qca.py")), ids=lambda path: path.name)
-def test_the_code_of_a_checkpoint_calls_nothing_that_runs_other_code(path):
+def test_remote_code_calls_nothing_that_runs_other_code(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call):
             assert ast.unparse(node.func) not in RUNS_CODE, ast.unparse(node)
@@ -159,7 +159,7 @@ def endless(handler: BaseHTTPRequestHandler) -> None:
         pass
 
 
-def test_a_download_that_does_not_end_is_given_up(serve, monkeypatch):
+def test_download_stops_at_its_time_and_size_limit(serve, monkeypatch):
     url = serve(endless)
     monkeypatch.setattr(limits, "DOWNLOAD_SECONDS", 0.3)
     with pytest.raises(ValueError, match=r"Cannot read the image http://.*: it takes longer than 0\.3 seconds"):
@@ -170,7 +170,7 @@ def test_a_download_that_does_not_end_is_given_up(serve, monkeypatch):
         open_image(url)
 
 
-def test_a_server_that_does_not_answer_is_given_up(serve, monkeypatch):
+def test_download_stops_if_the_server_does_not_answer(serve, monkeypatch):
     monkeypatch.setattr(limits, "DOWNLOAD_SECONDS", 0.3)
     with pytest.raises(ValueError, match=r"Cannot read the image http://.*timed out"):
         open_image(serve(lambda handler: time.sleep(2)))
@@ -178,7 +178,7 @@ def test_a_server_that_does_not_answer_is_given_up(serve, monkeypatch):
         open_image(serve(with_body(b"nothing here", 404)))
 
 
-def test_a_decompression_bomb_is_refused_before_it_is_decoded(monkeypatch):
+def test_refuses_a_decompression_bomb_before_decoding_it(monkeypatch):
     loaded = []
     monkeypatch.setattr(Image.Image, "load", lambda self: loaded.append(self.size))
     bomb = encoded(Image.new("L", (limits.MAXIMUM_PIXELS // 4096 + 1, 4096)))
@@ -190,13 +190,13 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(monkeypatch):
 
 
 @pytest.mark.parametrize("size", [(1, 201), (201, 1)])
-def test_a_thin_line_is_refused_because_resizing_it_by_its_shorter_side_would_take_all_memory(size):
+def test_refuses_an_extreme_aspect_ratio(size):
     with pytest.raises(ValueError, match="one side is over 200 times the other"):
         open_image(Image.new("RGB", size))
     assert open_image(Image.new("RGB", (size[0] - size[0] // 200, size[1] - size[1] // 200))).size != size
 
 
-def test_formats_that_start_programs_are_not_read():
+def test_refuses_image_formats_that_start_programs():
     picture = encoded(Image.new("RGB", (9, 9)), "EPS")
     assert Image.open(io.BytesIO(picture)).format == "EPS"
     with pytest.raises(ValueError, match="cannot identify image"):
@@ -213,7 +213,7 @@ def test_formats_that_start_programs_are_not_read():
         (np.full((8, 8, 3), "x"), "not numbers"),
     ],
 )
-def test_an_array_that_is_no_image_is_named(array, message):
+def test_refuses_an_array_that_is_no_image(array, message):
     with pytest.raises(ValueError, match=message):
         tiny_processor()(images=array)
 
@@ -226,7 +226,7 @@ def test_an_array_that_is_no_image_is_named(array, message):
         (7, "`text` must be a question or a list of questions, got 7"),
     ],
 )
-def test_a_question_that_is_no_text_or_endless_is_named(question, message):
+def test_refuses_a_question_that_is_no_text_or_too_long(question, message):
     with pytest.raises(ValueError, match=message):
         tiny_processor()(text=question)
 
@@ -236,7 +236,7 @@ def unlimited_processor(**fields: object) -> QCAProcessor:
     return QCAProcessor(tiny_processor().image_processor, tokenizer)
 
 
-def test_a_config_that_asks_for_tuples_answers_all_the_same():
+def test_pipeline_works_with_return_dict_false_in_the_config():
     model, image = tiny_model(), Image.new("RGB", (32, 32))
     ask = QCAVisualQuestionAnsweringPipeline(model=model, processor=tiny_processor())
     expected, look = ask(image, "red"), ask.look(image, "red")
@@ -245,7 +245,7 @@ def test_a_config_that_asks_for_tuples_answers_all_the_same():
     assert ask.look(image, "red").relevance.equal(look.relevance)
 
 
-def test_where_the_tokenizer_knows_no_limit_the_text_encoder_does():
+def test_text_encoder_limits_questions_if_the_tokenizer_does_not():
     model, image = tiny_model(), Image.new("RGB", (32, 32))
     inputs = unlimited_processor()(images=image, text="red " * 20)
     assert inputs["input_ids"].shape == (1, 22)
@@ -257,7 +257,7 @@ def test_where_the_tokenizer_knows_no_limit_the_text_encoder_does():
     assert ask(image, "red " * 20, truncation=True) == ask(image, "red " * 14)
 
 
-def test_roberta_counts_positions_from_behind_its_padding():
+def test_roberta_positions_start_behind_the_padding_index():
     fields = tiny_config().text_config.to_dict()
     text = {**fields, "model_type": "roberta", "pad_token_id": 1, "max_position_embeddings": 18}
     config = QCAConfig(**tiny_config().to_dict() | {"text_config": text})
@@ -268,7 +268,7 @@ def test_roberta_counts_positions_from_behind_its_padding():
         model(input_ids=torch.full((1, 17), 9), **inputs)
 
 
-def test_a_question_of_which_the_tokenizer_leaves_nothing_is_named():
+def test_refuses_a_question_without_tokens():
     processor = unlimited_processor()
     processor.tokenizer.backend_tokenizer.post_processor = None
     with pytest.raises(ValueError, match="Question 1 is empty for the tokenizer"):
@@ -303,7 +303,7 @@ HUGE_ENCODERS = [
     [(None, *case) for case in HUGE]
     + [(part, *case) for case in HUGE_ENCODERS for part in ("vision_config", "text_config")],
 )
-def test_a_config_that_asks_for_too_much_is_refused_with_the_name_of_the_field(part, fields, message, tmp_path):
+def test_refuses_a_config_over_its_limits_and_names_the_field(part, fields, message, tmp_path):
     config = tiny_config().to_dict() | {"model_type": "qca"}
     (config if part is None else config[part]).update(fields)
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -313,7 +313,7 @@ def test_a_config_that_asks_for_too_much_is_refused_with_the_name_of_the_field(p
         assert message.replace("{}", str(part)) in str(error.value)
 
 
-def test_answers_may_be_called_like_fields():
+def test_answers_may_have_the_names_of_fields():
     answers = [
         "heads",
         "layer",
@@ -338,7 +338,7 @@ def test_answers_may_be_called_like_fields():
         ("text_config", {"model_type": "vit"}, "A `vit` model reads `pixel_values`, `text_config` `input_ids`"),
     ],
 )
-def test_a_model_is_refused_before_it_takes_memory(part, fields, message):
+def test_refuses_a_too_large_model_before_allocating_memory(part, fields, message):
     config = tiny_config().to_dict()
     (config if part is None else config[part]).update(fields)
     with pytest.raises(Exception, match=message) as error:
@@ -346,7 +346,7 @@ def test_a_model_is_refused_before_it_takes_memory(part, fields, message):
     assert isinstance(error.value, ValueError) or "Strict" in type(error.value).__name__
 
 
-def test_a_config_that_says_it_is_too_large_is_refused_with_its_weights_too(tmp_path):
+def test_refuses_to_load_weights_of_a_too_large_config(tmp_path):
     save_tiny_model(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     config["text_config"]["vocab_size"] = 2**24
@@ -364,7 +364,7 @@ def test_a_config_that_says_it_is_too_large_is_refused_with_its_weights_too(tmp_
         ({"rescale_factor": float("nan")}, "`rescale_factor` must be a finite number, got nan"),
     ],
 )
-def test_an_image_processor_that_asks_for_too_much_is_refused(fields, message, tmp_path):
+def test_refuses_an_image_processor_over_its_limits(fields, message, tmp_path):
     tiny_processor().save_pretrained(tmp_path)
     stored = json.loads((tmp_path / "processor_config.json").read_text())
     stored["image_processor"].update(fields)
@@ -373,7 +373,7 @@ def test_an_image_processor_that_asks_for_too_much_is_refused(fields, message, t
         QCAProcessor.from_pretrained(tmp_path)
 
 
-def test_damaged_weights_are_named(tmp_path):
+def test_damaged_weights_give_one_error(tmp_path):
     save_tiny_model(tmp_path)
     whole = (tmp_path / "model.safetensors").read_bytes()
     for damaged in (whole[: len(whole) // 2], b"", b"\xff" * 8 + whole[8:]):
@@ -383,7 +383,7 @@ def test_damaged_weights_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["[1]", "7", '"qca"', "[" * 100_000], ids=["list", "number", "text", "deep"])
-def test_a_config_file_without_a_config_is_named(text, tmp_path):
+def test_refuses_a_config_file_without_a_config(text, tmp_path):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ValueError, match=f"{tmp_path.name} holds no config of a model"):
         QCAConfig.from_pretrained(tmp_path)
@@ -407,7 +407,7 @@ def test_a_config_file_without_a_config_is_named(text, tmp_path):
         ("data: \udcff", "no such recipe"),
     ],
 )
-def test_a_hostile_recipe_is_refused_with_its_name(text, message, tmp_path):
+def test_refuses_a_hostile_recipe_and_names_it(text, message, tmp_path):
     (tmp_path / "recipe.yaml").write_text(text, errors="surrogateescape")
     with pytest.raises(ValueError, match=f"recipe.yaml.*{message}"):
         load_recipe(tmp_path / "recipe.yaml")

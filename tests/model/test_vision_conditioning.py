@@ -1,4 +1,4 @@
-"""The question inside the vision encoder: closed gates change nothing, open ones listen to the question alone."""
+"""Conditioning of the vision encoder: closed gates change nothing, open gates depend on the question alone."""
 
 from pathlib import Path
 
@@ -58,14 +58,14 @@ def backbone_outputs(model: QCAForVisualQuestionAnswering, pixel_values: torch.T
     return own(pixel_values, **requested)
 
 
-def test_every_encoder_that_is_allowed_has_a_layout_and_is_tested() -> None:
+def test_every_conditionable_encoder_has_a_layout_and_is_tested() -> None:
     assert LAYOUTS.keys() == set(CONDITIONABLE_VISION_ENCODERS) == set(VISION_CONFIGS)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("inside", QUESTION_INSIDE)
 @pytest.mark.parametrize("vision", VISION_CONFIGS)
-def test_patches_are_bit_identical_to_the_backbones_own(vision: str, inside: str, attention: str) -> None:
+def test_closed_gates_give_bit_identical_patches(vision: str, inside: str, attention: str) -> None:
     model = tiny_model(vision, **QUESTION_INSIDE[inside])
     model.set_attn_implementation(attention)
     for size in SIZES.values():
@@ -80,7 +80,7 @@ def test_patches_are_bit_identical_to_the_backbones_own(vision: str, inside: str
 
 @pytest.mark.parametrize("inside", ["nothing", *MODES])
 @pytest.mark.parametrize("vision", VISION_CONFIGS)
-def test_recorded_layers_are_the_backbones_own(vision: str, inside: str) -> None:
+def test_recorded_layers_equal_those_of_the_backbone(vision: str, inside: str) -> None:
     model = tiny_model(vision, **QUESTION_INSIDE[inside])
     model.set_attn_implementation("eager")
     batch = tiny_batch(questions=2, images=2)
@@ -95,7 +95,7 @@ def test_recorded_layers_are_the_backbones_own(vision: str, inside: str) -> None
 
 @pytest.mark.parametrize("layers", [[2, 1], [1, 3]])
 @pytest.mark.parametrize("vision", VISION_CONFIGS)
-def test_features_of_several_layers_are_the_backbones_own_and_none_behind_them_runs(vision, layers) -> None:
+def test_feature_layers_equal_those_of_the_backbone_and_later_layers_do_not_run(vision, layers) -> None:
     model = tiny_model(vision, vision_feature_layers=layers)
     backbone, layout = model.qca.vision_encoder.backbone, model.qca.vision_encoder.layout
     ran: list[int] = []
@@ -114,7 +114,7 @@ def test_features_of_several_layers_are_the_backbones_own_and_none_behind_them_r
 
 
 @pytest.mark.parametrize("vision", VISION_CONFIGS)
-def test_backbone_goes_back_to_its_own_class(vision: str, tmp_path: Path) -> None:
+def test_backbone_loads_into_its_own_class(vision: str, tmp_path: Path) -> None:
     model = open_gates(tiny_model(vision, vision_conditioning_layers="all", token_budget=5, token_budget_layer=1))
     model.qca.vision_encoder.backbone.save_pretrained(tmp_path)
     own, loading = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
@@ -139,7 +139,7 @@ def test_open_gate_makes_patches_depend_on_the_question(vision: str, mode: str) 
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_questions_do_not_see_their_batch_mates(mode: str) -> None:
+def test_conditioning_does_not_depend_on_the_rest_of_the_batch(mode: str) -> None:
     model = open_gates(tiny_model("clip_vision_model", **QUESTION_INSIDE[mode]))
     batch = tiny_batch(questions=5, images=2)
     repeated = batch | {"pixel_values": batch["pixel_values"][batch["image_index"]], "image_index": torch.arange(5)}
@@ -154,7 +154,7 @@ def test_questions_do_not_see_their_batch_mates(mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_closed_gates_already_learn(mode: str) -> None:
+def test_closed_gates_get_gradients(mode: str) -> None:
     model = tiny_model("dinov2", **QUESTION_INSIDE[mode])
     model(**tiny_batch(), labels=torch.tensor([0, 1, 2])).loss.backward()
     for module in model.modules():
@@ -225,7 +225,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(inside: str) -> None:
         torch.testing.assert_close(gradients[1][name], gradient, atol=1e-5, rtol=1e-4, msg=name)
 
 
-def test_layers_before_the_question_run_once_an_image() -> None:
+def test_shared_layers_run_once_an_image() -> None:
     model = open_gates(tiny_model("vit", vision_conditioning_layers=[1]))
     rows = count_runs(model)
     model(**tiny_batch(questions=6, images=2))
