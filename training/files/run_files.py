@@ -1,4 +1,4 @@
-"""results.json: written whole or not at all, and how its values read."""
+"""The files of a run: their names, how they are written, and how their values are shown."""
 
 import json
 from pathlib import Path
@@ -7,15 +7,15 @@ from typing import Any
 from .atomic_write import atomic_write
 
 RESULTS = "results.json"
-RECIPE = "_recipe.json"  # in a training's folder, what it is of; a trainer does not push what begins so
-EVALUATION = "_evaluation.json"  # beside the results of an evaluation, what they are of
+RECIPE = "_recipe.json"  # the recipe of a training; `Trainer` does not push names that begin with `_`
+EVALUATION = "_evaluation.json"  # the options of an evaluation, beside its results
 RUN = "run.json"  # the data, split, answers and training images of a training; see `read_run`
-QUESTIONS = "questions.parquet"  # beside it: every question with its answer and score
-REPORT = "results.md"  # a table's results, to read
-FIGURE = "results.png"  # and to see
-DOCUMENT = "document.safetensors"  # of the source document's model; without a config no loader takes them for ours
-OVERLAY = "overlay.png"  # and an answered question, with where the model looked
-FAITHFULNESS = ("faithfulness.json", "faithfulness.png")  # whether the answers hang on it
+QUESTIONS = "questions.parquet"  # every question with its answer and score, beside the results
+REPORT = "results.md"  # a table of results as text
+FIGURE = "results.png"  # and as a figure
+DOCUMENT = "document.safetensors"  # weights of the reference model; the folder has no config, so no loader reads them
+OVERLAY = "overlay.png"  # one answered question with its relevance map
+FAITHFULNESS = ("faithfulness.json", "faithfulness.png")  # deletion and insertion
 
 RUN_KEYS = {
     *("data", "format", "data_options", "validation_data", "validation_options", "validation_ratio", "group_by"),
@@ -44,7 +44,7 @@ def write_json(path: Path, content: Any) -> None:
 
 def read_run(folder: str | Path) -> dict[str, Any] | None:
     """
-    What a training in `folder` remembers of its data; None where there is no `run.json`.
+    The `run.json` of a training in `folder`; None if there is none.
 
     Returns:
         `data`, `format`, `data_options`, `validation_data`, `validation_options`, `validation_ratio`, `group_by`,
@@ -63,7 +63,7 @@ def read_run(folder: str | Path) -> dict[str, Any] | None:
         run = json.loads(file.read_text(encoding="utf-8"))
         missing = sorted(RUN_KEYS - run.keys())
     except (ValueError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{file}: not the memory of a training run: {error}") from error
+        raise ValueError(f"{file}: not the run.json of a training: {error}") from error
     if missing:
-        raise ValueError(f"{file}: not the memory of a training run: it has no `{missing[0]}`")
+        raise ValueError(f"{file}: not the run.json of a training: it has no `{missing[0]}`")
     return run

@@ -523,7 +523,10 @@ rows = load_rows(sys.argv[1], cache_dir=sys.argv[2]).cast_column("image", datase
 train = load_rows(sys.argv[1], cache_dir=sys.argv[2], validation_ratio=0.2, group_by="image_id // 12")
 assert 0 < len(train) < len(rows)
 preset = CONFIGURATION / "qca-tiny"
-collator = QuestionCollator(QCAProcessor.from_pretrained(preset), QCAConfig.from_pretrained(preset), "every_hop")
+answers = [f"answer {number}" for number in range(50)]
+labels = {"id2label": dict(enumerate(answers)), "label2id": {answer: index for index, answer in enumerate(answers)}}
+config = QCAConfig.from_pretrained(preset, **labels)
+collator = QuestionCollator(QCAProcessor.from_pretrained(preset), config, "every_hop")
 order = list(ImageGroupedSampler(rows["image_id"], 8))
 for start in range(0, len(order), 256):
     batch = collator([rows[index] for index in order[start : start + 256]])
