@@ -18,5 +18,5 @@ def test_reads_what_a_training_wrote(tmp_path):
 @pytest.mark.parametrize("text", ["[1]", "{", '{"data": "d"}'])
 def test_refuses_a_damaged_memory(tmp_path, text):
     (tmp_path / RUN).write_text(text)
-    with pytest.raises(ValueError, match="not the run.json of a training"):
+    with pytest.raises(ValueError, match=r"not the run\.json of a training"):
         read_run(tmp_path)
