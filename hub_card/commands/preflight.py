@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 MAXIMUM_CHARACTERS = 200_000  # of a YAML file that is read here
+MAXIMUM_DEPTH = 20  # of recipes that extend one another
 IMAGE_SUFFIXES = {".avif", ".bmp", ".gif", ".heic", ".jpeg", ".jpg", ".png", ".svg", ".tif", ".tiff", ".webp"}
 CHECKPOINT_FILES = ("config.json", "adapter_config.json")
 REMOTE = ("http://", "https://", "data:", "hf://")
@@ -33,7 +34,10 @@ def check_recipes(paths: Iterable[str], overrides: Mapping[str, str]) -> None:
     """
     known = known_keys()
     for path in paths:
-        values = _read_recipe(Path(path)) | {key: _parse(text) for key, text in overrides.items()}
+        values = _read_recipe(Path(path))
+        if values is None:
+            continue
+        values |= {key: _parse(text) for key, text in overrides.items()}
         _check_keys(values, known, path)
         if values.get("data") is None:
             raise ValueError(f"{path}: `data` is missing: the folder, file or Hub data set to train on")
@@ -50,10 +54,12 @@ def check_table(path: str, overrides: Mapping[str, str]) -> None:
     Raises:
         ValueError: as [`check_recipes`], for the keys that all rows share.
     """
-    table = _read_recipe(Path(path))
+    table = _read_recipe(Path(path)) or {}
     recipe, common = table.get("recipe"), table.get("common")
-    shared = _read_recipe(Path(path).parent / recipe) if isinstance(recipe, str) else {}
-    shared |= common if isinstance(common, dict) else {}
+    shared = _read_recipe(Path(path).parent / recipe) if isinstance(recipe, str) else None
+    if shared is None or not isinstance(common, dict):
+        return
+    shared |= common
     shared |= {key: _parse(text) for key, text in overrides.items()}
     _check_keys(shared, known_keys(), path)
     _check_recipe_data(shared)
@@ -152,17 +158,20 @@ def _check_recipe_data(values: Mapping[str, Any]) -> None:
         check_data(values["validation_data"], yaml.safe_dump(values.get("validation_options")))
 
 
-def _read_recipe(path: Path, depth: int = 0) -> dict[str, Any]:
-    """The keys of a recipe and of those it extends; empty if the full check must say what is wrong."""
+def _read_recipe(path: Path, depth: int = 0) -> dict[str, Any] | None:
+    """The keys of a recipe and of those it extends; None if the full check must say what is wrong."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: no such recipe ({error})") from error
     values = _parse(text)
-    if not isinstance(values, dict) or depth > 20:
-        return {}
+    if not isinstance(values, dict) or depth > MAXIMUM_DEPTH:
+        return None
     parent = values.pop("extends", None)
-    return (_read_recipe(path.parent / parent, depth + 1) if isinstance(parent, str) else {}) | values
+    if parent is None:
+        return values
+    inherited = _read_recipe(path.parent / parent, depth + 1) if isinstance(parent, str) else None
+    return None if inherited is None else inherited | values
 
 
 def _parse(text: str) -> Any:
