@@ -15,7 +15,7 @@ from ..evaluation.checkpoint import load_checkpoint
 from ..evaluation.faithfulness import measure_faithfulness
 from ..evaluation.provenance import command_line
 from ..files.atomic_write import atomic_write
-from ..files.run_files import DOCUMENT, FAITHFULNESS, FIGURE, RECIPE, REPORT, RESULTS, write_json
+from ..files.run_files import FAITHFULNESS, FIGURE, RECIPE, REFERENCE_WEIGHTS, REPORT, RESULTS, write_json
 from ..fitting.model_factory import build_model
 from ..fitting.recipe import Recipe
 from ..fitting.reference_model import reference_model
@@ -122,9 +122,9 @@ def _load_trained(recipe: Recipe, baseline: Baseline | None) -> tuple[Any, QCAPr
     folder = recipe.output_dir
     if baseline != "reference_model":
         return load_checkpoint(str(folder)), QCAProcessor.from_pretrained(folder)
-    if not (folder / DOCUMENT).exists():
-        raise ValueError(f"{folder} has no {DOCUMENT}: remove the folder to train it anew")
+    if not (folder / REFERENCE_WEIGHTS).exists():
+        raise ValueError(f"{folder} has no {REFERENCE_WEIGHTS}: remove the folder to train it anew")
     model, processor = build_model(recipe, json.loads((folder / RECIPE).read_text())["answers"])
     reference = reference_model(model)
-    load_model(reference, str(folder / DOCUMENT))
+    load_model(reference, str(folder / REFERENCE_WEIGHTS))
     return reference, processor

@@ -1,4 +1,4 @@
-"""The files of a run: their names, how they are written, and how their values are shown."""
+"""The files of a run, an evaluation and a table of results: their names, and how they are read and written."""
 
 import json
 from pathlib import Path
@@ -6,16 +6,19 @@ from typing import Any
 
 from .atomic_write import atomic_write
 
-RESULTS = "results.json"
-RECIPE = "_recipe.json"  # the recipe of a training; `Trainer` does not push names that begin with `_`
-EVALUATION = "_evaluation.json"  # the options of an evaluation, beside its results
-RUN = "run.json"  # the data, split, answers and training images of a training; see `read_run`
-QUESTIONS = "questions.parquet"  # every question with its answer and score, beside the results
-REPORT = "results.md"  # a table of results as text
-FIGURE = "results.png"  # and as a figure
-DOCUMENT = "document.safetensors"  # weights of the reference model; the folder has no config, so no loader reads them
+# in the folder of a training, beside the checkpoint
+RECIPE = "_recipe.json"  # the recipe of the run; `Trainer` does not push files that begin so
+RUN = "run.json"  # the data, split, answers and training images of the run; see `read_run`
+REFERENCE_WEIGHTS = "reference_model.safetensors"  # weights of the reference model; no config, so no loader takes them
 OVERLAY = "overlay.png"  # one answered question with its relevance map
-FAITHFULNESS = ("faithfulness.json", "faithfulness.png")  # deletion and insertion
+FAITHFULNESS = ("faithfulness.json", "faithfulness.png")
+
+# in the folder of a training, an evaluation or a table
+RESULTS = "results.json"
+EVALUATION = "_evaluation.json"  # the checkpoint and the data of an evaluation
+QUESTIONS = "questions.parquet"  # every question with its answer, score and expected answers
+REPORT = "results.md"  # the results of a table
+FIGURE = "results.png"
 
 RUN_KEYS = {
     *("data", "format", "data_options", "validation_data", "validation_options", "validation_ratio", "group_by"),

@@ -10,7 +10,17 @@ import datasets
 
 from ..data.image_digests import image_digests
 from ..evaluation.accuracy import best_single_answer
-from ..files.run_files import DOCUMENT, FAITHFULNESS, OVERLAY, QUESTIONS, RECIPE, RESULTS, RUN, RUN_KEYS, write_json
+from ..files.run_files import (
+    FAITHFULNESS,
+    OVERLAY,
+    QUESTIONS,
+    RECIPE,
+    REFERENCE_WEIGHTS,
+    RESULTS,
+    RUN,
+    RUN_KEYS,
+    write_json,
+)
 from .callbacks import last_complete_checkpoint
 from .recipe import Recipe
 from .splits import Splits
@@ -58,7 +68,7 @@ def claim_folder(recipe: Recipe, should_save: bool, baseline: Baseline | None, a
         )
     if should_save:
         recipe.output_dir.mkdir(parents=True, exist_ok=True)
-        for name in (RESULTS, QUESTIONS, OVERLAY, DOCUMENT, *FAITHFULNESS):
+        for name in (RESULTS, QUESTIONS, OVERLAY, REFERENCE_WEIGHTS, *FAITHFULNESS):
             (recipe.output_dir / name).unlink(missing_ok=True)
         if (recipe.output_dir / "adapter").exists():
             shutil.rmtree(recipe.output_dir / "adapter")

@@ -26,7 +26,7 @@ from ..evaluation.answer_metrics import validate_metrics
 from ..evaluation.evaluation import evaluate_model
 from ..evaluation.predictions import milliseconds_per_question
 from ..evaluation.provenance import provenance
-from ..files.run_files import DOCUMENT, OVERLAY, QUESTIONS, RESULTS, write_json
+from ..files.run_files import OVERLAY, QUESTIONS, REFERENCE_WEIGHTS, RESULTS, write_json
 from .adapters import adapt
 from .callbacks import (
     EarlyStopping,
@@ -68,7 +68,7 @@ def train(recipe: Recipe, baseline: Baseline | None = None) -> dict[str, Any]:
 
     Args:
         baseline: train a baseline in the model's place: `blank_images` shows the same gray picture with every
-            question; `reference_model` trains the reference model (no checkpoint, only `document.safetensors`).
+            question; `reference_model` trains the reference model (no checkpoint, only `reference_model.safetensors`).
 
     Returns:
         The results. They are also in `results.json` in the recipe's `output_dir`, beside the checkpoint.
@@ -228,7 +228,7 @@ class TrainingRun:
         if self.baseline == "reference_model":
             self.model = self.trained
             if should_save:
-                save_model(self.trained, str(folder / DOCUMENT))
+                save_model(self.trained, str(folder / REFERENCE_WEIGHTS))
         elif should_save:
             save_checkpoint(self.model, self.processor, folder)
         self.wait_for_everyone()  # the next stage reads these files

@@ -36,7 +36,7 @@ rows:
   "budget 50 %, learned": {init_from: plain, token_budget: 32, token_budget_layer: 1, freeze: [vision, text]}
   blind: {baseline: blank_images, num_attention_layers: 0, attention_supervision: none}
 """
-STALE = ("faithfulness.json", "faithfulness.png", "document.safetensors")
+STALE = ("faithfulness.json", "faithfulness.png", "reference_model.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -105,11 +105,11 @@ def test_finished_runs_are_neither_trained_nor_measured_again(trained):
 def test_requires_the_weights_of_a_reference_model_to_measure_it(trained, tmp_path):
     table, out, _ = trained
     folder = out / "reference_model" / "0"
-    for file in ("faithfulness.json", "document.safetensors"):
+    for file in ("faithfulness.json", "reference_model.safetensors"):
         shutil.move(folder / file, tmp_path)
     with pytest.raises(ValueError, match=r"reference_model/0 has no .*remove the folder"):
         run_table(table, out, [0])
-    for file in ("faithfulness.json", "document.safetensors"):
+    for file in ("faithfulness.json", "reference_model.safetensors"):
         shutil.move(tmp_path / file, folder)
 
 
