@@ -1,4 +1,4 @@
-"""What only a GPU shows: it answers as the CPU does, whatever the kernels and the precision, and trains."""
+"""On a GPU: outputs equal those on the CPU for all kernels and precisions, and training works."""
 
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ def wide_model() -> QCAForVisualQuestionAnswering:
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
-def test_it_answers_as_on_the_cpu(fields: dict[str, Any], attention: str) -> None:
+def test_gpu_outputs_equal_cpu_outputs(fields: dict[str, Any], attention: str) -> None:
     model, batch = tiny_model(**fields), tiny_batch(questions=5)
     for name, parameter in model.named_parameters():
         if name.endswith("gate"):
@@ -53,7 +53,7 @@ def test_it_answers_as_on_the_cpu(fields: dict[str, Any], attention: str) -> Non
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa", *FLASH])
-def test_half_the_precision_is_close(attention: str) -> None:
+def test_bfloat16_outputs_are_close(attention: str) -> None:
     model, batch = wide_model(), tiny_batch(questions=4)
     with torch.no_grad():
         expected = model(**batch).logits
@@ -63,7 +63,7 @@ def test_half_the_precision_is_close(attention: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["qca", "qca-49"])
-def test_cuda_graphs_answer_and_train_the_same(name: str) -> None:
+def test_cuda_graphs_give_the_same_outputs_and_losses(name: str) -> None:
     models = Models(torch.device("cuda"), quick=True)
     inputs = [models.get(Contender(name)).inputs(Workload(images=1, questions=4))]
     inputs.append({key: value.flip(0) if key == "input_ids" else value for key, value in inputs[0].items()})
@@ -79,7 +79,7 @@ def test_cuda_graphs_answer_and_train_the_same(name: str) -> None:
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_it_trains_in_bfloat16(compiled: bool, tmp_path: Path) -> None:
+def test_trains_in_bfloat16(compiled: bool, tmp_path: Path) -> None:
     trainer = trainer_of(
         tmp_path, max_steps=40, bf16=True, torch_compile=compiled, use_cpu=False, save_strategy="no", warmup_steps=5
     )
@@ -91,7 +91,7 @@ def test_it_trains_in_bfloat16(compiled: bool, tmp_path: Path) -> None:
     assert trainer_of(tmp_path, trainer.model, use_cpu=False).evaluate()["eval_loss"] == pytest.approx(loss, rel=0.05)
 
 
-def test_the_pipeline_answers_as_on_the_cpu(tmp_path: Path) -> None:
+def test_pipeline_answers_equal_those_on_the_cpu(tmp_path: Path) -> None:
     save_tiny_model(tmp_path)
     answers = [
         pipeline(model=str(tmp_path), pipeline_class=QCAVisualQuestionAnsweringPipeline, device=device)(

@@ -1,4 +1,4 @@
-"""Several processes: the launch configurations, and what `qca train` does on two of them, with DDP and with FSDP."""
+"""Several processes: launch configurations, and `qca train` on two processes with DDP and FSDP."""
 
 import json
 import os
@@ -32,7 +32,7 @@ CPU, FSDP = (CONFIGS[0].with_name(name) for name in ("two_cpu_processes.yaml", "
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_launch_configurations_parse_and_say_how_to_use_them(path):
+def test_launch_configurations_parse_and_have_a_usage_line(path):
     config = load_config_from_file(str(path))
     assert isinstance(config, ClusterConfig)
     assert config.mixed_precision == "no"
@@ -112,7 +112,7 @@ def assert_same_run(one: Path, two: Path) -> None:
     ],
     ids=["cached_features", "streaming"],
 )
-def test_two_processes_train_the_model_of_one(options, scenes, tmp_path):
+def test_two_processes_train_the_same_model_as_one(options, scenes, tmp_path):
     train(make_recipe(recipe(scenes, tmp_path / "one", 32, **options), "test"))
     printed = launch(CPU, recipe(scenes, tmp_path / "two", 16, **options))
     assert_same_run(tmp_path / "one", tmp_path / "two")
@@ -121,7 +121,7 @@ def test_two_processes_train_the_model_of_one(options, scenes, tmp_path):
 
 @pytest.mark.slow  # starts processes
 @pytest.mark.parametrize("config", [CPU, FSDP], ids=["ddp", "fsdp"])
-def test_two_processes_resume_in_the_middle_of_an_epoch(config, scenes, tmp_path):
+def test_two_processes_resume_within_an_epoch(config, scenes, tmp_path):
     options = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": None}
     launch(config, recipe(scenes, tmp_path / "whole", 16, **options))
     shutil.copytree(tmp_path / "whole" / "checkpoint-4", tmp_path / "resumed" / "checkpoint-4")
@@ -143,7 +143,7 @@ def test_two_processes_resume_in_the_middle_of_an_epoch(config, scenes, tmp_path
     ],
     ids=["plain", "shared_projections", "token_budget", "cls_attention", "lora"],
 )
-def test_fsdp_trains_the_model_of_one_process(options, scenes, tmp_path):
+def test_fsdp_trains_the_same_model_as_one_process(options, scenes, tmp_path):
     train(make_recipe(recipe(scenes, tmp_path / "one", 32, **options), "test"))
     printed = launch(FSDP, recipe(scenes, tmp_path / "two", 16, **options))
     assert_same_run(tmp_path / "one", tmp_path / "two")
@@ -155,7 +155,7 @@ def test_fsdp_trains_the_model_of_one_process(options, scenes, tmp_path):
 
 
 @pytest.mark.slow  # starts processes
-def test_fsdp_says_what_it_cannot_do(scenes, tmp_path):
+def test_fsdp_refuses_a_moving_average(scenes, tmp_path):
     message = launch(FSDP, recipe(scenes, tmp_path / "run", 16, ema_decay=0.9), error=True)
     assert "error: `ema_decay` does not work under FSDP" in message
     assert not (tmp_path / "run" / "results.json").exists()

@@ -1,4 +1,4 @@
-"""Models that recipes describe: what a checkpoint keeps of its head, and which layers of an encoder go unused."""
+"""Models of recipes: the answer head of a checkpoint, and vision layers that nothing reads."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def built(checkpoint, answers, **config):
     return build_model(make_recipe({"data": "d", "model": str(checkpoint), **config}, "test"), answers)[0].eval()
 
 
-def test_the_answers_that_a_checkpoint_knows_keep_their_weights_wherever_they_now_stand(checkpoint, caplog):
+def test_known_answers_keep_their_weights_at_new_positions(checkpoint, caplog):
     answers = ["no", "purple", "red", "blue"]
     before = QCAForVisualQuestionAnswering.from_pretrained(checkpoint).eval()
     after = built(checkpoint, answers)
@@ -35,7 +35,7 @@ def test_the_answers_that_a_checkpoint_knows_keep_their_weights_wherever_they_no
     assert 0 < weight.abs().max() < 1 and torch.equal(after.classifier[-1].bias[1], torch.zeros(()))
 
 
-def test_the_same_answers_in_another_order_lose_nothing(checkpoint, caplog):
+def test_reordered_answers_keep_their_weights(checkpoint, caplog):
     answers = list(ANSWERS.values())
     for order in (answers, answers[::-1]):
         logits = built(checkpoint, order)(**tiny_batch()).logits
@@ -44,7 +44,7 @@ def test_the_same_answers_in_another_order_lose_nothing(checkpoint, caplog):
     assert not caplog.text
 
 
-def test_layers_of_an_encoder_that_nothing_reads_are_pointed_out(checkpoint, caplog):
+def test_warns_of_vision_layers_that_nothing_reads(checkpoint, caplog):
     built(checkpoint, list(ANSWERS.values()), vision_feature_layers=[1, 3])
     assert "layers, and those after" not in caplog.text
     built(checkpoint, list(ANSWERS.values()), vision_feature_layers=[1, 2])

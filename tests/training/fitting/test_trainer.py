@@ -79,7 +79,7 @@ def plain_losses(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
 
 
 @pytest.mark.parametrize("make", [tiny_model, adapted], ids=["whole", "lora"])
-def test_it_trains_and_logs_the_loss_of_both_sets(make, tmp_path):
+def test_trains_and_logs_training_and_evaluation_loss(make, tmp_path):
     trainer = trainer_of(tmp_path, make(), max_steps=40, eval_strategy="steps", eval_steps=20, warmup_steps=5)
     trainer.train()
     curve = losses(trainer)
@@ -95,7 +95,7 @@ def test_it_trains_and_logs_the_loss_of_both_sets(make, tmp_path):
 
 
 @pytest.mark.parametrize("make", [tiny_model, adapted], ids=["whole", "lora"])
-def test_evaluation_keeps_the_logits_and_no_maps(make, tmp_path):
+def test_evaluation_returns_logits_without_relevance_maps(make, tmp_path):
     model = make()
     (model.get_base_model() if isinstance(model, PeftModel) else model).set_attn_implementation("eager")
     model.config.output_attentions = model.config.output_hidden_states = True
@@ -142,7 +142,7 @@ def test_compiled_kernels_give_the_same_loss_curve(plain_losses, tmp_path):
 
 
 @pytest.mark.slow  # that of a token budget, with more in it, is in test_token_budget
-def test_a_forward_compiles_into_one_graph():
+def test_forward_compiles_into_one_graph():
     model, batch = tiny_model(), tiny_batch()
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     with torch.no_grad():
@@ -150,7 +150,7 @@ def test_a_forward_compiles_into_one_graph():
 
 
 @pytest.mark.parametrize("make", [pytest.param(tiny_model, marks=pytest.mark.slow), adapted], ids=["whole", "lora"])
-def test_an_interrupted_run_resumes_where_it_was(make, tmp_path):
+def test_interrupted_run_resumes_to_the_same_weights(make, tmp_path):
     torch.manual_seed(0)
     whole = trainer_of(tmp_path / "whole", make())
     whole.train()
@@ -200,7 +200,7 @@ def our_trainer(
     )
 
 
-def test_the_moving_average_is_what_is_evaluated_after_training_too(tmp_path):
+def test_evaluates_the_moving_average_after_training(tmp_path):
     trainer = our_trainer(tmp_path, ema_decay=0.9)
     trainer.train()
     left = {name: weight.clone() for name, weight in trainer.average.weights.items()}
@@ -224,7 +224,7 @@ def frozen_text_model() -> torch.nn.Module:
     return model.train()
 
 
-def test_model_init_trains_with_frozen_encoders_and_an_average_of_its_own_model(tmp_path):
+def test_model_init_freezes_and_averages_the_model_that_trains(tmp_path):
     def model_init() -> torch.nn.Module:
         model = frozen_text_model()
         freeze(model, ["text"])
@@ -261,7 +261,7 @@ def test_reports_the_evaluation_loss_without_label_names(make, tmp_path):
 
 
 @pytest.mark.parametrize("resume", [True, False])
-def test_a_run_goes_on_from_its_last_complete_checkpoint_where_it_is_asked_to(resume, tmp_path):
+def test_resumes_from_the_last_complete_checkpoint_only_if_asked(resume, tmp_path):
     with pytest.raises(ValueError, match="holds no complete checkpoint to go on from"):
         our_trainer(tmp_path).train(resume_from_checkpoint=True)
     our_trainer(tmp_path, ema_decay=0.9, max_steps=3).train(resume_from_checkpoint=False)
@@ -273,17 +273,17 @@ def test_a_run_goes_on_from_its_last_complete_checkpoint_where_it_is_asked_to(re
     assert trainer._initial_global_step == (3 if resume else 0)
 
 
-def test_label_smoothing_would_switch_the_supervision_of_relevance_off(tmp_path):
+def test_refuses_label_smoothing(tmp_path):
     with pytest.raises(ValueError, match="`label_smoothing_factor` replaces the model's loss"):
         our_trainer(tmp_path, label_smoothing_factor=0.1)
 
 
-def test_checkpoints_without_the_moving_average_are_refused(tmp_path):
+def test_refuses_checkpoints_without_the_moving_average(tmp_path):
     with pytest.raises(ValueError, match="`save_only_model` leaves `ema_decay` out"):
         our_trainer(tmp_path, 0.9, save_only_model=True)
 
 
-def test_a_trainer_that_stopped_early_trains_again_where_it_is_asked_to(tmp_path):
+def test_trainer_that_stopped_early_trains_again(tmp_path):
     best = {"metric_for_best_model": "loss", "load_best_model_at_end": True, "save_steps": 1}
     trainer = our_trainer(tmp_path, eval_strategy="steps", eval_steps=1, learning_rate=0.0, **best)
     trainer.add_callback(EarlyStopping(1))
@@ -303,7 +303,7 @@ def stop_after(step: int) -> Any:
 
 
 @pytest.mark.parametrize("make", [tiny_model, adapted], ids=["whole", "lora"])
-def test_the_best_checkpoint_is_what_is_left(make, tmp_path):
+def test_best_checkpoint_is_loaded_at_the_end(make, tmp_path):
     every_four = {"eval_strategy": "steps", "eval_steps": 4, "save_steps": 4, "save_only_model": True}
     trainer = trainer_of(tmp_path, make(), max_steps=16, learning_rate=0.05, load_best_model_at_end=True, **every_four)
     trainer.train()
@@ -311,7 +311,7 @@ def test_the_best_checkpoint_is_what_is_left(make, tmp_path):
     assert not list(tmp_path.glob("*/optimizer*"))
 
 
-def test_a_checkpoint_of_the_trainer_is_a_model_to_share(tmp_path):
+def test_trainer_checkpoint_loads_as_a_model_with_its_processor(tmp_path):
     trainer = trainer_of(tmp_path, save_steps=8, save_only_model=True)
     trainer.processing_class = tiny_processor()
     trainer.train()
@@ -341,7 +341,7 @@ def main(folder: str, *flags: str) -> None:
 
 @pytest.mark.slow  # starts six processes
 @pytest.mark.parametrize("flags", [[], ["gradient_checkpointing"]], ids=["plain", "gradient_checkpointing"])
-def test_two_processes_give_the_loss_curve_of_one(flags, tmp_path):
+def test_two_processes_give_the_loss_curve_of_one_process(flags, tmp_path):
     launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--num_machines", "1"]
     curves = []
     # The launcher starts several processes only where it believes in several GPUs; `use_cpu=True` puts them on CPUs.

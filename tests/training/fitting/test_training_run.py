@@ -1,4 +1,4 @@
-"""Training from recipes: it finishes, resumes to the same weights, stops where it must, and says what it measured."""
+"""Training from recipes: results, resuming to the same weights, refusals, and warnings."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ from transformers import EvalPrediction, TrainerCallback, TrainingArguments
 from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, configuration
 from modeling_qca.training.data.image_digests import image_digests
 from modeling_qca.training.data.rows import load_rows
-from modeling_qca.training.data.vocabulary import store_vocabulary
+from modeling_qca.training.data.vocabulary import store_vocabulary, vocabulary_reach
 from modeling_qca.training.files import progress
 from modeling_qca.training.files.run_files import read_run
 from modeling_qca.training.fitting import training_run as training
@@ -29,8 +29,14 @@ from modeling_qca.training.fitting.callbacks import last_complete_checkpoint
 from modeling_qca.training.fitting.model_factory import build_model, training_answers
 from modeling_qca.training.fitting.parameter_groups import freeze
 from modeling_qca.training.fitting.recipe import Recipe, load_recipe, make_recipe
-from modeling_qca.training.fitting.run_checks import check_arguments, has_bfloat16, runnable_arguments
-from modeling_qca.training.fitting.splits import load_splits
+from modeling_qca.training.fitting.run_checks import (
+    check_arguments,
+    has_bfloat16,
+    runnable_arguments,
+    warn_of_missing_maps,
+    warn_of_unknown_answers,
+)
+from modeling_qca.training.fitting.splits import load_splits, measured_on, read_splits
 from modeling_qca.training.fitting.training_run import TrainingStoppedError, train
 from modeling_qca.training.fitting.weight_average import MovingAverage
 from modeling_qca.training.supervision.scenes import write_scenes
@@ -135,8 +141,9 @@ def test_every_shipped_recipe_runs(path, scenes, tmp_path):
     assert loaded.config.num_labels == results["data"]["vocabulary"]["answers"]
 
 
-def test_results_say_what_was_measured_beside_what_knows_less(scenes, tmp_path):
-    run = recipe(scenes, tmp_path, attention_supervision="every_hop", baselines=["question_only", "image_mean"])
+def test_results_have_metrics_baselines_and_attention(scenes, tmp_path):
+    measured = {"attention_supervision": "every_hop", "baselines": ["question_only", "image_mean"]}
+    run = recipe(scenes, tmp_path, max_steps=1, save_strategy="no", eval_strategy="no", **measured)
     results = train(run)
     assert results == json.loads((tmp_path / "results.json").read_text())
     assert set(results["baselines"]) == {"shuffled_questions", "majority", "question_only", "image_mean"}
@@ -154,7 +161,7 @@ def test_results_say_what_was_measured_beside_what_knows_less(scenes, tmp_path):
 
 
 @pytest.mark.parametrize(("ema_decay", "freeze"), [pytest.param(None, [], marks=pytest.mark.slow), (0.9, ["text"])])
-def test_a_killed_run_goes_on_to_the_same_weights(scenes, tmp_path, at_step, ema_decay, freeze):
+def test_killed_run_resumes_to_the_same_weights(scenes, tmp_path, at_step, ema_decay, freeze):
     options = {
         "attention_supervision": "every_hop",
         "ema_decay": ema_decay,
@@ -181,7 +188,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(scenes, tmp_path, at_step, ema
     assert_same_weights(tmp_path / "whole", tmp_path / "cut")
 
 
-def test_no_scene_of_the_data_s_own_validation_rows_is_trained_on(scenes, tmp_path):
+def test_training_rows_exclude_images_of_validation(scenes, tmp_path):
     data = shutil.copytree(scenes, tmp_path / "scenes")
     for split in ("train", "validation"):
         (data / f"{split}_relevance.npz").unlink()
@@ -194,9 +201,9 @@ def test_no_scene_of_the_data_s_own_validation_rows_is_trained_on(scenes, tmp_pa
     assert known not in train_rows["image_id"] and len(train_rows) + len(validation_rows) == len(rows) - 1
 
 
-def test_early_stopping_counts_on_in_a_resumed_run(scenes, tmp_path, at_step):
+def test_early_stopping_counts_across_a_resumed_run(scenes, tmp_path, at_step):
     """With a metric that never gets better, patience ends at the same step whether the run was stopped or not."""
-    never = {"learning_rate": 0.0, "early_stopping_patience": 3, "num_train_epochs": 8, "save_strategy": "epoch"}
+    never = {"learning_rate": 0.0, "early_stopping_patience": 2, "num_train_epochs": 5, "save_strategy": "epoch"}
     train(recipe(scenes, tmp_path / "whole", **never))
 
     def last(folder):
@@ -205,8 +212,8 @@ def test_early_stopping_counts_on_in_a_resumed_run(scenes, tmp_path, at_step):
         )
 
     steps = last(tmp_path / "whole")[1]
-    assert steps % 4 == 0  # the first epoch is the best, three more are no better
-    patch = at_step(steps * 3 // 4 + 1, lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert steps % 3 == 0  # the first epoch is the best, two more are no better
+    patch = at_step(steps * 2 // 3 + 1, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(TrainingStoppedError):
         train(recipe(scenes, tmp_path / "parts", **never))
     patch.undo()
@@ -219,14 +226,14 @@ def test_early_stopping_counts_on_in_a_resumed_run(scenes, tmp_path, at_step):
     assert cost["training_seconds"] >= round(seconds, 1) > 0  # of both parts together
 
 
-def test_a_run_without_sight_is_not_taken_for_the_run_itself(scenes, tmp_path):
+def test_blank_images_run_is_distinguished_from_the_run_itself(scenes, tmp_path):
     run = recipe(scenes, tmp_path, max_steps=1, save_strategy="no", eval_strategy="no")
     blind = train(run, baseline="blank_images")
     assert train(run, baseline="blank_images") == blind
     seeing = train(run)
     assert (blind["baseline"], seeing["baseline"]) == ("blank_images", None)
     with pytest.raises(ValueError, match="of a run that differs in baseline"):
-        saving = recipe(scenes, tmp_path / "saving", max_steps=2)
+        saving = recipe(scenes, tmp_path / "saving", max_steps=1, eval_strategy="no")
         train(saving)
         (tmp_path / "saving" / "results.json").unlink()
         train(saving, baseline="blank_images")
@@ -235,17 +242,18 @@ def test_a_run_without_sight_is_not_taken_for_the_run_itself(scenes, tmp_path):
 @pytest.mark.parametrize(
     ("relevance", "maps", "warned"), [("last_hop", False, True), ("last_hop", True, False), ("none", False, False)]
 )
-def test_maps_that_no_row_has_are_missed(scenes, tmp_path, caplog, relevance, maps, warned):
+def test_warns_when_no_row_has_relevance_maps(scenes, tmp_path, caplog, relevance, maps, warned):
     data = scenes
     if not maps:
         data = shutil.copytree(scenes, tmp_path / "scenes")
         for file in data.glob("*_relevance.npz"):
             file.unlink()
-    train(recipe(data, tmp_path / "run", relevance=relevance, max_steps=1, save_strategy="no", eval_strategy="no"))
+    run = recipe(data, tmp_path / "run", attention_supervision=relevance)
+    warn_of_missing_maps(run, read_splits(run))
     assert ("no training row has a relevance map" in caplog.text) is warned
 
 
-def test_nothing_measured_of_a_replaced_model_stays_beside_its_weights(scenes, tmp_path, monkeypatch):
+def test_results_of_a_replaced_model_are_removed(scenes, tmp_path, monkeypatch):
     options = {"max_steps": 1, "save_strategy": "no", "eval_strategy": "no"}
     train(recipe(scenes, tmp_path, attention_supervision="last_hop", lora_rank=2, **options))
     measured = [tmp_path / name for name in ("results.json", "questions.parquet", "overlay.png", "adapter")]
@@ -260,7 +268,7 @@ def test_nothing_measured_of_a_replaced_model_stays_beside_its_weights(scenes, t
     assert not any(file.exists() for file in measured)
 
 
-def test_one_image_id_of_two_pictures_is_no_feature_of_both(scenes, tmp_path):
+def test_refuses_cached_features_if_two_images_share_an_id(scenes, tmp_path):
     run = recipe(scenes, tmp_path / "run", freeze=["vision"], cache_image_features=True, max_steps=1)
     train_rows, validation_rows = load_splits(run)
     model, processor = build_model(run, ["yes"])
@@ -279,7 +287,7 @@ def test_one_image_id_of_two_pictures_is_no_feature_of_both(scenes, tmp_path):
         {"learning_rate": 1e-7, "early_stopping_patience": 1, "num_train_epochs": 4},
     ],
 )
-def test_a_run_cut_off_behind_its_last_step_takes_no_other(scenes, tmp_path, ends):
+def test_run_resumed_after_its_last_step_takes_no_further_step(scenes, tmp_path, ends):
     run = recipe(scenes, tmp_path, ema_decay=0.5, eval_steps=1, eval_strategy="steps", **ends)
     train(run)
     before = weights(tmp_path)
@@ -292,7 +300,7 @@ def test_a_run_cut_off_behind_its_last_step_takes_no_other(scenes, tmp_path, end
     "changed",
     [{"num_train_epochs": 1}, {"max_steps": 1}, {"num_train_epochs": 0.1}, {"num_train_epochs": 1, "freeze": []}],
 )
-def test_a_frozen_text_encoder_reads_its_questions_first_where_all_will_be_asked(
+def test_caches_text_features_if_the_text_encoder_is_frozen_and_all_questions_come(
     scenes, tmp_path, monkeypatch, changed
 ):
     def spy(model, questions, autocast):
@@ -315,7 +323,7 @@ def test_a_frozen_text_encoder_reads_its_questions_first_where_all_will_be_asked
     assert known == (asked if changed == {"num_train_epochs": 1} else [])
 
 
-def test_low_rank_adapters_leave_alone_what_is_frozen(scenes, tmp_path):
+def test_adapters_of_frozen_groups_do_not_train(scenes, tmp_path):
     run = recipe(scenes, tmp_path, lora_rank=2, freeze=["text", "hops"], max_steps=2)
     train(run)
     adapter = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
@@ -324,7 +332,7 @@ def test_low_rank_adapters_leave_alone_what_is_frozen(scenes, tmp_path):
     assert any("text_encoder" in name for name in taught)
 
 
-def test_supervision_of_the_maps_may_fall_to_nothing(scenes, tmp_path):
+def test_linear_schedule_lowers_the_relevance_loss_weight_to_zero(scenes, tmp_path):
     values = {
         "attention_supervision": "last_hop",
         "relevance_loss_schedule": "linear",
@@ -340,13 +348,13 @@ def test_supervision_of_the_maps_may_fall_to_nothing(scenes, tmp_path):
     assert len(logged) == 4 and QCAConfig.from_pretrained(tmp_path).relevance_loss_weight == 1.0
 
 
-def test_one_process_with_several_gpus_is_told_how_to_start(scenes, tmp_path, monkeypatch):
+def test_refuses_one_process_with_several_gpus(scenes, tmp_path, monkeypatch):
     monkeypatch.setattr(TrainingArguments, "n_gpu", 2)
     with pytest.raises(ValueError, match="accelerate launch"):
         train(recipe(scenes, tmp_path))
 
 
-def test_stored_answers_are_those_that_train(scenes, tmp_path):
+def test_null_vocabulary_keeps_the_answers_of_the_config(scenes, tmp_path):
     shutil.copytree(Path(configuration.__file__).parent / "qca-tiny", tmp_path / "preset")
     store_vocabulary(str(scenes), tmp_path / "preset", None, 3, {})
     stored = QCAConfig.from_pretrained(tmp_path / "preset").id2label
@@ -357,15 +365,16 @@ def test_stored_answers_are_those_that_train(scenes, tmp_path):
         train(recipe(scenes, tmp_path / "third", vocabulary=None))
 
 
-def test_an_edited_recipe_does_not_go_on_from_the_checkpoints_of_what_it_was(scenes, tmp_path):
-    train(recipe(scenes, tmp_path))
+def test_refuses_to_resume_from_checkpoints_of_another_recipe(scenes, tmp_path):
+    short = {"max_steps": 1, "eval_strategy": "no"}
+    train(recipe(scenes, tmp_path, **short))
     before = (tmp_path / "results.json").read_bytes()
     with pytest.raises(ValueError, match="differs in attention_supervision, learning_rate: give"):
-        train(recipe(scenes, tmp_path, attention_supervision="last_hop", learning_rate=1e-4))
+        train(recipe(scenes, tmp_path, attention_supervision="last_hop", learning_rate=1e-4, **short))
     assert (tmp_path / "results.json").read_bytes() == before
 
 
-def test_a_run_does_not_go_on_with_other_answers_than_its_weights_are_of(scenes, tmp_path, monkeypatch):
+def test_refuses_to_resume_with_other_answers(scenes, tmp_path, monkeypatch):
     run = recipe(scenes, tmp_path, max_steps=1, eval_strategy="no")
     train(run)
     (tmp_path / "results.json").unlink()
@@ -374,7 +383,7 @@ def test_a_run_does_not_go_on_with_other_answers_than_its_weights_are_of(scenes,
         train(run)
 
 
-def test_questions_too_long_for_the_encoder_are_named_before_training(scenes, tmp_path):
+def test_names_a_question_that_is_too_long_before_training(scenes, tmp_path):
     folder = shutil.copytree(scenes, tmp_path / "scenes")
     rows = (folder / "validation.csv").read_text().splitlines()
     image, kind, _, answer = rows[-1].split(",")
@@ -386,7 +395,7 @@ def test_questions_too_long_for_the_encoder_are_named_before_training(scenes, tm
 
 
 @pytest.mark.slow
-def test_a_run_that_an_earlier_release_began_is_gone_on_with(scenes, tmp_path):
+def test_resumes_a_run_of_an_earlier_release(scenes, tmp_path):
     train(recipe(scenes, tmp_path / "whole", save_total_limit=None))
     shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "moved" / "checkpoint-2")
     described = json.loads((tmp_path / "whole" / "_recipe.json").read_text())
@@ -398,22 +407,23 @@ def test_a_run_that_an_earlier_release_began_is_gone_on_with(scenes, tmp_path):
     assert not (tmp_path / "moved" / "checkpoint-1").exists()
 
 
-def test_results_of_something_else_are_not_taken_for_a_finished_run(scenes, tmp_path):
+def test_refuses_a_folder_with_results_of_no_training(scenes, tmp_path):
     (tmp_path / "results.json").write_text(json.dumps({"metrics": {"accuracy": 1.0}}))
     with pytest.raises(ValueError, match=r"results.json is of no training; give this recipe another `output_dir`"):
         train(recipe(scenes, tmp_path))
 
 
-def test_the_baseline_of_a_checkpoint_with_a_question_in_its_encoder_has_none(scenes, tmp_path):
-    train(recipe(scenes, tmp_path / "budget", max_steps=1, token_budget=8, token_budget_layer=1))
-    run = recipe(scenes, tmp_path / "next", max_steps=1, model=str(tmp_path / "budget"), baselines=["image_mean"])
+def test_image_mean_baseline_has_no_conditioning_or_token_budget(scenes, tmp_path):
+    short = {"max_steps": 1, "save_strategy": "no", "eval_strategy": "no"}
+    train(recipe(scenes, tmp_path / "budget", token_budget=8, token_budget_layer=1, **short))
+    run = recipe(scenes, tmp_path / "next", model=str(tmp_path / "budget"), baselines=["image_mean"], **short)
     train(run)
     config = QCAConfig.from_pretrained(tmp_path / "next" / "baselines" / "image_mean")
     assert config.first_question_layer is None and config.num_attention_layers == 0
     assert QCAConfig.from_pretrained(tmp_path / "next").token_budget == 8
 
 
-def test_a_model_that_is_the_image_mean_is_not_trained_again_as_its_baseline(scenes, tmp_path):
+def test_image_mean_model_is_not_trained_again_as_its_baseline(scenes, tmp_path):
     no_hops = {"num_attention_layers": 0, "vision_conditioning_layers": None, "token_budget": None}
     run = recipe(scenes, tmp_path, max_steps=1, eval_strategy="no", baselines=["image_mean"], **no_hops)
     assert train(run)["baselines"].keys() == {"majority"}
@@ -424,7 +434,7 @@ def test_a_model_that_is_the_image_mean_is_not_trained_again_as_its_baseline(sce
 
 
 @pytest.mark.slow
-def test_a_checkpoint_that_no_note_says_the_recipe_of_is_gone_on_from(scenes, tmp_path, caplog):
+def test_resumes_from_a_checkpoint_without_a_recipe_with_a_warning(scenes, tmp_path, caplog):
     train(recipe(scenes, tmp_path / "whole", save_total_limit=None))
     shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "moved" / "checkpoint-2")
     train(recipe(scenes, tmp_path / "moved", save_total_limit=None))
@@ -435,7 +445,7 @@ def test_a_checkpoint_that_no_note_says_the_recipe_of_is_gone_on_from(scenes, tm
 
 @pytest.mark.slow  # starts processes
 @pytest.mark.skipif(sys.platform == "win32", reason="kill -9")
-def test_the_same_command_after_kill_9_ends_in_the_same_weights(scenes, tmp_path):
+def test_command_after_kill_9_resumes_to_the_same_weights(scenes, tmp_path):
     options = {
         "num_train_epochs": 10,
         "attention_supervision": "every_hop",
@@ -459,7 +469,7 @@ def test_the_same_command_after_kill_9_ends_in_the_same_weights(scenes, tmp_path
     assert_same_weights(tmp_path / "whole", tmp_path / "killed")
 
 
-def test_ctrl_c_saves_and_the_same_command_goes_on(scenes, tmp_path, at_step):
+def test_ctrl_c_saves_and_the_same_command_resumes(scenes, tmp_path, at_step):
     options = {"save_strategy": "no"}
     train(recipe(scenes, tmp_path / "whole", **options))
     patch = at_step(2, lambda: os.kill(os.getpid(), signal.SIGINT))
@@ -471,14 +481,14 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(scenes, tmp_path, at_step):
     assert_same_weights(tmp_path / "whole", tmp_path / "stopped")
 
 
-def test_a_loss_that_is_no_number_stops_with_the_step_and_the_questions(scenes, tmp_path):
+def test_loss_that_is_not_finite_stops_with_step_and_questions(scenes, tmp_path):
     run = recipe(scenes, tmp_path, learning_rate=1e30, warmup_steps=0, max_grad_norm=0.0)
     with pytest.raises(FloatingPointError, match=r"The loss is nan at step \d, questions train-\d+"):
         train(run)
     assert not (tmp_path / "results.json").exists()
 
 
-def test_two_stages_add_the_hops_to_what_the_first_learned(scenes, tmp_path):
+def test_second_stage_adds_hops_and_keeps_the_frozen_encoder(scenes, tmp_path):
     hops = {
         stage: load_recipe(RECIPES[0].parent / f"{stage}.yaml").config["num_attention_layers"]
         for stage in ("stage1", "stage2")
@@ -493,16 +503,17 @@ def test_two_stages_add_the_hops_to_what_the_first_learned(scenes, tmp_path):
     assert vision and all(torch.equal(first[name], second[name]) for name in vision)
 
 
-def test_frozen_and_slow_groups(scenes, tmp_path):
-    train(recipe(scenes, tmp_path / "start", max_steps=1, learning_rate=0.0))
-    train(recipe(scenes, tmp_path / "end", max_steps=2, freeze=["vision"], learning_rates={"text": 0.0}))
+def test_frozen_groups_and_groups_with_zero_learning_rate_keep_their_weights(scenes, tmp_path):
+    short = {"save_strategy": "no", "eval_strategy": "no"}
+    train(recipe(scenes, tmp_path / "start", max_steps=1, learning_rate=0.0, **short))
+    train(recipe(scenes, tmp_path / "end", max_steps=2, freeze=["vision"], learning_rates={"text": 0.0}, **short))
     start, end = weights(tmp_path / "start"), weights(tmp_path / "end")
     changed = {name for name in start if not torch.equal(start[name], end[name])}
     assert not [name for name in changed if ".backbone." in name or ".text_encoder." in name]
     assert any(".hops." in name for name in changed) and any("classifier" in name for name in changed)
 
 
-def test_cached_features_train_the_same_model(scenes, tmp_path, monkeypatch):
+def test_cached_image_features_train_the_same_model(scenes, tmp_path, monkeypatch):
     monkeypatch.setattr(training.datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     options = {"freeze": ["vision"], "attention_supervision": "last_hop", "max_steps": 2, "eval_strategy": "no"}
     fresh = train(recipe(scenes, tmp_path / "fresh", **options))
@@ -513,14 +524,14 @@ def test_cached_features_train_the_same_model(scenes, tmp_path, monkeypatch):
     assert cached["metrics"]["accuracy"] == pytest.approx(fresh["metrics"]["accuracy"], abs=0.05)
 
 
-def test_the_accuracy_of_an_evaluation_is_the_score_of_the_chosen_answers():
+def test_batch_accuracy_is_the_score_of_the_chosen_answers():
     chosen = np.array([2, 0, 1])
     assert training.batch_accuracy(EvalPrediction(chosen, np.array([2, 1, 1]))) == {"accuracy": pytest.approx(2 / 3)}
     scores = np.array([[0.1, 0.2, 0.6], [0.3, 1.0, 0.0], [0.0, 0.0, 1.0]])
     assert training.batch_accuracy(EvalPrediction(chosen, scores)) == {"accuracy": pytest.approx((0.6 + 0.3) / 3)}
 
 
-def test_a_moving_average_is_the_formula():
+def test_moving_average_equals_the_formula():
     module = torch.nn.Linear(2, 1, bias=False)
     average = MovingAverage(module, 0.75)
     expected = module.weight.detach().clone()
@@ -535,7 +546,7 @@ def test_a_moving_average_is_the_formula():
     assert module.weight.tolist() == [[3.0, 3.0]]
 
 
-def test_training_rows_of_held_out_groups_are_left_out(scenes, tmp_path, caplog):
+def test_training_rows_in_groups_of_validation_are_left_out(scenes, tmp_path, caplog):
     run = recipe(scenes, tmp_path, validation_data=str(scenes), group_by="image_id // 4")
     train_rows, validation_rows = load_splits(run)
     # `train7` and `validation7` end in the same number: of one neighborhood, by name
@@ -546,14 +557,12 @@ def test_training_rows_of_held_out_groups_are_left_out(scenes, tmp_path, caplog)
     assert f"{whole - len(train_rows)} of {whole} training rows are left out: validation has rows" in caplog.text
 
 
-def test_results_name_the_data_they_were_measured_on(scenes, tmp_path):
-    other = shutil.copytree(scenes, tmp_path / "other")
-    options = {"max_steps": 1, "per_device_train_batch_size": 2, "eval_strategy": "no"}
-    results = train(recipe(scenes, tmp_path / "run", validation_data=str(other), **options))
-    assert (results["data"]["name"], results["data"]["split"]) == ("other", "validation")
-    cut = {"validation_ratio": 0.5, "seed": 3}
-    results = train(recipe(scenes, tmp_path / "cut", data_options=cut, **options))
-    assert (results["data"]["name"], results["data"]["split"]) == (scenes.name, "50% of train, seed 3")
+def test_names_the_data_and_split_of_the_results(scenes, tmp_path):
+    assert measured_on(recipe(scenes, tmp_path)) == {"name": scenes.name, "split": "validation"}
+    other = recipe(scenes, tmp_path, validation_data="data/other")
+    assert measured_on(other) == {"name": "other", "split": "validation"}
+    cut = recipe(scenes, tmp_path, data_options={"validation_ratio": 0.5, "seed": 3})
+    assert measured_on(cut) == {"name": scenes.name, "split": "50% of train, seed 3"}
 
 
 def test_bfloat16_is_turned_off_on_a_processor_that_emulates_it(scenes, tmp_path, caplog, monkeypatch):
@@ -578,17 +587,19 @@ def test_refuses_a_tracker_that_is_not_installed_before_reading_data(tmp_path, t
         train(recipe(tmp_path / "no data", tmp_path / "run", report_to=tracker))
 
 
-def test_answers_outside_the_vocabulary_are_counted_and_the_first_is_named(scenes, tmp_path, caplog):
-    train(recipe(scenes, tmp_path, vocabulary={"top_k": 2}, max_steps=1))
+def test_warns_of_questions_without_an_answer_in_the_vocabulary(scenes, tmp_path, caplog):
+    run = recipe(scenes, tmp_path, vocabulary={"top_k": 2})
+    splits = read_splits(run)
+    answers = training_answers(run, splits.answered)
+    warn_of_unknown_answers(run, splits, answers)
     (message,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("validation:")]
-    rows = load_splits(recipe(scenes, tmp_path))[1]
-    results = json.loads((tmp_path / "results.json").read_text())
-    outside = round(len(rows) * (1 - results["data"]["vocabulary"]["validation"]["coverage"]))
+    rows = splits.validation
+    outside = round(len(rows) * (1 - vocabulary_reach(rows["answers"], answers, "consensus", True)["coverage"]))
     assert f"{outside} of {len(rows)} questions have no answer in the vocabulary of 2, the first is" in message
     assert outside > 0 and "validation-" in message
 
 
-def test_run_remembers_its_data_answers_and_training_images(scenes, tmp_path):
+def test_run_remembers_data_answers_and_training_images(scenes, tmp_path):
     results = train(recipe(scenes, tmp_path, max_steps=1, eval_strategy="no"))
     run = read_run(tmp_path)
     assert (run["data"], run["format"], run["split"]) == (str(scenes), "table", "validation")
