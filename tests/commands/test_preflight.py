@@ -106,7 +106,7 @@ def test_the_nearest_key_is_the_one_of_the_full_check(desk):
 
 @pytest.mark.parametrize(
     "text",
-    ["[", "a: &x [*x]", "- 1", "a: 2020-13-45", "? [1]\n: 2", "[" * 5000, "\0", "extends: odd.yaml", "extends: 1"],
+    ["[", "data: &x [*x]", "- 1", "a: 2020-13-45", "? [1]\n: 2", "[" * 5000, "\0", "extends: odd.yaml", "extends: 1"],
 )
 def test_files_that_only_the_full_check_can_judge_are_left_to_it(text, desk):
     (desk / "odd.yaml").write_text(text)
