@@ -163,7 +163,7 @@ def test_int8_quantizes_only_the_encoders(onnx: Path, checkpoint: Path):
     layers = 6 + 6  # query, key, value, output and two feed-forward layers in each of two encoder layers
     assert len(gone) == layers == sum(node.op_type == "MatMulInteger" for node in quantized)
     assert all(".backbone." in name or ".text_encoder." in name for name in gone)
-    assert kept >= {"classifier.0", "classifier.3", "fusion.0", "qca.hops.layers.1.attention.scorer.key_proj"}
+    assert kept >= {"classifier.0", "fusion.0"}
 
 
 @needs_onnx
