@@ -12,7 +12,7 @@ from .console import FIRST_PROCESS, report_error
 from .explain import explain
 from .measure import bench, bench_training, evaluate, faithfulness, results
 from .options import Command, RecipeCommand, hyphenate
-from .prepare_data import make_questions, make_views, vocab
+from .prepare_data import check, make_questions, make_views, vocab
 from .share import export, push
 from .train import train
 from .try_model import ask, demo, launch
@@ -20,7 +20,7 @@ from .try_model import ask, demo, launch
 DEBUG = "QCA_DEBUG"
 GROUPS: dict[str, dict[str, Callable[..., None]]] = {
     "Try": {"demo": demo, "ask": ask, "app": launch},
-    "Prepare data": {"vocab": vocab, "make-questions": make_questions, "make-views": make_views},
+    "Prepare data": {"check": check, "vocab": vocab, "make-questions": make_questions, "make-views": make_views},
     "Train": {"train": train},
     "Measure": {
         "evaluate": evaluate,
@@ -32,7 +32,7 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
     "Explain": {"explain": explain},
     "Share": {"push": push, "export": export},
 }
-TAKES_RECIPE_KEYS = ("train", "results", "bench-training")
+TAKES_RECIPE_KEYS = ("check", "train", "results", "bench-training")
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -74,6 +74,13 @@ def check_data(data: str, options: str = "{}") -> None:
         raise ValueError(f"{data}: no such folder or file. For a data set of the Hub, pass the option `format: hub`.")
 
 
+def check_data_keys(data: str, overrides: Mapping[str, str]) -> None:
+    """Raise a ValueError if there is no such data, or `overrides` has an unknown key of a recipe."""
+    values = {"data": data, **{key: _parse(text) for key, text in overrides.items()}}
+    _check_keys(values, known_keys(), data)
+    _check_recipe_data(values)
+
+
 def check_checkpoint(checkpoint: str) -> None:
     """Raise a ValueError if `checkpoint` can be neither a folder with a checkpoint nor a Hub id."""
     folder = Path(checkpoint)

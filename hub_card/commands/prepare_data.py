@@ -1,4 +1,4 @@
-"""Commands to prepare data: `qca vocab`, `qca make-questions`, `qca make-views`."""
+"""Commands to prepare data: `qca check`, `qca vocab`, `qca make-questions`, `qca make-views`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -6,8 +6,53 @@ from typing import Annotated, Literal
 import typer
 
 from .console import console, say, say_table
-from .options import Data, DataOptions, parse_mapping
-from .preflight import check_data
+from .options import Data, DataOptions, one_recipe, parse_mapping
+from .preflight import check_data, check_data_keys, check_recipes
+
+RECIPE_SUFFIXES = (".yaml", ".yml")
+
+
+def check(
+    context: typer.Context,
+    data: Annotated[
+        list[str], typer.Argument(help="A folder, a file or a Hub data set as in a recipe; or a recipe (.yaml).")
+    ],
+):
+    """Report what is in a data set and what is wrong with it. Exit status 1 if there is a problem.
+
+    A problem makes training fail or its results wrong, such as an image that cannot be read, or one that is in both
+    train and validation.
+
+    `--key value` sets a key of a recipe:
+
+    --data-options, --format, --on-bad-image: how the data is read
+
+    --validation-ratio, --group-by, --data-seed, --validation-data: which rows are validation rows
+
+    --vocabulary, --answer-rule, --normalize-answers: which answers the model knows, and how they score
+
+    --model, or --vision-encoder and --text-encoder; --image-size, --per-device-train-batch-size: for the estimate
+    """
+    path, overrides = one_recipe([*data, *context.args])
+    is_recipe = Path(path).suffix in RECIPE_SUFFIXES
+    if is_recipe:
+        check_recipes([path], overrides)
+    else:
+        check_data_keys(path, overrides)
+    from modeling_qca.training.fitting.data_check import check_recipe, data_recipe, estimate_lines
+    from modeling_qca.training.fitting.recipe import load_recipe
+
+    recipe = load_recipe(path, overrides) if is_recipe else data_recipe(path, overrides)
+    report, splits = check_recipe(recipe)
+    say_table(report.table(), ["", "train", "validation"])
+    try:
+        lines = estimate_lines(recipe, splits)
+    except OSError as error:
+        lines = [f"No estimate, the model is not available: {error}"]
+    for line in (*lines, *(f"Note: {note}" for note in report.notes()), *report.summary()):
+        say(line)
+    if report.problems():
+        raise typer.Exit(1)
 
 
 def vocab(

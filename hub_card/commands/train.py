@@ -20,7 +20,7 @@ def train(
         list[str], typer.Argument(help="A recipe, or several that are trained one after the other as stages.")
     ],
 ):
-    """Train what RECIPE.yaml describes. The same command resumes a stopped run.
+    """Train what RECIPE.yaml describes, after a short check of its data. The same command resumes a stopped run.
 
     `--key value` replaces a key of the recipe. The keys most used:
 
@@ -49,7 +49,7 @@ def train(
 
     for recipe in _load_stages(paths, overrides):
         with stopped_on_request():
-            results = run(recipe)
+            results = run(recipe, show=say)
     print_results(results)
     say(f"Checkpoint and results.json: {recipe.output_dir}")
 

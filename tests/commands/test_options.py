@@ -55,7 +55,7 @@ def test_recipe_keys_are_read_in_both_spellings():
 
 def test_recipe_keys_may_come_before_the_recipe(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(training_run, "train", seen.append)
+    monkeypatch.setattr(training_run, "train", lambda recipe, show: seen.append(recipe))
     monkeypatch.setattr("qca_cli.train.print_results", lambda results: None)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"data: {tmp_path}\nmodel: qca-tiny\n")

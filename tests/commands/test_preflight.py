@@ -74,6 +74,10 @@ def test_wrong_arguments_end_in_one_line_before_torch_is_imported(desk):
         "export|missing|out": "missing: no such checkpoint",
         "push|missing|me/name": "missing: no such checkpoint",
         "vocab|nowhere|data": "nowhere: no such folder or file",
+        "check|nowhere": "nowhere: no such folder or file",
+        "check|missing.yaml": "no such recipe",
+        "check|data|--group-b|image_id": "the nearest is `group_by`",
+        "check|data|good.yaml": "this command takes one file, got 2",
     }
     (desk / "commands.txt").write_text("".join(f"{command}\n" for command in cases))
     lines = run(FRESH, folder=desk).splitlines()

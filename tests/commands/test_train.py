@@ -12,7 +12,7 @@ from modeling_qca.training.fitting.training_run import TrainingStoppedError
 def trained(monkeypatch):
     """Recipes in the order in which they were to be trained."""
     recipes = []
-    monkeypatch.setattr(training_run, "train", recipes.append)
+    monkeypatch.setattr(training_run, "train", lambda recipe, show: recipes.append(recipe))
     monkeypatch.setattr("qca_cli.train.print_results", lambda results: None)
     return recipes
 

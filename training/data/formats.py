@@ -28,6 +28,7 @@ FORMATS: dict[str, type] = {
 _ELSEWHERE = {
     "split": "`qca evaluate` and similar commands have `--split`; the others use train and validation",
     "streaming": "only training streams; set `streaming: true` in the recipe",
+    "skipped": "it is for `load_rows` in Python",
 }
 
 

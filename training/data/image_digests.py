@@ -1,6 +1,7 @@
-"""Digests of image files. They tell whether an evaluation shows images that a run was trained on."""
+"""Digests of image files. They tell whether two splits, or a training and an evaluation, show the same images."""
 
 from collections.abc import Mapping
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,29 @@ from .images import image_key
 
 def image_digest(stored: Mapping[str, Any]) -> str:
     """16 hexadecimal digits of the encoded content of an image that a row stores as `{"path", "bytes"}`."""
-    content = Path(stored["path"]).read_bytes() if stored["bytes"] is None else stored["bytes"]
-    return blake2b(content, digest_size=8).hexdigest()
+    if stored["bytes"] is not None:
+        return blake2b(stored["bytes"], digest_size=8).hexdigest()
+    state = Path(stored["path"]).stat()
+    return _file_digest(stored["path"], state.st_size, state.st_mtime_ns)
 
 
-def image_digests(rows: datasets.Dataset) -> set[str]:
-    """The digests of the images of `rows`. Each image is read once, however many rows show it."""
+def row_digests(rows: datasets.Dataset) -> list[str]:
+    """The digest of the image of each row. Each image is read once, however many rows show it."""
     digests: dict[str, str] = {}
+    found = []
     for row in rows.select_columns("image").cast_column("image", datasets.Image(decode=False)):
         key = image_key(row["image"])
         if key not in digests:
             digests[key] = image_digest(row["image"])
-    return set(digests.values())
+        found.append(digests[key])
+    return found
+
+
+def image_digests(rows: datasets.Dataset) -> set[str]:
+    """The digests of the images of `rows`."""
+    return set(row_digests(rows))
+
+
+@cache  # training inspects its rows and then remembers their digests
+def _file_digest(path: str, size: int, modified: int) -> str:
+    return blake2b(Path(path).read_bytes(), digest_size=8).hexdigest()

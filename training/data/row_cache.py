@@ -20,16 +20,21 @@ logger = logging.getLogger(__name__)
 _SCHEMA_VERSION = 3  # raise it when a reader's rows change, so that cached rows are written again
 
 
-def cached_rows(reader: Reader, split: str, on_bad_image: str, cache: Path) -> datasets.Dataset:
+def cached_rows(
+    reader: Reader, split: str, on_bad_image: str, cache: Path, skipped: dict[str, str] | None = None
+) -> datasets.Dataset:
     """The rows of `reader` as Arrow on disk, written once for the present state of their files.
 
     Rows of a list or a table in memory stay in memory.
+
+    Args:
+        skipped: gets the place and the fault of each skipped row, instead of a warning.
 
     Raises:
         ValueError: a row is malformed. The message names the place, or at least the data.
     """
     if isinstance(reader, InMemory) and not isinstance(reader.table, datasets.Dataset):
-        rows = list(generate_rows(reader.shards(), reader, on_bad_image, None))
+        rows = list(generate_rows(reader.shards(), reader, on_bad_image, None, skipped))
         if not rows:
             raise ValueError(f"{reader.name}: has no rows whose image can be read")
         return datasets.Dataset.from_list(rows, FEATURES, split=_split(split))
@@ -51,7 +56,7 @@ def cached_rows(reader: Reader, split: str, on_bad_image: str, cache: Path) -> d
         if type(cause) is ValueError:  # from a reader, with the place; errors of other libraries lack it
             raise cause from None
         raise ValueError(f"{_name(reader)}: {type(cause).__name__}: {cause}") from cause
-    _warn_of(json.loads(report.read_text()))
+    _tell_of(json.loads(report.read_text()), skipped)
     return rows
 
 
@@ -61,8 +66,17 @@ def streamed_rows(reader: Reader, on_bad_image: str) -> datasets.IterableDataset
     return datasets.IterableDataset.from_generator(generate_rows, features=FEATURES, gen_kwargs=arguments)
 
 
-def generate_rows(shards: list[str], reader: Reader, on_bad_image: str, report: Path | None) -> Iterator[Row]:
-    """The rows whose image can be read. The others raise, or are skipped and listed in a warning or in `report`."""
+def generate_rows(
+    shards: list[str],
+    reader: Reader,
+    on_bad_image: str,
+    report: Path | None,
+    collected: dict[str, str] | None = None,
+) -> Iterator[Row]:
+    """The rows whose image can be read. The others raise, or are skipped.
+
+    Skipped rows are listed in the file `report`, in `collected`, or in a warning.
+    """
     check = ImageCheck()
     skipped = []
     images: dict[str, str] = {}
@@ -82,9 +96,9 @@ def generate_rows(shards: list[str], reader: Reader, on_bad_image: str, report: 
             else:
                 skipped.append({"place": place, "fault": _fault(row, reason)})
     if report is None:
-        _warn_of(skipped)
+        _tell_of(skipped, collected)
     elif not images:
-        _warn_of(skipped)
+        _tell_of(skipped, collected)
         data = _name(reader) if isinstance(reader, (HubTable, InMemory)) else ", ".join(shards)
         raise ValueError(f"{data}: has no rows" + (" whose image can be read" if skipped else ""))
     else:
@@ -96,8 +110,10 @@ def _fault(row: Row, reason: str) -> str:
     return reason if row["image"] is None else f"image {image_key(row['image'])} cannot be read: {reason}"
 
 
-def _warn_of(skipped: list[dict[str, str]]) -> None:
-    if skipped:
+def _tell_of(skipped: list[dict[str, str]], collected: dict[str, str] | None) -> None:
+    if collected is not None:
+        collected.update((entry["place"], entry["fault"]) for entry in skipped)
+    elif skipped:
         lines = "\n".join(f"  {entry['place']}: {entry['fault']}" for entry in skipped)
         logger.warning("skipped %d rows, their images cannot be read:\n%s", len(skipped), lines)
 

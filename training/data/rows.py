@@ -33,6 +33,7 @@ def load_rows(
     seed: int = 0,
     on_bad_image: Literal["raise", "skip"] = "raise",
     streaming: bool = False,
+    skipped: dict[str, str] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> datasets.Dataset | datasets.IterableDataset:
@@ -52,6 +53,7 @@ def load_rows(
         on_bad_image: `raise` at the first image that is missing or cannot be read, naming path and row. Or `skip`
             such rows; a warning counts and lists them.
         streaming: return an IterableDataset that reads as it goes. It has one shard per file.
+        skipped: gets place -> fault of each row that `on_bad_image="skip"` leaves out, instead of the warning.
         cache_dir: folder of the Arrow files; default the cache of `datasets`.
         **options: the format's own, see its class: `images`, `columns`, `answer_separator`, `relevance_filter`, ...
 
@@ -65,6 +67,8 @@ def load_rows(
         raise ValueError(
             "validation_ratio needs all rows: write the validation split to its own file, or do not stream"
         )
+    if skipped is not None and (streaming or on_bad_image != "skip"):
+        raise ValueError("skipped needs on_bad_image='skip', and rows that are not streamed")
     if validation_ratio is None and group_by is not None:
         raise ValueError("group_by says how to cut: give validation_ratio too")
     own_split = "train" if validation_ratio is not None else split
@@ -74,7 +78,8 @@ def load_rows(
             _warn_of_unused(make_reader(format, data, "validation", dict(options)).shards()[0])
     if streaming:
         return streamed_rows(reader, on_bad_image)
-    rows = cached_rows(reader, own_split, on_bad_image, Path(cache_dir or datasets.config.HF_DATASETS_CACHE))
+    cache_folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE)
+    rows = cached_rows(reader, own_split, on_bad_image, cache_folder, skipped)
     if validation_ratio is None:
         return rows
     if split not in ("train", "validation"):

@@ -1,7 +1,7 @@
 """The accuracy of answers, and of one answer to every question."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import datasets
 import numpy as np
@@ -21,13 +21,18 @@ def answer_accuracy(
     )
 
 
+def best_answer(totals: Mapping[str, float]) -> str:
+    """The answer with the highest total score, the first in alphabetical order of equals."""
+    return min(totals, key=lambda answer: (-round(totals[answer], 9), answer))
+
+
 def best_single_answer(rows: datasets.Dataset, answer_rule: AnswerRule, normalize: bool) -> str:
-    """The answer that scores most if every question of `rows` gets it; the first of equals."""
+    """The answer that scores most if every question of `rows` gets it. It does not depend on the order of the rows."""
     totals: dict[str, float] = defaultdict(float)
     for answers in rows["answers"]:
         for answer, score in answer_scores(answers, answer_rule, normalize).items():
             totals[answer] += score
-    return max(totals, key=totals.__getitem__)
+    return best_answer(totals)
 
 
 def majority_accuracy(

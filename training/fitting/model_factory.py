@@ -8,12 +8,13 @@ from typing import Any
 import datasets
 import torch
 from torch import nn
-from transformers import AutoImageProcessor, AutoTokenizer
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
 from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor
 
 from ..data.vocabulary import build_vocabulary
 from ..evaluation.checkpoint import load_checkpoint
+from ..inspection.estimate import ImageShape
 from .recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -54,9 +55,30 @@ def build_model(recipe: Recipe, answers: list[str]) -> tuple[QCAForVisualQuestio
             "the vision encoder has %d layers, and those after layer %d are not used: `vision_feature_layers` is %s",
             *(depth, last, model.config.vision_feature_layers),
         )
-    _whole_picture(processor, recipe.image_size)
+    _whole_picture(processor.image_processor, recipe.image_size)
     processor.set_max_question_length(model)
     return model, processor
+
+
+def image_shape(recipe: Recipe) -> ImageShape:
+    """The images of the recipe's model, from its config and its image processor alone.
+
+    Raises:
+        OSError: the config is neither a file nor on the Hub.
+    """
+    if recipe.model is None:
+        encoder = AutoConfig.from_pretrained(recipe.vision_encoder)
+        vision = encoder.vision_config if "vision_config" in encoder.sub_configs else encoder
+        config = QCAConfig(vision_config=vision.to_dict(), **recipe.config)
+        images: Any = AutoImageProcessor.from_pretrained(recipe.vision_encoder)
+    else:
+        config = QCAConfig.from_pretrained(_source(recipe.model), **recipe.config)
+        images = QCAProcessor.from_pretrained(_source(recipe.model)).image_processor
+    _whole_picture(images, recipe.image_size)
+    height, width = images.size["height"], images.size["width"]
+    down, across = config.patch_size
+    layers = len(config.vision_feature_layers or [0])
+    return ImageShape(height, width, (height // down) * (width // across), layers * config.vision_config.hidden_size)
 
 
 def _classes(answers: list[str]) -> dict[str, dict]:
@@ -112,9 +134,12 @@ def _is_config_alone(folder: Path) -> bool:
     return folder.is_dir() and not any(file.suffix in (".safetensors", ".bin", ".pt") for file in folder.iterdir())
 
 
-def _whole_picture(processor: QCAProcessor, image_size: list[int] | None) -> None:
-    """Resize images instead of cropping them: relevance maps cover the whole picture."""
-    images = processor.image_processor
+def _whole_picture(images: Any, image_size: list[int] | None) -> None:
+    """Resize images instead of cropping them: relevance maps cover the whole picture.
+
+    Args:
+        images: the image processor.
+    """
     if image_size is None and "height" in images.size:
         height, width = images.size["height"], images.size["width"]
     elif image_size is None:

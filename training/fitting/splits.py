@@ -49,21 +49,25 @@ def read_splits(recipe: Recipe) -> Splits:
     return Splits(train_rows, validation_rows, answered)
 
 
-def load_splits(recipe: Recipe) -> tuple[Rows, datasets.Dataset]:
+def load_splits(recipe: Recipe, skipped: dict[str, str] | None = None) -> tuple[Rows, datasets.Dataset]:
     """(train, validation) rows, their images not decoded.
+
+    Args:
+        skipped: see `rows.load_rows`.
 
     Raises:
         ValueError: see `rows.load_rows`; or every training row is of a group that validation holds out.
     """
     cut, options = _cut(recipe), checked_options(recipe.data_options)
-    own: dict[str, Any] = {"format": recipe.format, "on_bad_image": recipe.on_bad_image, **options}
+    bad_images: dict[str, Any] = {"on_bad_image": recipe.on_bad_image, "skipped": skipped}
+    own: dict[str, Any] = {"format": recipe.format, **bad_images, **options}
     if twice := sorted(cut.keys() & own.keys()):
         raise ValueError(f"`{twice[0]}` is in the recipe and in its `data_options`: remove it from `data_options`")
     if recipe.validation_data is None:
         train_rows = load_rows(recipe.data, split="train", streaming=recipe.streaming, **cut, **own)
         validation_rows = load_rows(recipe.data, split="validation", **cut, **own)
     else:
-        other = {"on_bad_image": recipe.on_bad_image, **checked_options(recipe.validation_options)}
+        other = {**bad_images, **checked_options(recipe.validation_options)}
         validation_rows = load_rows(recipe.validation_data, split="validation", **cut, **other)
         train_rows = load_rows(recipe.data, split="train", streaming=recipe.streaming, **own)
     if recipe.group_by is not None and (recipe.validation_data is not None or recipe.validation_ratio is None):

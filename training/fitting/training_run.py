@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from .callbacks import (
     TrainingClock,
     last_complete_checkpoint,
 )
+from .data_check import inspect_splits
 from .model_factory import build_model, training_answers
 from .parameter_groups import freeze
 from .recipe import Recipe
@@ -61,7 +63,9 @@ class TrainingStoppedError(Exception):
     """Training stopped on request, its progress saved."""
 
 
-def train(recipe: Recipe, baseline: Baseline | None = None) -> dict[str, Any]:
+def train(
+    recipe: Recipe, baseline: Baseline | None = None, show: Callable[[str], object] | None = None
+) -> dict[str, Any]:
     """
     Train and evaluate the model that `recipe` describes. The same call again continues a stopped run, and returns the
     results of a finished one.
@@ -69,6 +73,7 @@ def train(recipe: Recipe, baseline: Baseline | None = None) -> dict[str, Any]:
     Args:
         baseline: train a baseline in the model's place: `blank_images` shows the same gray picture with every
             question; `reference_model` trains the reference model (no checkpoint, only `reference_model.safetensors`).
+        show: is called with each of the last lines of `qca check` before training, except for a stream.
 
     Returns:
         The results. They are also in `results.json` in the recipe's `output_dir`, beside the checkpoint.
@@ -88,6 +93,9 @@ def train(recipe: Recipe, baseline: Baseline | None = None) -> dict[str, Any]:
     if baseline == "blank_images":
         splits = splits.with_blank_images()
     run = TrainingRun(recipe, splits, baseline)
+    if show is not None and arguments.should_save and not recipe.streaming:
+        for line in inspect_splits(recipe, splits, run.answers).summary():
+            show(line)
     results = run.train()
     results["baselines"] |= _baselines(recipe, splits)
     results |= origin

@@ -48,6 +48,21 @@ def test_skipped_rows_are_listed_also_from_the_cache(damaged, caplog, attempt):
     assert "no such file" in caplog.text
 
 
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_skipped_rows_are_collected_on_request(damaged, caplog, in_memory):
+    data, images = damaged, damaged / "images"
+    if in_memory:
+        lines = (damaged / "train.csv").read_text().splitlines()[1:]
+        data = [dict(zip(("image_id", "question", "answer"), line.split(","), strict=True)) for line in lines]
+    for _ in range(2):  # read, then from the cache
+        skipped = {}
+        assert len(load_rows(data, images=images, on_bad_image="skip", skipped=skipped)) == 20
+        assert len(skipped) == 4 and sum("no such file" in fault for fault in skipped.values()) == 2
+    assert not caplog.text
+    with pytest.raises(ValueError, match="skipped needs on_bad_image"):
+        load_rows(data, images=images, skipped={})
+
+
 def test_repaired_image_is_read_again(damaged):
     assert len(load_rows(damaged, on_bad_image="skip")) == 20
     draw(damaged / "images" / "image2.jpg")

@@ -56,16 +56,23 @@ def recipe(scenes: Path, output: Path, **values) -> Recipe:
 
 
 def test_recipe_trains_on_a_stream(scenes, tmp_path):
-    results = train(recipe(scenes, tmp_path, max_steps=40, learning_rate=2e-3, attention_supervision="every_hop"))
+    shown: list[str] = []
+    options = {"max_steps": 16, "learning_rate": 5e-3, "attention_supervision": "every_hop"}
+    results = train(recipe(scenes, tmp_path, **options), show=shown.append)
+    assert not shown  # a stream is not inspected: that would read it once more
     assert results == json.loads((tmp_path / "results.json").read_text())
     (state,) = tmp_path.glob("checkpoint-*/trainer_state.json")
     losses = [entry["loss"] for entry in json.loads(state.read_text())["log_history"] if "loss" in entry]
-    assert len(losses) == 40
-    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    assert len(losses) == 16
+    assert sum(losses[-4:]) < 0.8 * sum(losses[:4])
     assert results["data"]["vocabulary"]["train"]["rows"] == len(load_rows(scenes))
-    plain = train(recipe(scenes, tmp_path / "plain", max_steps=1, streaming=False))
+    plain = train(recipe(scenes, tmp_path / "plain", max_steps=1, streaming=False), show=shown.append)
     assert results["baselines"]["majority"] == plain["baselines"]["majority"]
     assert results["data"]["vocabulary"] == plain["data"]["vocabulary"]
+    majority, ceiling = plain["baselines"]["majority"]["accuracy"], plain["data"]["vocabulary"]["validation"]
+    assert shown[0].endswith(f"majority answer: {majority:.3f}")
+    assert shown[2].endswith(f"{ceiling['oracle_ceiling']:.3f}")
+    assert shown[-1] == "No problems found."
 
 
 @pytest.mark.slow
