@@ -79,6 +79,28 @@ def test_keys_of_a_recipe_cut_the_split_and_choose_the_vocabulary(rooms):
     assert lines[-1].startswith("Problem: no validation row has an answer in the vocabulary")
 
 
+def test_a_missing_validation_split_is_an_error_that_names_the_remedy(rooms):
+    (rooms / "validation.csv").unlink()
+    with pytest.raises(ValueError, match="validation_ratio"):
+        qca("my_rooms")
+
+
+def test_training_prints_the_last_lines_of_the_check_first(monkeypatch):
+    class Started(Exception):  # noqa: N818
+        pass
+
+    def start(run):
+        raise Started
+
+    monkeypatch.setattr("modeling_qca.training.fitting.training_run.TrainingRun.train", start)
+    Path("recipe.yaml").write_text("data: my_rooms\nmodel: qca-tiny\n")
+    trained = CliRunner().invoke(app, ["train", "recipe.yaml"])
+    assert isinstance(trained.exception, Started)
+    checked = qca("recipe.yaml")[1]
+    assert trained.stdout.splitlines() == checked[-4:]
+    assert checked[-4].startswith("Validation accuracy of the majority answer")
+
+
 def test_a_recipe_is_checked_with_its_data_and_supervision(rooms):
     Path("recipe.yaml").write_text(
         "data: my_rooms\nmodel: qca-tiny\nattention_supervision: last_hop\nper_device_train_batch_size: 2\n"

@@ -53,7 +53,12 @@ class DataReport:
     def table(self) -> list[list[str]]:
         """A row for each count: its label, train, validation."""
         names = [field.name for field in fields(SplitCounts)]
-        return [[LABELS[name], *(_shown(getattr(of, name)) for of in (self.train, self.validation))] for name in names]
+        table = [
+            [LABELS[name], *(_shown(getattr(of, name)) for of in (self.train, self.validation))] for name in names
+        ]
+        shared = str(self.shared_images)
+        table.insert(names.index("copied_images") + 1, ["images that are also in the other split", shared, shared])
+        return table
 
     def problems(self) -> list[str]:
         """What makes training fail or its results wrong."""

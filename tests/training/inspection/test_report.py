@@ -14,7 +14,7 @@ from modeling_qca.training.inspection.question_only import question_only_accurac
 from modeling_qca.training.inspection.report import inspect_rows
 from modeling_qca.training.inspection.split_counts import SplitCounts
 
-# (image id, shade of the image, question, answers, whether there is a relevance map)
+# (image id, shade of the image, question, answers, whether there is a relevance map, or one of zeros)
 TRAIN = [
     ("a", 10, "What color?", ["red"], True),
     ("a", 10, "what  color", ["Red"], False),  # repeats the row before
@@ -23,7 +23,7 @@ TRAIN = [
     ("b", 20, "what color", ["green"], False),  # repeats and contradicts the row before
     ("b", 20, "is it big", ["yes"], False),
     ("a", 10, "is it big", ["yes", "yes", "no"], False),
-    ("a", 10, "how many", [], False),
+    ("a", 10, "how many", [], "zeros"),
 ]
 VALIDATION = [
     ("v", 30, "what color", ["red"], False),
@@ -31,6 +31,7 @@ VALIDATION = [
     ("v", 30, "how many", ["two"], False),  # an answer outside the vocabulary
     ("v", 30, "where is it", ["yes"], False),  # a question of no training row
 ]
+MAPS = {False: None, True: [[[0.0, 0.0]], [[0.0, 0.5]]], "zeros": [[[0.0, 0.0]]]}
 VOCABULARY = ["red", "blue", "green", "yes", "no"]
 
 
@@ -45,7 +46,7 @@ def rows_of(described):
             "question_id": str(number),
             "question_type": "",
             "answers": [{"answer": answer, "count": answers.count(answer)} for answer in dict.fromkeys(answers)],
-            "relevance": [[[1.0]]] if mapped else None,
+            "relevance": MAPS[mapped],
         }
 
     listed = [row(number, *of) for number, of in enumerate(described)]
@@ -69,6 +70,7 @@ def test_every_figure_equals_the_hand_computed_one():
     )
     assert report.validation == SplitCounts(4, 2, 0, 3, 0, 0, 0, 0, coverage=3 / 4, ceiling=3 / 4)
     assert report.shared_images == 1
+    assert ["images that are also in the other split", "1", "1"] in report.table()
     assert report.majority == 1 / 4  # red
     assert report.question_only == 2 / 4  # red, yes, red (majority), red (majority)
 

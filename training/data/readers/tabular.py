@@ -81,7 +81,8 @@ class Table:
             raise ValueError(f"{self.data}: both {whole[0].name} and {whole[1].name}; keep one")
         if not files:
             names = ", ".join(f"{self.split}{suffix}" for suffix in SUFFIXES)
-            raise ValueError(f"{self.data}: no {self.split}.csv; a table is one of {names}")
+            cut = "; set validation_ratio to cut it from the training rows" if self.split == "validation" else ""
+            raise ValueError(f"{self.data}: no {self.split}.csv; a table is one of {names}{cut}")
         return files
 
     def records(self, path: Path) -> Iterator[tuple[str, Record]]:
