@@ -26,8 +26,9 @@ INTRODUCTION = """# Recipe reference
 
 A recipe is a flat YAML file. It mixes three groups of keys: those of the [recipe](#recipe-keys), of the
 [model config](#model-config) and of [`TrainingArguments`](#training-arguments). `--key value` on the command line
-replaces a key, and `extends: other.yaml` starts from another recipe. An unknown key is an error that names the nearest
-one. [Training](training.md) shows the recipes that come with the package.
+replaces a key; hyphens may take the place of underscores (`--group-by`). `extends: other.yaml` starts from another
+recipe. An unknown key is an error that names the nearest one. [Training](training.md) lists
+the recipes of the package.
 
 ```yaml
 extends: rooms.yaml

@@ -111,7 +111,7 @@ def test_make_evidence_runs_the_commands_of_the_results_pages():
     outside = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     planned = subprocess.run([*make, *names], capture_output=True, text=True, check=True, env=outside).stdout
     made = [shlex.split(line) for line in re.findall(r"^bin/qca (.*)$", planned.replace("\\\n", " "), re.MULTILINE)]
-    told = [command for page in ("rooms", "daquar") for command in commands(TEXTS[f"docs/results/{page}.md"])]
+    told = [command for page in ("index", "rooms", "daquar") for command in commands(TEXTS[f"docs/results/{page}.md"])]
     made, told = (
         sorted([word.replace("_", "-") if word.startswith("--") else word for word in command] for command in listed)
         for listed in (made, told)

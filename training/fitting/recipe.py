@@ -66,7 +66,7 @@ class Recipe:
     (here `arguments`).
 
     Args:
-        data: Folder with `train.csv`, `train.jsonl` or `train.parquet`, a file, or the id of a data set of the Hub.
+        data: Folder with `train.csv` or another table of docs/data.md, a file, or the id of a data set of the Hub.
         validation_data: Data of the validation split, if it is not in `data`.
         format: Format of the data: `table`, `hub`, `vqa_v2`, `vqa_hat`, `gqa`, `daquar` and others of docs/data.md.
         data_options: Options of the format, such as `{images: my_photos}`.
