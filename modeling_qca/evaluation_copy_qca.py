@@ -10,8 +10,21 @@ from transformers import PreTrainedModel
 
 
 def unwrapped_model(model: Any) -> Any:
-    """The `PreTrainedModel` inside a PEFT model, with its adapters; any other model as it is."""
-    return model if isinstance(model, PreTrainedModel) else model.get_base_model()
+    """
+    The `PreTrainedModel` inside a PEFT model, with its adapters; any other model as it is.
+
+    Raises:
+        ValueError: if the PEFT model has virtual tokens (prompt tuning), because the model inside lacks them.
+    """
+    if isinstance(model, PreTrainedModel):
+        return model
+    for config in model.peft_config.values():
+        if config.is_prompt_learning:
+            raise ValueError(
+                f"The virtual tokens of {config.peft_type.value} are not part of the model, so the pipeline and "
+                "`explain` would ignore them. Call the PEFT model itself, or use LoRA."
+            )
+    return model.base_model.model
 
 
 def evaluation_copy(model: Any, eager_attention: bool = False) -> Any:

@@ -7,7 +7,6 @@ Unusual here: a batch has fewer images and questions than pairs. Each is encoded
 `question_index` say which of them a pair has.
 """
 
-import warnings
 from collections.abc import Mapping
 from os import PathLike
 from typing import Any
@@ -42,8 +41,18 @@ from .vision_qca import QCAImageFeatures, QCAVisionOutput, QuestionAwareVisionEn
 logger = logging.get_logger(__name__)
 KEYWORDS = ("output_attentions", "output_hidden_states", "num_items_in_batch")  # `Trainer` may pass the last
 NO_LABELS = (
-    "`target_relevance` without `labels`: the loss is the relevance loss alone. `Trainer` with "
-    "`label_smoothing_factor` takes the labels away and ignores this loss; set the factor to 0."
+    "`target_relevance` came without `labels`. `Trainer` takes the labels away if `label_smoothing_factor` or "
+    "`compute_loss_func` is set, and its own loss would leave the relevance loss out: remove that argument, or "
+    "override `Trainer.compute_loss`. To train on relevance alone, pass `labels` of -100."
+)
+GENERATION = ("prepare_inputs_for_generation", "_prepare_encoder_decoder_kwargs_for_generation")  # PEFT asks for them
+NO_GENERATION = (
+    "{} generates no text, so PEFT cannot adapt it with `task_type` CAUSAL_LM or SEQ_2_SEQ_LM. Leave `task_type` out, "
+    "or set it to SEQ_CLS."
+)
+NO_PREFIX = (
+    "{} takes no `past_key_values`, so PEFT cannot adapt it by prefix tuning. Use LoRA, or prompt tuning with "
+    "`task_type` SEQ_CLS."
 )
 
 
@@ -60,6 +69,11 @@ class QCAPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+
+    def __getattr__(self, name: str) -> Any:
+        if name in GENERATION:
+            raise AttributeError(NO_GENERATION.format(type(self).__name__))
+        return super().__getattr__(name)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -288,6 +302,8 @@ class QCAModel(QCAPreTrainedModel):
     def _requested(self, options: Mapping[str, Any]) -> dict[str, bool]:
         """Which outputs of the encoders are wanted, by the arguments or else by the config."""
         unknown = [name for name, value in options.items() if name not in KEYWORDS and value is not None]
+        if "past_key_values" in unknown:
+            raise TypeError(NO_PREFIX.format(type(self).__name__))
         if unknown:
             raise TypeError(f"{type(self).__name__} takes no argument {', '.join(sorted(unknown))}.")
         names = ("output_attentions", "output_hidden_states")
@@ -435,7 +451,7 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
             parts["answer_loss"] = parts["loss"] = answer_loss(logits, labels, self.config.problem_type)
         if target_relevance is not None:
             if labels is None and self.training:
-                warnings.warn(NO_LABELS, stacklevel=3)
+                raise ValueError(NO_LABELS)
             supervision = relevance_loss(outputs.relevance.mean(dim=2), target_relevance, outputs.patch_mask)
             if outputs.budget_relevance is not None and self.config.token_budget_scorer == "learned":
                 union = target_relevance if target_relevance.dim() == 2 else target_relevance.sum(dim=1)

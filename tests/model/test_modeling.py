@@ -2,7 +2,6 @@
 
 import copy
 import math
-import warnings
 
 import pytest
 import torch
@@ -25,6 +24,8 @@ from transformers import (
     AutoModelForVisualQuestionAnswering,
     BeitConfig,
     BertModel,
+    Trainer,
+    TrainingArguments,
     ViTModel,
 )
 
@@ -415,14 +416,34 @@ def test_longest_question_fits_and_one_token_more_is_refused(model_type):
             model(input_ids=torch.full((1, 17), 9), pixel_values=pixels)
 
 
-def test_warns_when_target_relevance_comes_without_labels_in_training():
-    """`Trainer` takes the labels away if `label_smoothing_factor` is set, and its own loss ignores the relevance."""
-    model, batch = tiny_model(), tiny_batch()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        model(**batch, target_relevance=torch.rand(3, 16))
-    with pytest.warns(UserWarning, match="`label_smoothing_factor`"):
-        model.train()(**batch, target_relevance=torch.rand(3, 16))
+def test_target_relevance_without_labels_is_refused_in_training_only():
+    model, batch = tiny_model(), tiny_batch() | {"target_relevance": torch.rand(3, 16)}
+    supervision = model(**batch).relevance_loss
+    with pytest.raises(ValueError, match=r"`label_smoothing_factor`.*`labels` of -100"):
+        model.train()(**batch)
+    alone = model(**batch, labels=torch.full((3,), -100))
+    torch.testing.assert_close(alone.loss, model.config.relevance_loss_weight * supervision)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_plain_trainer_trains_the_relevance_loss_or_refuses_label_smoothing(smoothing, tmp_path):
+    model, batch = tiny_model(), tiny_batch() | {"labels": LABELS, "target_relevance": torch.rand(3, 16)}
+    expected = model(**batch)
+    arguments = {"max_steps": 1, "logging_steps": 1, "use_cpu": True, "report_to": "none", "save_strategy": "no"}
+    arguments |= {"label_smoothing_factor": smoothing, "remove_unused_columns": False, "disable_tqdm": True}
+    trainer = Trainer(
+        model,
+        TrainingArguments(str(tmp_path), **arguments),
+        train_dataset=[0],
+        data_collator=lambda rows: dict(batch),
+    )
+    if smoothing:
+        with pytest.raises(ValueError, match="`label_smoothing_factor`"):
+            trainer.train()
+    else:
+        trainer.train()
+        whole = expected.answer_loss + model.config.relevance_loss_weight * expected.relevance_loss
+        assert trainer.state.log_history[0]["loss"] == pytest.approx(whole.item(), rel=1e-3)
 
 
 def test_gradient_checkpointing_runs_the_hops_again():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import fresh_process
 from helpers.tiny import VISION_CONFIGS, tiny_batch, tiny_model, tiny_processor, tiny_vision_config
-from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from peft import LoraConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from torch import nn
 from transformers import DistilBertConfig, RobertaConfig
 
@@ -167,6 +167,22 @@ def test_prompt_tuning_trains_virtual_tokens(task_type):
     adapted = get_peft_model(tiny_model(), PromptTuningConfig(task_type=task_type, num_virtual_tokens=3, **shape))
     adapted(**tiny_batch(), labels=LABELS).loss.backward()
     assert adapted.prompt_encoder["default"].embedding.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("task_type", ["CAUSAL_LM", "SEQ_2_SEQ_LM"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_task_types_that_generate_text_are_refused(task_type, whole):
+    model = tiny_model() if whole else tiny_model().qca
+    assert not hasattr(model, "prepare_inputs_for_generation") and not model.can_generate()
+    with pytest.raises(AttributeError, match=f"generates no text.*`task_type`.*{task_type}.*SEQ_CLS"):
+        get_peft_model(model, LoraConfig(task_type=task_type, target_modules=["query"]))
+
+
+def test_prefix_tuning_is_refused():
+    shape = {"num_layers": 2, "token_dim": 24, "num_attention_heads": 2, "num_virtual_tokens": 3}
+    adapted = get_peft_model(tiny_model(), PrefixTuningConfig(task_type="FEATURE_EXTRACTION", **shape))
+    with pytest.raises(TypeError, match=r"prefix tuning. Use LoRA, or prompt tuning with `task_type` SEQ_CLS"):
+        adapted(**tiny_batch())
 
 
 def test_lora_config_of_a_model_without_head():

@@ -123,3 +123,25 @@ def test_a_peft_model_answers_and_explains_with_its_adapters(task_type):
             explain(adapted, inputs, method).relevance[0].mean(1).unflatten(-1, (4, 4)), explained
         )
     assert ask.model is adapted
+
+
+def test_mixed_peft_model_answers_with_its_adapters():
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False, r=4)
+    torch.manual_seed(0)
+    adapted = peft.get_peft_model(tiny_model(), config).eval()
+    torch.manual_seed(0)
+    mixed = peft.get_peft_model(tiny_model(), config, mixed=True).eval()
+    answers = [
+        QCAVisualQuestionAnsweringPipeline(model=model, processor=tiny_processor())(IMAGES[0], QUESTIONS[0])
+        for model in (adapted, mixed)
+    ]
+    assert_same(*answers)
+
+
+def test_pipeline_refuses_virtual_tokens_that_it_would_ignore():
+    peft = pytest.importorskip("peft")
+    shape = {"num_layers": 2, "token_dim": 24, "num_attention_heads": 2, "num_virtual_tokens": 3}
+    adapted = peft.get_peft_model(tiny_model(), peft.PromptTuningConfig(task_type="SEQ_CLS", **shape))
+    with pytest.raises(ValueError, match=r"virtual tokens of PROMPT_TUNING .* use LoRA"):
+        QCAVisualQuestionAnsweringPipeline(model=adapted, processor=tiny_processor())

@@ -280,7 +280,7 @@ def test_target_relevance_supervises_the_learned_budget() -> None:
     optimizer = torch.optim.AdamW(model.qca.vision_encoder.budget.parameters(), lr=0.01)
     for _ in range(60):
         optimizer.zero_grad()
-        model(**tiny_batch(), target_relevance=target).relevance_loss.backward()
+        model(**tiny_batch(), labels=LABELS, target_relevance=target).relevance_loss.backward()
         optimizer.step()
     output = model(**tiny_batch())
     assert output.budget_relevance[target > 0].mean() > 0.7 and output.patch_mask[target > 0].all()

@@ -111,10 +111,17 @@ def _merge_adapter(source: str, base: QCAForVisualQuestionAnswering) -> QCAForVi
 
     try:
         with quiet_peft():
-            return PeftModel.from_pretrained(base, source).merge_and_unload()  # type: ignore[return-value]
-    except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
+            adapted: Any = PeftModel.from_pretrained(base, source)
+    except (RuntimeError, ValueError, KeyError, AttributeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0][:300]
         raise ValueError(f"{source}: its adapter does not fit the base model {base.name_or_path}: {reason}") from error
+    config = adapted.active_peft_config
+    if config.is_prompt_learning:
+        raise ValueError(
+            f"{source}: an adapter of {config.peft_type.value} cannot be merged into its base model. Call the PEFT "
+            "model itself, or train a LoRA adapter."
+        )
+    return adapted.merge_and_unload()
 
 
 def _file(source: str, name: str) -> Path | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.tiny import save_tiny_model, tiny_batch, tiny_image, tiny_processor
-from peft import get_peft_model
+from peft import PromptTuningConfig, get_peft_model
 
 from modeling_qca import QCAForVisualQuestionAnswering
 from modeling_qca.training.evaluation.checkpoint import adapter_base, load_checkpoint, load_pipeline, load_processor
@@ -78,6 +78,23 @@ def test_refuses_an_adapter_of_another_base(folder, tmp_path):
     save_tiny_model(tmp_path / "other", id2label={0: "yes", 1: "no"})
     with pytest.raises(ValueError, match="does not fit the base model"):
         load_checkpoint(with_base(folder, tmp_path / "adapter", str(tmp_path / "other")))
+
+
+def test_refuses_an_adapter_that_cannot_be_merged(folder, tmp_path):
+    model = QCAForVisualQuestionAnswering.from_pretrained(folder / "base")
+    shape = {"num_layers": 2, "token_dim": 24, "num_attention_heads": 2, "num_virtual_tokens": 3}
+    adapted = get_peft_model(model, PromptTuningConfig(task_type="SEQ_CLS", **shape))
+    adapted.save_pretrained(tmp_path / "prompt")
+    with pytest.raises(ValueError, match=r"PROMPT_TUNING cannot be merged .* LoRA"):
+        load_checkpoint(str(tmp_path / "prompt"))
+
+
+def test_refuses_a_task_type_that_generates_text(folder, tmp_path):
+    source = Path(with_base(folder, tmp_path / "adapter", str(folder / "base")))
+    config = json.loads((source / "adapter_config.json").read_text())
+    (source / "adapter_config.json").write_text(json.dumps(config | {"task_type": "CAUSAL_LM"}))
+    with pytest.raises(ValueError, match="`task_type` CAUSAL_LM"):
+        load_checkpoint(str(source))
 
 
 def test_refuses_an_adapter_config_that_is_damaged(tmp_path):
