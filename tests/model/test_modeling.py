@@ -360,6 +360,7 @@ def test_hidden_states_start_with_the_embeddings_if_the_first_layer_reads_the_qu
     assert len(states) == 4 and states[0].shape == (2, 17, 32) and states[1].shape[0] == 3
 
 
+@pytest.mark.slow  # compiles
 @pytest.mark.parametrize("fields", [{"vision_feature_layers": [1, 3]}, {"vision_conditioning_layers": [0, 2]}])
 def test_compiles_into_one_graph(fields):
     model, batch = tiny_model(**fields), tiny_batch()

@@ -197,7 +197,8 @@ def test_a_saved_pipeline_loads_with_equal_answers(ask, tmp_path):
     assert_same(again(tiny_image(), QUESTIONS), ask(tiny_image(), QUESTIONS))
 
 
-@pytest.mark.parametrize("task", [None, pytest.param("visual-question-answering", marks=pytest.mark.slow)])
+@pytest.mark.slow  # fresh processes
+@pytest.mark.parametrize("task", [None, "visual-question-answering"])
 def test_a_checkpoint_answers_without_the_package(ask, checkpoint, tmp_path, task):
     tiny_image().save(tmp_path / "image.png")
     program = f"""

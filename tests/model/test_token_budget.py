@@ -337,12 +337,13 @@ def test_fixed_budget_exports_with_any_number_of_questions() -> None:
             torch.testing.assert_close(exported.relevance, own.relevance, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow  # compiles
 @pytest.mark.parametrize(
     ("fields", "one_graph"),
     [
         ({"vision_conditioning_layers": "late"}, True),
-        pytest.param({}, True, marks=pytest.mark.slow),
-        pytest.param({"token_budget": [2, 9]}, False, marks=pytest.mark.slow),
+        ({}, True),
+        ({"token_budget": [2, 9]}, False),
     ],
     ids=["fixed with conditioning", "fixed", "adaptive"],
 )

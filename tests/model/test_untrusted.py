@@ -73,6 +73,7 @@ IMPORT_IN_A_SANDBOX = """
 """
 
 
+@pytest.mark.slow  # traces every import of a fresh process
 def test_importing_remote_code_has_no_side_effects(tmp_path):
     save_tiny_model(tmp_path / "checkpoint")
     before = sorted(tmp_path.rglob("*"))
@@ -396,12 +397,12 @@ def test_refuses_a_config_file_without_a_config(text, tmp_path):
         ("data: " + "[" * 30, "not valid YAML: nested deeper than 20 levels"),
         ("data: d\n" * 10_000, "has 80,000 characters; at most 50,000 are read"),
         ("data: d\nseed: 2020-13-45\n", "not valid YAML: month must be in 1..12"),
-        ("data: d\nlearning_rate: .nan\n", "not valid YAML: nan is no finite number"),
+        ("data: d\nlearning_rate: .nan\n", "nan is not a finite number"),
         ("data: d\nseed: 0x" + "f" * 40, "not valid YAML: a number has more than 64 bits"),
         ("data: d\nmodel: m\nlearning_rate: fast\n", "`learning_rate` is 'fast', not of type float"),
         ("data: d\nmodel: m\nseed: 0.5\n", "`seed` is 0.5, not of type int"),
         ("data: d\nmodel: m\nbf16: 1\n", "`bf16` is 1, not of type bool"),
-        ("data: d\nmodel: m\nfreeze: [[text]]\n", r"`freeze` is \['text'\], not of type str"),
+        ("data: d\nmodel: m\nfreeze: [[text]]\n", r"`freeze` is .*text.*, not of type list"),
         ("extends: recipe.yaml\n", "`extends` comes back to recipe.yaml"),
         ("extends: [a]\n", r"`extends` is \['a'\], not the path of a recipe"),
         ("data: \udcff", "no such recipe"),

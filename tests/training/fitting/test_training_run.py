@@ -160,7 +160,8 @@ def test_results_have_metrics_baselines_and_attention(scenes, tmp_path):
     assert train(run) == older  # by a release that did not know this key yet
 
 
-@pytest.mark.parametrize(("ema_decay", "freeze"), [pytest.param(None, [], marks=pytest.mark.slow), (0.9, ["text"])])
+@pytest.mark.slow  # trains twice
+@pytest.mark.parametrize(("ema_decay", "freeze"), [(None, []), (0.9, ["text"])])
 def test_killed_run_resumes_to_the_same_weights(scenes, tmp_path, at_step, ema_decay, freeze):
     options = {
         "attention_supervision": "every_hop",
@@ -201,6 +202,7 @@ def test_training_rows_exclude_images_of_validation(scenes, tmp_path):
     assert known not in train_rows["image_id"] and len(train_rows) + len(validation_rows) == len(rows) - 1
 
 
+@pytest.mark.slow  # trains three times
 def test_early_stopping_counts_across_a_resumed_run(scenes, tmp_path, at_step):
     """With a metric that never gets better, patience ends at the same step whether the run was stopped or not."""
     never = {"learning_rate": 0.0, "early_stopping_patience": 2, "num_train_epochs": 5, "save_strategy": "epoch"}
@@ -284,7 +286,9 @@ def test_refuses_cached_features_if_two_images_share_an_id(scenes, tmp_path):
         {"max_steps": 2},
         pytest.param({"max_steps": 2, "streaming": True}, marks=pytest.mark.slow),
         pytest.param({"num_train_epochs": 1.5}, marks=pytest.mark.slow),
-        {"learning_rate": 1e-7, "early_stopping_patience": 1, "num_train_epochs": 4},
+        pytest.param(
+            {"learning_rate": 1e-7, "early_stopping_patience": 1, "num_train_epochs": 4}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_run_resumed_after_its_last_step_takes_no_further_step(scenes, tmp_path, ends):
@@ -413,6 +417,7 @@ def test_refuses_a_folder_with_results_of_no_training(scenes, tmp_path):
         train(recipe(scenes, tmp_path))
 
 
+@pytest.mark.slow  # trains three models
 def test_image_mean_baseline_has_no_conditioning_or_token_budget(scenes, tmp_path):
     short = {"max_steps": 1, "save_strategy": "no", "eval_strategy": "no"}
     train(recipe(scenes, tmp_path / "budget", token_budget=8, token_budget_layer=1, **short))
