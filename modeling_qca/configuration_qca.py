@@ -226,6 +226,8 @@ class QCAConfig(PreTrainedConfig):
             ValueError: if the fields, those of `kwargs` included, do not fit each other and the encoders.
         """
         check_stored(config_dict)
+        if kwargs.get("dtype") == "auto":
+            del kwargs["dtype"]  # keep the stored one; the pipeline passes this
         stored = config_dict if "qca_version" in config_dict else DEFAULTS_OF_0_1 | config_dict
         changes = upgrade_fields({name: kwargs.pop(name) for name in _field_names(cls) & kwargs.keys()})
         check_fields(changes)

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from helpers.tiny import (
     ANSWERS,
     VISION_CONFIGS,
@@ -306,3 +307,9 @@ def test_defaults_are_the_recommended_model():
     assert (config.question_pooling, config.relevance_scorer, config.answer_query) == ("mean", "bilinear", "initial")
     assert (config.num_attention_heads, config.num_classifier_layers) == (4, 1)
     assert (config.classifier_dropout, config.evidence_dropout) == (0.2, 0.3)
+
+
+def test_dtype_auto_keeps_the_stored_dtype(tmp_path):
+    tiny_config(dtype="bfloat16").save_pretrained(tmp_path)
+    for loader in (QCAConfig, AutoConfig):
+        assert loader.from_pretrained(tmp_path, dtype="auto").dtype is torch.bfloat16
