@@ -23,6 +23,11 @@ FIELDS = {
     "QCAConfig": ("modeling_qca", "configuration_qca.py"),
     "TrainingArguments": ("transformers", "training_args.py"),
 }
+# source files whose dictionary of this name has keys of release 0.1, which are still read
+OLD_KEYS = {
+    "RENAMED_KEYS": ("modeling_qca", "training/fitting/recipe.py"),
+    "REMOVED_FIELDS": ("modeling_qca", "legacy_qca.py"),
+}
 
 
 def check_recipes(paths: Iterable[str], overrides: Mapping[str, str]) -> None:
@@ -41,6 +46,8 @@ def check_recipes(paths: Iterable[str], overrides: Mapping[str, str]) -> None:
         _check_keys(values, known, path)
         if values.get("data") is None:
             raise ValueError(f"{path}: `data` is missing: the folder, file or Hub data set to train on")
+        if _exists(f"{values.get('output_dir') or Path('runs') / Path(path).stem}/results.json"):
+            continue  # the run may be finished; then the command only shows its results
         _check_recipe_data(values)
         for key in ("vision_encoder", "text_encoder", "model"):
             if isinstance(values.get(key), str) and "/" in values[key] and _is_missing(values[key]):
@@ -123,11 +130,12 @@ def known_keys() -> set[str]:
     """The keys of a recipe, read from the source files that define them."""
     keys = {"problem_type"}
     for name, (package, file) in FIELDS.items():
-        tree = ast.parse(_source(package, file).read_text(encoding="utf-8"))
-        for node in tree.body:
+        for node in _parsed(package, file).body:
             if isinstance(node, ast.ClassDef) and node.name == name:
                 keys |= set(_fields(node))
-            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "RENAMED_KEYS":
+    for name, (package, file) in OLD_KEYS.items():
+        for node in _parsed(package, file).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
                 keys |= set(ast.literal_eval(node.value))
     return keys - {"config", "arguments"}
 
@@ -143,10 +151,11 @@ def _fields(node: ast.ClassDef) -> Iterator[str]:
             yield item.target.id
 
 
-def _source(package: str, file: str) -> Path:
+def _parsed(package: str, file: str) -> ast.Module:
     """A source file of a package that is not imported; `training` lies beside `modeling_qca` in a checkout."""
     folder = Path(find_spec(package).origin).parent
-    return folder / file if (folder / file).exists() else folder.parent / file
+    source = folder / file if (folder / file).exists() else folder.parent / file
+    return ast.parse(source.read_text(encoding="utf-8"))
 
 
 def _check_keys(values: Mapping[str, Any], known: set[str], name: str) -> None:

@@ -52,6 +52,15 @@ def test_keys_are_those_that_the_full_check_knows():
     assert known <= preflight.known_keys()
 
 
+@pytest.mark.parametrize(
+    "old", ["attention_dropout: 0.0", "answer_fusion: concatenation", "relevance: none", "moving_average: 0.9"]
+)
+def test_keys_of_release_0_1_are_accepted_as_by_the_full_check(old, desk):
+    (desk / "old.yaml").write_text(f"data: data\nmodel: qca-tiny\n{old}\n")
+    preflight.check_recipes(["old.yaml"], {})
+    assert recipe.load_recipe("old.yaml").data == "data"
+
+
 def test_wrong_arguments_end_in_one_line_before_torch_is_imported(desk):
     cases = {
         "train|missing.yaml": "no such recipe",

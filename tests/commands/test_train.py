@@ -1,10 +1,13 @@
 """`qca train` and `qca demo`: what they pass on, stages, and training stopped on request."""
 
 import pytest
+from helpers.finished_runs import run_results, write_run
 from qca_cli.main import app
 from typer.testing import CliRunner
 
 from modeling_qca.training.fitting import training_run
+from modeling_qca.training.fitting.recipe import load_recipe
+from modeling_qca.training.fitting.run_folder import describe
 from modeling_qca.training.fitting.training_run import TrainingStoppedError
 
 
@@ -49,6 +52,19 @@ def test_no_stage_trains_before_all_recipes_are_read(tmp_path, trained):
     with pytest.raises(ValueError, match="each stage needs a folder"):
         qca("train", "first.yaml", "first.yaml", "--output_dir", "x")
     assert not trained
+
+
+def test_finished_run_shows_its_results_without_its_data(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(
+        "data: gone\nvision_encoder: ./gone\ntext_encoder: ./gone\noutput_dir: run\n"
+    )
+    with pytest.raises(ValueError, match="gone: no such folder"):
+        qca("train", "recipe.yaml")
+    write_run(tmp_path / "run", run_results(0.625, recipe=describe(load_recipe("recipe.yaml"))))
+    finished = qca("train", "recipe.yaml")
+    assert finished.exit_code == 0 and "0.625" in finished.output
+    with pytest.raises(ValueError, match="gone"):  # another recipe, so it has to train
+        qca("train", "recipe.yaml", "--seed", "7")
 
 
 def test_training_stopped_on_request_ends_in_one_line_and_status_130(tmp_path, monkeypatch):
