@@ -14,7 +14,13 @@ import torch
 from helpers.tiny import tiny_batch, tiny_model, tiny_processor
 from peft import PeftModel, get_peft_model
 from torch.utils.data import Dataset
-from transformers import AutoModelForVisualQuestionAnswering, AutoProcessor, Trainer, TrainingArguments
+from transformers import (
+    AutoModelForVisualQuestionAnswering,
+    AutoProcessor,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from modeling_qca.training.fitting.adapters import lora_config
 from modeling_qca.training.fitting.callbacks import EarlyStopping
@@ -266,11 +272,17 @@ def test_resumes_from_the_last_complete_checkpoint_only_if_asked(resume, tmp_pat
         our_trainer(tmp_path).train(resume_from_checkpoint=True)
     our_trainer(tmp_path, ema_decay=0.9, max_steps=3).train(resume_from_checkpoint=False)
     (tmp_path / "checkpoint-best").mkdir()  # a user's own
-    trainer = our_trainer(tmp_path, ema_decay=0.9)
+    trainer, begun = our_trainer(tmp_path, ema_decay=0.9), []
+
+    class Steps(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            begun.append(state.global_step)
+
+    trainer.add_callback(Steps())
     trainer.train(resume_from_checkpoint=resume)
     logged = [entry["step"] for entry in trainer.state.log_history if "loss" in entry]
     assert logged == [1, 2, 3, 4, 5, 6]
-    assert trainer._initial_global_step == (3 if resume else 0)
+    assert begun == list(range(3 if resume else 0, 6))
 
 
 def test_refuses_label_smoothing(tmp_path):
@@ -293,8 +305,6 @@ def test_trainer_that_stopped_early_trains_again(tmp_path):
 
 
 def stop_after(step: int) -> Any:
-    from transformers import TrainerCallback
-
     class Stop(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
             control.should_training_stop = state.global_step >= step
