@@ -226,20 +226,23 @@ class AttentionHop(GradientCheckpointingLayer):
     """
     One hop: read the patches, update the query and, on request, the patches (Yang et al. 2016, eq. 15-22).
 
-    Updates are pre-norm and residual. The last hop does not update the patches, because no hop reads them after it.
+    Updates are pre-norm and residual. The last hop does not update the patches, because no hop reads them after it. It
+    updates the query only if the answer head reads that (`answer_query="updated"`).
     """
 
-    def __init__(self, config: QCAConfig, updates_patches: bool):
+    def __init__(self, config: QCAConfig, is_last: bool):
         super().__init__()
         size = config.hidden_size
         self.question_attention = QuestionAttention(config) if config.query_tokens == "attended" else None
         self.query_norm = nn.LayerNorm(size)
         self.patch_norm = nn.LayerNorm(size)
         self.attention = QueryConditionedAttention(config)
-        self.update_norm = nn.LayerNorm(size)
-        self.update = nn.Sequential(nn.Linear(size, 2 * size), nn.GELU(), nn.Linear(2 * size, size))
         self.dropout = nn.Dropout(config.classifier_dropout)
-        self.patch_update = PatchUpdate(config) if updates_patches else None
+        self.updates_query = not is_last or config.answer_query == "updated"
+        if self.updates_query:
+            self.update_norm = nn.LayerNorm(size)
+            self.update = nn.Sequential(nn.Linear(size, 2 * size), nn.GELU(), nn.Linear(2 * size, size))
+        self.patch_update = PatchUpdate(config) if config.patch_update != "none" and not is_last else None
 
     def forward(
         self,
@@ -264,8 +267,9 @@ class AttentionHop(GradientCheckpointingLayer):
         if self.question_attention is not None:
             query = query + self.dropout(self.question_attention(query, question_tokens, question_mask))
         evidence, relevance = self.attention(self.query_norm(query), self.patch_norm(patches), places)
-        query = query + self.dropout(evidence)
-        query = query + self.dropout(self.update(self.update_norm(query)))
+        if self.updates_query:
+            query = query + self.dropout(evidence)
+            query = query + self.dropout(self.update(self.update_norm(query)))
         evidence = evidence[:, 0]
         if self.patch_update is not None:
             patches = self.patch_update(expand_to_questions(patches, places.image_index), evidence)
@@ -279,11 +283,10 @@ class AttentionHops(nn.Module):
         super().__init__()
         self.num_heads = config.num_attention_heads
         self.mean_dropout = nn.Dropout(config.evidence_dropout)
-        updates = config.patch_update != "none"
         depth = config.num_attention_layers
         self.reads_mean = depth == 0 or config.answer_evidence == "hops_and_mean"
         self.num_evidence = depth + self.reads_mean
-        self.layers = nn.ModuleList([AttentionHop(config, updates and i < depth - 1) for i in range(depth)])
+        self.layers = nn.ModuleList([AttentionHop(config, is_last=i == depth - 1) for i in range(depth)])
 
     def forward(
         self, question: QuestionStates, patches: torch.Tensor, places: PatchPlaces

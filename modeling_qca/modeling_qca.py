@@ -56,6 +56,10 @@ NO_PREFIX = (
 )
 
 
+# Release 0.1 stored the last hop's update of the query also if the answer head did not read it.
+UNREAD_UPDATE = r"hops\.layers\.\d+\.update(_norm)?\."
+
+
 class QCAPreTrainedModel(PreTrainedModel):
     config: QCAConfig
     config_class = QCAConfig
@@ -64,6 +68,7 @@ class QCAPreTrainedModel(PreTrainedModel):
     input_modalities = ["image", "text"]  # noqa: RUF012
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
+    _keys_to_ignore_on_load_unexpected = [UNREAD_UPDATE]  # noqa: RUF012
     _no_split_modules = ["AttentionHops", "GatedConditioning", "PatchEmbedder", "QueryEmbedder", "TokenBudget"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -108,8 +113,6 @@ class QCAPreTrainedModel(PreTrainedModel):
         """Parameters that no output depends on. DistributedDataParallel must not wait for their gradients."""
         layout = self.base_model.vision_encoder.layout
         unused = ["text_encoder.pooler", "text_encoder.head"]
-        if self.config.answer_query == "initial" and self.config.num_attention_layers > 0:
-            unused.append(f"hops.layers.{self.config.num_attention_layers - 1}.update")
         unused.append(f"vision_encoder.backbone.{'pooler' if layout is None else layout.unused}")
         if layout is not None:
             depth = self.config.vision_config.num_hidden_layers
@@ -157,7 +160,7 @@ class QCAPreTrainedModel(PreTrainedModel):
 class QCAModel(QCAPreTrainedModel):
     """A vision encoder, a text encoder and the hops between them, without an answer head."""
 
-    _keys_to_ignore_on_load_unexpected = [r"^fusion\.", r"^classifier\."]  # noqa: RUF012  of a checkpoint with a head
+    _keys_to_ignore_on_load_unexpected = [UNREAD_UPDATE, r"^fusion\.", r"^classifier\."]  # noqa: RUF012  of a head
 
     def __init__(self, config: QCAConfig):
         super().__init__(config)
@@ -176,12 +179,15 @@ class QCAModel(QCAPreTrainedModel):
         self.text_encoder.set_input_embeddings(value)
 
     @can_return_tuple
-    def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> QCAImageFeatures:
+    def get_image_features(
+        self, pixel_values: torch.Tensor, image_index: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
+    ) -> QCAImageFeatures:
         """
         Features of images before any question is asked. Pass them to `forward(image_features=..., image_grid=...)`.
 
         Args:
             pixel_values: `[I, 3, h, w]`.
+            image_index: not read. Accepted so that all image inputs of a batch can be passed.
             kwargs: `output_hidden_states`, `output_attentions` and `return_dict`.
 
         Returns:

@@ -13,6 +13,7 @@ from transformers import BatchFeature, PreTrainedConfig, ProcessorMixin
 from transformers.image_utils import ImageInput
 from transformers.processing_utils import ProcessingKwargs
 
+from .configuration_qca import AUTO_MAP
 from .image_qca import check_array, describe_image, is_collection, open_image
 from .question_qca import TOKENIZER_LOCK, check_token_counts, flatten_questions
 from .validation_qca import check_fields
@@ -42,6 +43,7 @@ class QCAProcessor(ProcessorMixin):
         if image_processor is not None:
             _check_image_processor(image_processor.to_dict())
         super().__init__(image_processor, tokenizer, **kwargs)
+        self.auto_map = {"AutoProcessor": AUTO_MAP["AutoProcessor"]}
 
     def __call__(
         self,
@@ -91,10 +93,6 @@ class QCAProcessor(ProcessorMixin):
             inputs.update(BatchFeature({"image_index": image_index}, tensor_type=options["return_tensors"]))
         return inputs
 
-    @property
-    def model_input_names(self) -> list[str]:
-        return [*super().model_input_names, "image_index"]
-
     def set_max_question_length(self, model: nn.Module):
         """Limit questions to the number of tokens that the text encoder of `model` reads."""
         longest = model.base_model.max_question_length
@@ -102,11 +100,17 @@ class QCAProcessor(ProcessorMixin):
             self.tokenizer.model_max_length = min(self.tokenizer.model_max_length, longest)
 
     def _with_defaults(self, kwargs: Any) -> dict[str, Any]:
-        """`kwargs` with our defaults. A length stored with the tokenizer was the choice of another task, and SigLIP's
-        tokenizer does not mark padding by itself."""
+        """`kwargs` with our defaults, and padding to a length if the tokenizer stores that. A length alone was the
+        choice of another task. SigLIP's tokenizer does not mark padding by itself."""
         names = ("padding", "max_length", "truncation", "return_attention_mask")
-        text_kwargs = {"padding": True, "max_length": None, "return_attention_mask": True}
+        if twice := sorted(set(names) & kwargs.keys() & kwargs.get("text_kwargs", {}).keys()):
+            raise ValueError(f"`{twice[0]}` is given twice, by itself and in `text_kwargs`. Pass it once.")
+        stored = self.tokenizer.init_kwargs
+        padding = "max_length" if stored.get("padding") == "max_length" else True
+        text_kwargs = {"padding": padding, "max_length": None, "return_attention_mask": True}
         text_kwargs |= kwargs.get("text_kwargs", {}) | {name: kwargs[name] for name in names if name in kwargs}
+        if text_kwargs["padding"] == "max_length" and text_kwargs["max_length"] is None:
+            text_kwargs["max_length"] = stored.get("max_length")
         limit = self.tokenizer.model_max_length
         cuts = text_kwargs.get("truncation") not in (None, False, "do_not_truncate")
         if cuts and text_kwargs["max_length"] is not None:

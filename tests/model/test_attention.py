@@ -232,7 +232,7 @@ def test_broadcast_update_adds_the_same_vector_to_every_patch():
 
 
 def test_hop_is_a_pre_norm_residual_update_of_the_query():
-    hop = build(AttentionHop, True, patch_update="broadcast", classifier_dropout=0.0)
+    hop = build(AttentionHop, False, patch_update="broadcast", classifier_dropout=0.0)
     query, patches = torch.randn(2, 1, 16), torch.randn(2, 5, 16)
     new_query, new_patches, evidence, _ = run_hop(hop, query, patches)
     mask = torch.ones(2, 5, dtype=torch.bool)

@@ -48,7 +48,7 @@ def test_inputs_equal_those_of_the_tokenizer_and_the_image_processor(processor):
     expected = image_processor([tiny_image(0), tiny_image(1)], return_tensors="pt")["pixel_values"]
     assert torch.equal(inputs["pixel_values"], expected)
     assert torch.equal(inputs["image_index"], torch.tensor([1, 0]))
-    assert set(inputs) <= set(processor.model_input_names)
+    assert set(inputs) - {"image_index"} == set(processor.model_input_names)
 
 
 @pytest.mark.parametrize(
@@ -384,3 +384,21 @@ def test_a_file_gives_answers_and_maps_at_its_size(processor, tmp_path):
     assert [tuple(maps.shape) for maps in processor.post_process_relevance(outputs, [(40, 60)] * 2)] == [
         (2, 40, 60)
     ] * 2
+
+
+def test_refuses_an_argument_given_twice():
+    with pytest.raises(ValueError, match="`padding` is given twice"):
+        tiny_processor()(text="what", padding="max_length", text_kwargs={"padding": "do_not_pad"})
+
+
+def test_pads_to_the_length_that_the_tokenizer_stores_with_padding():
+    tokenizer = tiny_tokenizer(padding="max_length", max_length=12)
+    processor = QCAProcessor(tiny_processor().image_processor, tokenizer)
+    assert processor(text="what")["input_ids"].shape == (1, 12)
+    assert processor(text="what", padding=True)["input_ids"].shape == (1, 3)
+
+
+def test_processor_equals_its_saved_copy(tmp_path):
+    processor = tiny_processor()
+    processor.save_pretrained(tmp_path)
+    assert QCAProcessor.from_pretrained(tmp_path).to_dict() == processor.to_dict()
