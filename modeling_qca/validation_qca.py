@@ -150,8 +150,9 @@ def _expected(path: str, name: str, value: Any) -> str | None:
         return f"at most {limit:,}"
     if name in ANSWERS and not isinstance(value, dict | None):
         return "a mapping"
-    if name in CODE_FIELDS and not isinstance(value, str | dict | None):
-        return "a name"
+    if name in CODE_FIELDS:
+        names = value.values() if isinstance(value, dict) else [value]
+        return None if all(isinstance(inner, str | None) for inner in names) else "a name, or a name for each encoder"
     if name == "chunk_size_feed_forward" and not (type(value) is int and value >= 0):
         return "a whole number"
     if name in FLAGS and not isinstance(value, bool | None):

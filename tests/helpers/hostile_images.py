@@ -226,7 +226,7 @@ def _array(generator: Random) -> Any:
         ]
     )
     kind = generator.choice(["uint8", "float32", "float64", "bool", "int64", "uint16", "complex64", "object", "U4"])
-    array = (np.ones(shape) * generator.choice([0, 0.5, 1, 200, 255, 4095, -1])).astype(kind)
+    array = np.full(shape, generator.choice([0, 0.5, 1, 200, 255, 4095, -1])).astype(kind)
     act = generator.random()
     if act < 0.2 and kind.startswith("float") and array.size:
         array[...] = generator.choice([np.nan, np.inf, -np.inf, 1e38])

@@ -6,7 +6,7 @@ import pytest
 
 @pytest.mark.parametrize(
     "count, seed",
-    [(60, 7), pytest.param(320, 7, marks=pytest.mark.slow), pytest.param(10_000, 0, marks=pytest.mark.slow)],
+    [(60, 7), pytest.param(2_000, 0, marks=pytest.mark.slow)],
 )
 def test_hostile_inputs_end_in_an_answer_or_one_clear_error(count: int, seed: int) -> None:
     outcomes = hostile_inputs.run(count, seed)

@@ -16,6 +16,7 @@ from .readers.memory import InMemory
 from .schema import FEATURES, Reader, Row
 
 logger = logging.getLogger(__name__)
+LONGEST_NAME = 1000  # characters of an image's name or fault in a message
 
 _SCHEMA_VERSION = 3  # raise it when a reader's rows change, so that cached rows are written again
 
@@ -107,7 +108,9 @@ def generate_rows(
 
 
 def _fault(row: Row, reason: str) -> str:
-    return reason if row["image"] is None else f"image {image_key(row['image'])} cannot be read: {reason}"
+    if row["image"] is None:
+        return reason
+    return f"image {image_key(row['image'])[:LONGEST_NAME]} cannot be read: {reason[:LONGEST_NAME]}"
 
 
 def _tell_of(skipped: list[dict[str, str]], collected: dict[str, str] | None) -> None:
