@@ -1,0 +1,86 @@
+"""Labels of objects in the words of a question: case, plural and labels of several words."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+_WORD = re.compile(r"[^\W_]+")
+
+
+class Mention(NamedTuple):
+    """Words of a question that name objects, and the labels they name."""
+
+    words: str
+    labels: frozenset[str]
+
+
+class LabelMatcher:
+    """Finds labels in questions. The longest label wins: "dining table" is not also a "table".
+
+    A label and its English singular and plural are the same. Case, `_` and `-` do not matter.
+
+    Args:
+        labels: all labels of the data set, also those that a picture at hand does not have.
+        words: the words that name a label instead of the label itself: `{"couch": ["couch", "sofa"]}`. An empty list
+            leaves the label out.
+
+    Raises:
+        ValueError: `words` names an unknown label, or the library `inflect` is missing.
+    """
+
+    def __init__(self, labels: Iterable[str], words: Mapping[str, Sequence[str]] | None = None) -> None:
+        labels = set(labels) - {""}
+        if unknown := (words or {}).keys() - labels:
+            known = ", ".join(sorted(labels)[:20])
+            raise ValueError(f"label words: no object has the label {min(unknown)!r}; the labels are {known}")
+        self._labels: dict[tuple[str, ...], set[str]] = {}
+        for label in labels:
+            for name in (words or {}).get(label, [label]):
+                for form in _forms(name):
+                    self._labels.setdefault(form, set()).add(label)
+        self._longest = max(map(len, self._labels), default=0)
+
+    def mentions(self, question: str) -> list[Mention]:
+        """What the question names, in the order of its first mentions."""
+        found: list[Mention] = []
+        for mention in self._all_mentions(question):
+            if not any(mention.labels & earlier.labels for earlier in found):
+                found.append(mention)
+        return found
+
+    def _all_mentions(self, question: str) -> Iterator[Mention]:
+        spoken = _WORD.findall(question)
+        words = [word.lower() for word in spoken]
+        start = 0
+        while start < len(words):
+            for length in range(min(self._longest, len(words) - start), 0, -1):
+                labels = self._labels.get(tuple(words[start : start + length]))
+                if labels:
+                    yield Mention(" ".join(words[start : start + length]), frozenset(labels))
+                    start += length
+                    break
+            else:
+                start += 1
+
+
+@cache
+def _forms(name: str) -> tuple[tuple[str, ...], ...]:
+    """The words of a name, of its plural and of its singular."""
+    plain = " ".join(_WORD.findall(name.lower()))
+    if not plain:
+        return ()
+    engine = _inflect()
+    variants = {plain, engine.plural_noun(plain), engine.singular_noun(plain) or plain}
+    return tuple(tuple(variant.lower().split()) for variant in variants)
+
+
+@cache
+def _inflect() -> Any:
+    try:
+        import inflect
+    except ImportError as error:
+        raise ValueError(
+            "matching labels with the words of questions needs inflect: pip install 'modeling-qca[maps]'"
+        ) from error
+    return inflect.engine()
