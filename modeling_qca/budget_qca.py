@@ -4,13 +4,12 @@ B questions, P prefix tokens (CLS, registers), N patches, K kept patches, D widt
 encoder.
 """
 
-from typing import Any
-
 import torch
 from torch import nn
 
-from .attention_qca import masked_softmax, split_heads
+from .attention_qca import masked_softmax
 from .configuration_qca import QCAConfig
+from .states_qca import LayerProjections
 
 
 class TokenBudget(nn.Module):
@@ -36,13 +35,12 @@ class TokenBudget(nn.Module):
             self.norm = nn.LayerNorm(vision_size)
             self.q_proj = nn.Linear(config.hidden_size, vision_size)
 
-    def relevance(
+    def forward(
         self,
         tokens: torch.Tensor,
         prefix: int,
         question: torch.Tensor,
-        layer_norm: nn.Module,
-        layer_attention: nn.Module,
+        layer: LayerProjections,
     ) -> torch.Tensor:
         r"""
         Probabilities `[B, N]` in float32 that rank the patches.
@@ -55,13 +53,13 @@ class TokenBudget(nn.Module):
             tokens: `[B, P + N, E]`.
             prefix: P.
             question: `[B, D]`.
-            layer_norm, layer_attention: of the next layer.
+            layer: the next one.
         """
         patches = tokens[:, prefix:]
         if self.scorer == "random":
             return torch.rand(patches.shape[:2], device=patches.device).softmax(dim=-1)
         if self.scorer == "cls_attention":
-            return _cls_attention(layer_norm(tokens), layer_attention, prefix)
+            return _cls_attention(layer.norm(tokens), layer, prefix)
         scores = torch.einsum("be,bne->bn", self.q_proj(question), self.norm(patches))
         return masked_softmax(scores * tokens.shape[-1] ** -0.5, None)
 
@@ -77,7 +75,7 @@ class TokenBudget(nn.Module):
             order = _spread(relevance, kept.sum(dim=-1, keepdim=True)).sort(descending=True, stable=True).indices
         return torch.zeros_like(kept).scatter(1, order, kept)
 
-    def forward(
+    def drop(
         self, tokens: torch.Tensor, prefix: int, relevance: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
         """
@@ -92,6 +90,7 @@ class TokenBudget(nn.Module):
             largest); and the raster positions of the kept patches `[B, K]`.
         """
         prefix_tokens, patches = tokens[:, :prefix], tokens[:, prefix:]
+        relevance = relevance.to(tokens.device)  # the parts of a model may lie on several devices
         kept = self.keep(relevance)
         weights = relevance * ~kept
         weights = weights / weights.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
@@ -136,12 +135,12 @@ def _spread(relevance: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
     return 2 * taken + share
 
 
-def _cls_attention(tokens: torch.Tensor, attention: Any, prefix: int) -> torch.Tensor:
+def _cls_attention(tokens: torch.Tensor, layer: LayerProjections, prefix: int) -> torch.Tensor:
     """Attention of the first of the normed `tokens` `[B, P + N, E]` over the patches, `[B, N]`, sums to one."""
-    num_heads = attention.q_proj.out_features // attention.head_dim
-    query = split_heads(attention.q_proj(tokens[:, :1]), num_heads)  # [B, H, 1, d]
-    key = split_heads(attention.k_proj(tokens), num_heads)  # [B, H, P + N, d]
-    scores = torch.matmul(query, key.transpose(-1, -2)) * attention.head_dim**-0.5
+    heads = (-1, layer.head_dim)
+    query = layer.query(tokens[:, :1]).unflatten(-1, heads).transpose(1, 2)  # [B, H, 1, d]
+    key = layer.key(tokens).unflatten(-1, heads).transpose(1, 2)  # [B, H, P + N, d]
+    scores = torch.matmul(query, key.transpose(-1, -2)) * layer.head_dim**-0.5
     weights = masked_softmax(scores, None).mean(dim=1)[:, 0, prefix:]
     return weights / weights.sum(dim=-1, keepdim=True)
 

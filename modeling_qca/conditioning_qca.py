@@ -8,7 +8,7 @@ from torch import nn
 
 from .attention_qca import split_heads
 from .configuration_qca import QCAConfig
-from .states_qca import QuestionStates
+from .states_qca import LayerProjections, QuestionStates
 
 
 class GatedConditioning(nn.Module):
@@ -48,14 +48,13 @@ class GatedConditioning(nn.Module):
         tokens: torch.Tensor,
         question: QuestionStates,
         token_mask: torch.Tensor | None,
-        layer_norm: nn.Module,
-        layer_attention: nn.Module,
+        layer: LayerProjections,
     ) -> torch.Tensor:
         """
         Args:
             tokens: `[B, S, E]`.
             token_mask: `[B, S]` boolean, `False` on padding.
-            layer_norm, layer_attention: of the conditioned layer, for `shared_projections`.
+            layer: the conditioned one, for `shared_projections`.
 
         Returns:
             `[B, S, E]`; a row whose question is all padding is unchanged.
@@ -66,8 +65,7 @@ class GatedConditioning(nn.Module):
             query, key, value = self.q_proj(self.norm(tokens)), self.k_proj(words), self.v_proj(words)
         elif self.mode == "shared_projections":
             words = self.question_mlp(self.question_norm(question.tokens))
-            query = layer_attention.q_proj(layer_norm(tokens))
-            key, value = layer_attention.k_proj(words), layer_attention.v_proj(words)
+            query, key, value = layer.query(layer.norm(tokens)), layer.key(words), layer.value(words)
         else:
             normed, mask = self.norm(tokens), token_mask
             query = self.q_proj(self.question_norm(question.query)[:, None])  # [B, 1, E]

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple, logging
 
@@ -79,6 +80,14 @@ class QCAPreTrainedModel(PreTrainedModel):
         if name in GENERATION:
             raise AttributeError(NO_GENERATION.format(type(self).__name__))
         return super().__getattr__(name)
+
+    def post_init(self):
+        """Same as `PreTrainedModel.post_init`, except that every layer of an encoder is named in `_no_split_modules`,
+        and nothing that the model lacks: FSDP would end in an error."""
+        super().post_init()
+        layers = {type(module).__name__ for module in self.modules() if isinstance(module, GradientCheckpointingLayer)}
+        present = {type(module).__name__ for module in self.modules()}
+        self._no_split_modules = (self._no_split_modules | layers) & present
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):

@@ -1,9 +1,10 @@
-"""What the hops and the vision layers read: the states of the questions, and the places of the patches.
+"""What the hops and the vision layers read: the states of the questions, the places of the patches, and layers.
 
 B questions, L question tokens, N patches, D width of the hops.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 
@@ -46,4 +47,29 @@ class PatchPlaces(NamedTuple):
     mask: torch.Tensor | None = None
 
 
-__all__ = ["PatchPlaces", "QuestionStates"]
+class LayerProjections(NamedTuple):
+    """
+    The norm and the attention projections of a vision layer, for modules that read it from outside.
+
+    They are functions, because accelerate moves a module that it finds among the arguments of another one, and weights
+    on the disk cannot be moved.
+
+    Args:
+        norm, query, key, value: `[B, S, E] -> [B, S, E]`.
+        head_dim: width of a head.
+    """
+
+    norm: Callable[[torch.Tensor], torch.Tensor]
+    query: Callable[[torch.Tensor], torch.Tensor]
+    key: Callable[[torch.Tensor], torch.Tensor]
+    value: Callable[[torch.Tensor], torch.Tensor]
+    head_dim: int
+
+    @classmethod
+    def of(cls, norm: Any, attention: Any) -> "LayerProjections":
+        """Of a layer with this `norm` before its `attention`."""
+        query, key, value = attention.q_proj, attention.k_proj, attention.v_proj
+        return cls(norm.__call__, query.__call__, key.__call__, value.__call__, attention.head_dim)
+
+
+__all__ = ["LayerProjections", "PatchPlaces", "QuestionStates"]

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
@@ -23,7 +24,7 @@ from .budget_qca import TokenBudget
 from .conditioning_qca import GatedConditioning
 from .configuration_qca import QCAConfig
 from .pairs_qca import ImageIndex, expand_to_questions
-from .states_qca import QuestionStates
+from .states_qca import LayerProjections, QuestionStates
 from .validation_qca import build_encoder
 
 
@@ -72,6 +73,19 @@ LAYOUTS = {
         "encoder.layers", "self_attn", "layer_norm1", after_layers="post_layernorm", prefix=0, unused="head"
     ),
 }
+
+# What a `PreTrainedModel` reads off its children, to place them on devices and in a dtype. This module stands between.
+PLACEMENT = (
+    "_no_split_modules",
+    "_skip_keys_device_placement",
+    "_keep_in_fp32_modules",
+    "_keep_in_fp32_modules_strict",
+)
+UNDER_FSDP = (
+    "`vision_conditioning='shared_projections'` and `token_budget_scorer='cls_attention'` read weights of a {0} from "
+    "outside of it, so FSDP must not shard it by itself. Train with `QCATrainer`, or list the classes to wrap without "
+    "{0} in `fsdp_transformer_layer_cls_to_wrap`."
+)
 
 
 @dataclass
@@ -175,6 +189,8 @@ class QuestionAwareVisionEncoder(nn.Module):
         self.layout = LAYOUTS.get(config.vision_config.model_type)
         self.conditioning = nn.ModuleDict({str(i): GatedConditioning(config) for i in config.conditioned_layers})
         self.budget = None if config.token_budget is None else TokenBudget(config)
+        for name in PLACEMENT:
+            setattr(self, name, getattr(self.backbone, name))
 
     @property
     def num_prefix_tokens(self) -> int | None:
@@ -244,16 +260,16 @@ class QuestionAwareVisionEncoder(nn.Module):
             run.tokens = expand_to_questions(run.tokens, image_index)
             starts = sorted({*map(int, self.conditioning), *self._budget_layers})
             for start, end in pairwise([*starts, len(self._layers)]):
-                norm, attention = self._norm_and_attention(start)
+                layer = self._projections(start)
                 if self.budget is not None and start == self.config.token_budget_layer:
-                    relevance = self.budget.relevance(run.tokens, prefix, question.query, norm, attention)
+                    relevance = self.budget(run.tokens, prefix, question.query, layer)
                     output.budget_relevance = relevance
                     if self.budget.fewest < num_patches:
-                        run.tokens, token_mask, output.positions = self.budget(run.tokens, prefix, relevance)
+                        run.tokens, token_mask, output.positions = self.budget.drop(run.tokens, prefix, relevance)
                         attention_mask = create_bidirectional_mask(self.backbone.config, run.tokens, token_mask)
                 if str(start) in self.conditioning:
                     condition = self.conditioning[str(start)]
-                    run.tokens = condition(run.tokens, question, token_mask, norm, attention)
+                    run.tokens = condition(run.tokens, question, token_mask, layer)
                 run.advance(self.backbone, self._layers[start:end], attention_mask)
             run.tokens = self._after_layers(run.tokens)
         num_kept = num_patches if output.positions is None else output.positions.shape[1]
@@ -285,9 +301,17 @@ class QuestionAwareVisionEncoder(nn.Module):
         name = self.layout.after_layers
         return tokens if name is None else self.backbone.get_submodule(name)(tokens)
 
-    def _norm_and_attention(self, index: int) -> tuple[nn.Module, nn.Module]:
+    @property
+    def reads_layers(self) -> bool:
+        """Whether other modules call the norm and the projections of a layer, so that FSDP must not shard it alone."""
+        shared = self.config.vision_conditioning == "shared_projections" and len(self.conditioning) > 0
+        return shared or (self.budget is not None and self.budget.scorer == "cls_attention")
+
+    def _projections(self, index: int) -> LayerProjections:
         layer = self._layers[index]
-        return layer.get_submodule(self.layout.norm), layer.get_submodule(self.layout.attention)
+        if isinstance(layer, FSDPModule) and self.reads_layers:
+            raise RuntimeError(UNDER_FSDP.format(type(layer).__name__.removeprefix("FSDP")))
+        return LayerProjections.of(layer.get_submodule(self.layout.norm), layer.get_submodule(self.layout.attention))
 
     @property
     def _budget_layers(self) -> list[int]:

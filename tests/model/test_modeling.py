@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-from accelerate import infer_auto_device_map
 from helpers.tiny import (
     VISION_CONFIGS,
     checkpoint_activations,
@@ -158,39 +157,6 @@ def test_attention_mask_of_any_dtype_is_accepted():
         for dtype in (torch.bool, torch.float32):
             mask = batch["attention_mask"].to(dtype)
             assert model(**batch | {"attention_mask": mask}).logits.equal(expected)
-
-
-def test_device_map_auto_places_a_model(tmp_path):
-    model, batch = tiny_model(**EVERYTHING), tiny_batch()
-    model.save_pretrained(tmp_path)
-    loaded = QCAForVisualQuestionAnswering.from_pretrained(tmp_path, device_map="auto")
-    assert {parameter.device.type for parameter in loaded.parameters()} == {"cpu"}
-    assert loaded(**batch).logits.allclose(model(**batch).logits, atol=1e-5)
-
-
-def test_device_maps_keep_the_hops_on_one_device():
-    """What they found is stacked, so it has to lie on one device."""
-    model = tiny_model(num_attention_layers=4)
-    size = sum(parameter.nbytes for parameter in model.parameters())
-    cut = set()
-    for share in range(1, 20):
-        memory = {0: size * share // 20, 1: 2 * size, "cpu": 2 * size}
-        places = infer_auto_device_map(model, memory, no_split_module_classes=model._no_split_modules)
-        cut.update(name for name in places if name.startswith("qca.hops."))
-    assert not cut
-
-
-def test_offload_to_disk_gives_equal_logits(tmp_path):
-    model, batch = tiny_model(**EVERYTHING), tiny_batch()
-    model.save_pretrained(tmp_path / "model")
-    devices = dict.fromkeys(["qca.text_encoder", "qca.hops", "qca.patch_embedder"], "disk") | dict.fromkeys(
-        ["qca.vision_encoder", "qca.query_embedder", "fusion", "classifier"], "cpu"
-    )
-    loaded = QCAForVisualQuestionAnswering.from_pretrained(
-        tmp_path / "model", device_map=devices, offload_folder=tmp_path / "offloaded"
-    )
-    assert loaded.qca.hops.layers[0].update[0].weight.device.type == "meta"
-    assert loaded(**batch).logits.allclose(model(**batch).logits, atol=1e-5)
 
 
 @VARIANTS

@@ -81,7 +81,7 @@ def test_fixed_budget_keeps_exactly_k_patches(data: st.DataObject) -> None:
         expected = sorted(range(patches), key=lambda patch: (-relevance[row, patch].item(), patch))[:count]
         assert kept[row].nonzero().flatten().tolist() == sorted(expected)
     if count < patches:
-        tokens, mask, positions = budget(torch.randn(rows, 2 + patches, 32), 2, relevance)
+        tokens, mask, positions = budget.drop(torch.randn(rows, 2 + patches, 32), 2, relevance)
         assert tokens.shape == (rows, 2 + count + 1, 32) and mask is None
         assert torch.equal(torch.zeros_like(kept).scatter(1, positions, True), kept)
         assert (positions.diff() > 0).all()
@@ -160,7 +160,8 @@ def test_adaptive_budget_keeps_the_fewest_patches_that_reach_the_mass(data: st.D
 def test_prefix_and_kept_patches_pass_unchanged_in_raster_order(vision: str) -> None:
     model, seen = budget_model(vision), []
     budget = model.qca.vision_encoder.budget
-    budget.register_forward_hook(lambda module, args, output: seen.append((args, output)))
+    drop = budget.drop
+    budget.drop = lambda *args: seen.append((args, drop(*args))) or seen[-1][1]
     output = model(**tiny_batch(questions=3, images=2))
     (tokens, prefix, relevance), (short, mask, positions) = seen[0]
     assert prefix == PREFIX_TOKENS[vision] and mask is None and short.shape[1] == prefix + 5 + 1
@@ -173,7 +174,7 @@ def test_prefix_and_kept_patches_pass_unchanged_in_raster_order(vision: str) -> 
 
 def test_one_token_is_the_relevance_weighted_mean_of_the_dropped_patches() -> None:
     tokens, relevance = torch.randn(2, 1 + 6, 32), torch.rand(2, 6).softmax(-1)
-    short, _, positions = tiny_budget(2)(tokens, 1, relevance)
+    short, _, positions = tiny_budget(2).drop(tokens, 1, relevance)
     for row in range(2):
         dropped = [patch for patch in range(6) if patch not in positions[row].tolist()]
         weights = relevance[row, dropped] / relevance[row, dropped].sum()
@@ -210,7 +211,7 @@ def test_learned_relevance_gets_a_straight_through_gradient() -> None:
     tokens = torch.tensor([[[9.0, 9.0], [1.0, 2.0], [3.0, -1.0], [0.5, 4.0]]])
     relevance = torch.tensor([[0.2, 0.5, 0.3]], requires_grad=True)
     weights = torch.tensor([[5.0, 5.0], [1.0, -2.0], [0.3, 0.7]])  # for CLS, the kept patch, the merged token
-    short, _, positions = tiny_budget(1)(tokens, 1, relevance)
+    short, _, positions = tiny_budget(1).drop(tokens, 1, relevance)
     assert positions.tolist() == [[1]]
     (short[0] * weights).sum().backward()
     merged = (0.2 * tokens[0, 1] + 0.3 * tokens[0, 3]) / 0.5
@@ -297,7 +298,7 @@ def test_random_budget_follows_the_seed_and_is_uniform() -> None:
     assert not torch.equal(masks[0][0], masks[0][1])
     budget = model.qca.vision_encoder.budget
     torch.manual_seed(0)
-    relevance = budget.relevance(torch.zeros(4000, 1 + 16, 32), 1, torch.zeros(4000, 32), nn.Identity(), nn.Identity())
+    relevance = budget(torch.zeros(4000, 1 + 16, 32), 1, torch.zeros(4000, 32), layer=None)
     torch.testing.assert_close(budget.keep(relevance).float().mean(0), torch.full((16,), 5 / 16), atol=0.03, rtol=0)
 
 

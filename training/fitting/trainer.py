@@ -233,10 +233,9 @@ def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
 def _sharded_classes(model: Any) -> list[str]:
     """The classes whose modules FSDP shards: only their own `forward` reads their weights."""
     encoders = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
-    classes = {name for encoder in encoders for name in encoder._no_split_modules} - {"TokenBudget"}
-    config = model.config
-    if config.vision_conditioning == "shared_projections" or config.token_budget_scorer == "cls_attention":
-        vision = model.base_model.vision_encoder
+    classes = {name for encoder in encoders for name in encoder._no_split_modules}
+    vision = model.base_model.vision_encoder
+    if vision.reads_layers:
         classes -= {type(layer).__name__ for layer in vision.backbone.get_submodule(vision.layout.layers)}
     embedding = model.get_input_embeddings()  # FSDP shards it by itself
     modules = [module for module in model.modules() if embedding not in module.modules()]
