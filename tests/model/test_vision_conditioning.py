@@ -11,7 +11,7 @@ from transformers import AutoModel
 from modeling_qca import QCAForVisualQuestionAnswering
 from modeling_qca.conditioning_qca import GatedConditioning
 from modeling_qca.configuration_qca import CONDITIONABLE_VISION_ENCODERS
-from modeling_qca.states_qca import QuestionStates
+from modeling_qca.states_qca import LayerProjections, QuestionStates
 from modeling_qca.vision_qca import LAYOUTS
 
 MODES = ("patches_read_question", "question_reads_patches", "shared_projections")
@@ -171,7 +171,7 @@ def test_conditioning_matches_a_loop_over_its_formula(mode: str) -> None:
     tokens, words, question = torch.randn(2, 5, 32), torch.randn(2, 4, 32), torch.randn(2, 32)
     word_mask = torch.tensor([[True, True, True, False], [True, False, False, False]])
     norm, attention = layer.layernorm_before, layer.attention
-    updated = conditioning(tokens, QuestionStates(question, words, word_mask), None, norm, attention)
+    updated = conditioning(tokens, QuestionStates(question, words, word_mask), None, LayerProjections.of(norm, attention))
     heads, width = 4, 8
     for row in range(2):
         words_read = conditioning.question_norm(words[row][word_mask[row]])
@@ -201,9 +201,8 @@ def test_question_without_tokens_leaves_its_row_unchanged(mode: str) -> None:
     conditioning, layer = model.qca.vision_encoder.conditioning["0"], model.qca.vision_encoder.backbone.layers[0]
     tokens, words = torch.randn(2, 5, 32), torch.randn(2, 4, 32)
     mask = torch.tensor([[False] * 4, [True] * 4])
-    updated = conditioning(
-        tokens, QuestionStates(words[:, 0], words, mask), None, layer.layernorm_before, layer.attention
-    )
+    projections = LayerProjections.of(layer.layernorm_before, layer.attention)
+    updated = conditioning(tokens, QuestionStates(words[:, 0], words, mask), None, projections)
     assert torch.equal(updated[0], tokens[0]) and not torch.equal(updated[1], tokens[1])
 
 
