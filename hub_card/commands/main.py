@@ -12,6 +12,7 @@ from .console import FIRST_PROCESS, report_error
 from .explain import explain
 from .measure import bench, bench_training, evaluate, faithfulness, results
 from .options import Command, RecipeCommand, hyphenate
+from .predict import predict
 from .prepare_data import check, make_questions, make_views, vocab
 from .share import export, push
 from .train import train
@@ -22,6 +23,7 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
     "Try": {"demo": demo, "ask": ask, "app": launch},
     "Prepare data": {"check": check, "vocab": vocab, "make-questions": make_questions, "make-views": make_views},
     "Train": {"train": train},
+    "Predict": {"predict": predict},
     "Measure": {
         "evaluate": evaluate,
         "faithfulness": faithfulness,

@@ -2,10 +2,11 @@
 
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from .readers.columns import REQUIRED
 from .readers.daquar import DAQUAR
 from .readers.gqa import GQA
 from .readers.hub import HubTable
@@ -79,8 +80,13 @@ def checked_options(options: Mapping[str, Any]) -> Mapping[str, Any]:
     return options
 
 
-def make_reader(format: str, data: Any, split: str, options: dict[str, Any]) -> Reader:
+def make_reader(
+    format: str, data: Any, split: str, options: dict[str, Any], required: Collection[str] = REQUIRED
+) -> Reader:
     """The reader of `data`. An object in memory has a reader of its own; a path is read by `format`.
+
+    Args:
+        required: as for `RecordConverter`, in formats whose columns are found by name.
 
     Raises:
         ValueError: the format or an option is unknown, missing or malformed, or the path does not exist.
@@ -91,15 +97,15 @@ def make_reader(format: str, data: Any, split: str, options: dict[str, Any]) -> 
     if in_memory and format != "table":
         raise ValueError(f"format {format!r} reads files, but data is a {type(data).__name__}: leave `format` out")
     kind: type = InMemory if in_memory else FORMATS[format]
-    known = [name for name in inspect.signature(kind).parameters if name not in ("data", "split")]
+    known = [name for name in inspect.signature(kind).parameters if name not in ("data", "split", "required")]
     if kind is not HubTable:
         options.pop("streaming", None)
         if not in_memory and not Path(data).exists():
             raise ValueError(f"{data}: no such file or folder; for a data set of the Hub pass format: hub")
     if unknown := options.keys() - set(known):
         raise ValueError(f"option {min(unknown)!r} is not one of format {format}: {', '.join(known)}")
-    required = [name for name in known if inspect.signature(kind).parameters[name].default is inspect.Parameter.empty]
-    if missing := [name for name in required if name not in options]:
+    needed = [name for name in known if inspect.signature(kind).parameters[name].default is inspect.Parameter.empty]
+    if missing := [name for name in needed if name not in options]:
         raise ValueError(f"format {format} needs option {missing[0]!r}")
     for name, value in options.items():
         wanted, fits = _OPTIONS[name]
@@ -111,4 +117,6 @@ def make_reader(format: str, data: Any, split: str, options: dict[str, Any]) -> 
         options["relevance_grid"] = tuple(options["relevance_grid"])
     if not in_memory:
         data = str(data) if kind is HubTable else Path(data)
+    if set(required) != set(REQUIRED) and "required" in inspect.signature(kind).parameters:
+        options["required"] = required
     return kind(data=data, split=split, **options)

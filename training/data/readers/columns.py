@@ -1,7 +1,7 @@
 """From the records of a table to rows: which column holds what, and one record as one or several rows."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from PIL import Image
@@ -34,6 +34,7 @@ class RecordConverter:
         folder: of the images that cells name; None where cells hold paths.
         answer_separator: splits an answer into a set of answers.
         keep_decoded: leave PIL images as they are, for rows that are not stored.
+        required: the fields that a record must have. Of `question` and `answers`, only those named are read.
     """
 
     def __init__(
@@ -43,12 +44,14 @@ class RecordConverter:
         folder: ImageFolder | None,
         answer_separator: str | None,
         keep_decoded: bool = False,
+        required: Collection[str] = REQUIRED,
     ) -> None:
         self.table = table
         self.mapping = mapping
         self.folder = folder
         self.answer_separator = answer_separator
         self.keep_decoded = keep_decoded
+        self.required = required
         self._columns: dict[tuple[str, ...], dict[str, str]] = {}
 
     def rows(self, record: Record, default_id: str, place: str) -> Iterator[tuple[str, Row]]:
@@ -57,7 +60,7 @@ class RecordConverter:
         Raises:
             ValueError: a cell is empty or of another kind. The message names `place`.
         """
-        if "question" in self.mapping or not is_conversation(record):
+        if "question" in self.mapping or "question" not in self.required or not is_conversation(record):
             yield place, self._row(record, default_id, place)
             return
         for turn, question in enumerate(conversation_records(record, place)):
@@ -66,7 +69,7 @@ class RecordConverter:
     def _row(self, record: Record, default_id: str, place: str) -> Row:
         names = tuple(record)
         if names not in self._columns:
-            self._columns[names] = find_columns(names, self.mapping, self.table)
+            self._columns[names] = find_columns(names, self.mapping, self.table, self.required)
         columns = self._columns[names]
         image = record[columns["image"]]
         if not (self.keep_decoded and isinstance(image, Image.Image)):
@@ -75,20 +78,23 @@ class RecordConverter:
         return {
             "image": image,
             "image_id": next(filter(None, (_id(value, place) for value in ids)), "") or (image and image_key(image)),
-            "question": cell_question(record[columns["question"]], place),
+            "question": cell_question(record[columns["question"]], place) if "question" in self.required else "",
             "question_id": _id(record.get(columns.get("question_id", "")), place) or default_id,
             "question_type": cell_text(record.get(columns.get("question_type", "")), place, "question type"),
-            "answers": cell_answers(self._answer(record, columns, place), self.answer_separator, place),
+            "answers": self._answers(record, columns, place) if "answers" in self.required else [],
             "relevance": cell_relevance(record.get(columns.get("relevance", "")), place),
         }
 
-    def _answer(self, record: Record, columns: Mapping[str, str], place: str) -> Any:
+    def _answers(self, record: Record, columns: Mapping[str, str], place: str) -> list[dict[str, Any]]:
         answer = record[columns["answers"]]
         choices = record[columns["choices"]] if "choices" in columns else lettered_choices(record)
-        return answer if is_empty(choices) else chosen_answer(answer, choices, place)
+        chosen = answer if is_empty(choices) else chosen_answer(answer, choices, place)
+        return cell_answers(chosen, self.answer_separator, place)
 
 
-def find_columns(names: Iterable[str], mapping: Mapping[str, str], table: str) -> dict[str, str]:
+def find_columns(
+    names: Iterable[str], mapping: Mapping[str, str], table: str, required: Collection[str] = REQUIRED
+) -> dict[str, str]:
     """The column of each schema name the table has: the mapped one, or the first of `USUAL_COLUMNS`.
 
     Case, outer spaces, and spaces or hyphens for `_` do not matter.
@@ -106,7 +112,7 @@ def find_columns(names: Iterable[str], mapping: Mapping[str, str], table: str) -
         found = next(filter(None, (_present(column, present, table) for column in wanted)), None)
         if found is not None:
             columns[name] = found
-        elif name in mapping or name in REQUIRED:
+        elif name in mapping or name in required:
             raise ValueError(
                 f"{table}: no column {' or '.join(wanted)} for {name}, only {', '.join(present)}; map it with columns"
             )

@@ -1,6 +1,6 @@
 """Data sets of the Hub, and tables of `datasets` in general."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import datasets
 
 from ..images import ImageFolder
 from ..schema import Record, Row
-from .columns import RecordConverter, find_columns
+from .columns import REQUIRED, RecordConverter, find_columns
 from .conversations import LAYOUTS
 
 
@@ -25,6 +25,7 @@ class HubTable:
         images: folder of the images, where its image column holds file names.
         columns, answer_separator: as for `Table`.
         streaming: read it over the network instead of downloading it.
+        required: as for `RecordConverter`.
     """
 
     data: str
@@ -35,6 +36,7 @@ class HubTable:
     columns: Mapping[str, str] = field(default_factory=dict)
     answer_separator: str | None = None
     streaming: bool = False
+    required: Collection[str] = field(default=REQUIRED, repr=False)
 
     def shards(self) -> list[str]:
         """Numbers of the data set's shards."""
@@ -52,10 +54,10 @@ class HubTable:
         """(place, row) of one shard."""
         table = self._table()
         if not any(layout in (table.features or {}) for layout in LAYOUTS):
-            find_columns(table.features or next(iter(table), {}), self.columns, self.data)
+            find_columns(table.features or next(iter(table), {}), self.columns, self.data, self.required)
         shards = len(self.shards())
         folder = ImageFolder(self.images) if self.images else None
-        converter = RecordConverter(self.data, self.columns, folder, self.answer_separator)
+        converter = RecordConverter(self.data, self.columns, folder, self.answer_separator, required=self.required)
         part = table.shard(shards, int(shard)) if shards > 1 else table
         for index, record in enumerate(table_records(part)):
             place = f"{self.data} {self.split} row {index}" + (f" of shard {shard}" if shards > 1 else "")

@@ -3,7 +3,7 @@
 Columns are found by their usual names or by a mapping from the row schema's names.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..images import ImageFolder
 from ..relevance_maps import count_maps, read_maps
 from ..schema import Record, Row
-from .columns import RecordConverter
+from .columns import REQUIRED, RecordConverter
 from .table_files import SUFFIXES, read_records
 
 
@@ -32,6 +32,7 @@ class Table:
         answer_separator: splits an answer into a set of answers (`","` for DAQUAR).
         relevance_filter: keeps maps whose entry in another array of the npz file equals this: `{"tier": "strict"}`.
         encoding: of a text file; see `table_files.read_records` for the default.
+        required: as for `RecordConverter`.
     """
 
     data: Path
@@ -41,6 +42,7 @@ class Table:
     answer_separator: str | None = None
     relevance_filter: Mapping[str, str] = field(default_factory=dict)
     encoding: str | None = None
+    required: Collection[str] = field(default=REQUIRED, repr=False)
 
     def shards(self) -> list[str]:
         """The table's files."""
@@ -55,7 +57,7 @@ class Table:
         """(place, row) of one file."""
         path = Path(shard)
         folder = ImageFolder(self._image_folder(path), beside=path.parent)
-        converter = RecordConverter(str(path), self.columns, folder, self.answer_separator)
+        converter = RecordConverter(str(path), self.columns, folder, self.answer_separator, required=self.required)
         maps = _Maps(_map_file(path), self.relevance_filter)
         count = 0
         for index, (place, record) in enumerate(self.records(path)):

@@ -2,14 +2,14 @@
 
 import json
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..images import SUFFIXES
 from ..schema import Row
-from .columns import RecordConverter
+from .columns import REQUIRED, RecordConverter
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,14 @@ class WebDataset:
     Args:
         data: the folder or file.
         split: `train`, `validation` or what the files are called. A single file has only `train`.
-        columns, answer_separator: as for `Table`.
+        columns, answer_separator, required: as for `Table`.
     """
 
     data: Path
     split: str
     columns: Mapping[str, str] = field(default_factory=dict)
     answer_separator: str | None = None
+    required: Collection[str] = field(default=REQUIRED, repr=False)
 
     def shards(self) -> list[str]:
         """The tar files."""
@@ -47,7 +48,7 @@ class WebDataset:
 
     def rows(self, shard: str) -> Iterator[tuple[str, Row]]:
         """(place, row) of one file."""
-        converter = RecordConverter(shard, self.columns, None, self.answer_separator)
+        converter = RecordConverter(shard, self.columns, None, self.answer_separator, required=self.required)
         for name, parts in _samples(Path(shard)):
             place = f"{shard} sample {name}"
             described = parts.pop("json", {})

@@ -1,0 +1,26 @@
+"""`qca predict`: what it prints and how it ends."""
+
+from pathlib import Path
+
+import pytest
+from helpers.data_files import draw, write_csv
+from helpers.tiny import save_tiny_model
+from qca_cli.main import app
+from typer.testing import CliRunner
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_exit_status_says_whether_every_image_was_read(tmp_path: Path, damaged: bool):
+    save_tiny_model(tmp_path / "run")
+    draw(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"") if damaged else draw(tmp_path / "b.png", shade=200)
+    table = write_csv(tmp_path / "pairs.csv", "image,question", "a.png,what is red", "b.png,what is red")
+    output = tmp_path / "answers.jsonl"
+    words = ["predict", str(tmp_path / "run"), str(table), "--output", str(output), "--workers", "0"]
+    ended = CliRunner().invoke(app, words)
+    assert ended.exit_code == (3 if damaged else 0), ended.output
+    shown = " ".join(ended.output.split())
+    assert f"{1 if damaged else 2} answers about {1 if damaged else 2} images" in shown
+    assert ("could not be read" in shown) == damaged == (tmp_path / "answers.jsonl.unreadable.csv").exists()
+    again = CliRunner().invoke(app, [*words, "--resume"])
+    assert again.exit_code == ended.exit_code and "finished before" in again.output

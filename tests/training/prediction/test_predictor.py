@@ -1,0 +1,146 @@
+"""The predictor: batch in, batch out, equal to the pipeline; each image and each question is encoded once."""
+
+import io
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.tiny import save_tiny_model, tiny_image
+
+from modeling_qca.training.evaluation.checkpoint import load_pipeline
+from modeling_qca.training.prediction import predictor as module
+from modeling_qca.training.prediction.predictor import Predictor
+from modeling_qca.training.prediction.regions import peak_and_box
+
+QUESTIONS = ["what is the color of the ball", "where is it", "how many"]
+VARIANTS = [
+    {},
+    {"problem_type": "multi_label_classification"},
+    {"token_budget": [3, 8], "token_budget_layer": 2, "vision_conditioning_layers": [1, 2]},
+]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("photos")
+    for seed in range(3):
+        tiny_image(seed, (40, 30)).save(folder / f"{seed}.png")
+    return [str(folder / f"{seed}.png") for seed in range(3)]
+
+
+@pytest.mark.parametrize("fields", VARIANTS, ids=["plain", "several_answers", "in_vision_encoder"])
+def test_answers_equal_those_of_the_pipeline_one_pair_at_a_time(tmp_path, photos, fields):
+    save_tiny_model(tmp_path, **fields)
+    found = Predictor(str(tmp_path), QUESTIONS, top_k=3)({"image": photos, "number": np.arange(3)})
+    ask = load_pipeline(str(tmp_path))
+    assert found["question"].tolist() == QUESTIONS * 3 and found["number"].tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    for row, (image, question) in enumerate(zip(found["image"], found["question"], strict=True)):
+        expected = ask(image, question, top_k=3)
+        assert found["answer"][row] == expected[0]["answer"] and found["error"][row] == ""
+        assert found["answers"][row] == [each["answer"] for each in expected]
+        assert found["probabilities"][row] == pytest.approx([each["score"] for each in expected], abs=1e-6)
+        assert found["probability"][row] == found["probabilities"][row][0]
+
+
+def test_encodes_each_image_and_each_question_once(tmp_path, photos, monkeypatch):
+    save_tiny_model(tmp_path)
+    predictor, images, texts = Predictor(str(tmp_path)), [], []
+    get_image_features, get_text_features = predictor.model.get_image_features, predictor.model.get_text_features
+    monkeypatch.setattr(
+        predictor.model, "get_image_features", lambda x: images.append(len(x)) or get_image_features(x)
+    )
+    monkeypatch.setattr(
+        predictor.model,
+        "get_text_features",
+        lambda **words: texts.append(len(words["input_ids"])) or get_text_features(**words),
+    )
+    first, second = photos[:2]
+    batch = {"image": [first, second, first, first], "question": ["how many", "where", "where", "how many"]}
+    whole = predictor(batch)
+    assert (images, texts) == ([2], [2])
+    again = predictor({name: values[:1] for name, values in batch.items()})
+    assert (images, texts) == ([2, 1], [2])  # the question was known
+    assert again["answer"][0] == whole["answer"][0]
+    assert again["probability"][0] == pytest.approx(whole["probability"][0], abs=1e-6)
+
+
+def test_many_questions_about_one_image_are_answered_in_several_passes(tmp_path, photos, monkeypatch):
+    save_tiny_model(tmp_path)
+    predictor = Predictor(str(tmp_path), QUESTIONS)
+    whole = predictor({"image": photos})
+    monkeypatch.setattr(module, "MAXIMUM_PAIRS", 2)
+    monkeypatch.setattr(module, "MAXIMUM_QUESTIONS", 1)
+    found = predictor({"image": photos})
+    assert found["answer"].tolist() == whole["answer"].tolist()
+    np.testing.assert_allclose(found["probability"], whole["probability"], atol=1e-6)
+    assert len(predictor._features) == 1
+
+
+def test_is_small_when_pickled_and_answers_the_same_afterwards(tmp_path, photos):
+    save_tiny_model(tmp_path)
+    predictor = Predictor(str(tmp_path), QUESTIONS, regions=True)
+    before = predictor({"image": photos})
+    sent = pickle.dumps(predictor)
+    assert len(sent) < 2000
+    after = pickle.loads(sent)({"image": photos})
+    assert before.keys() == after.keys()
+    assert all(before[name].tolist() == after[name].tolist() for name in before)
+
+
+def test_an_unreadable_image_gets_an_error_and_the_others_their_answers(tmp_path, photos):
+    save_tiny_model(tmp_path)
+    buffer = io.BytesIO()
+    tiny_image(0, (40, 30)).save(buffer, "PNG")
+    images = [photos[0], str(tmp_path / "none.jpg"), buffer.getvalue(), b"text", None]
+    found = Predictor(str(tmp_path), ["where"], top_k=2, regions=True)({"image": images})
+    assert "image" not in found
+    assert [bool(error) for error in found["error"]] == [False, True, False, True, True]
+    assert np.isnan(found["probability"]).tolist() == [False, True, False, True, True]
+    assert "No such file" in found["error"][1] and "looks like text" in found["error"][3]
+    assert found["answer"][2] == found["answer"][0] != "" == found["answer"][3] and found["box"][4] == []
+    nothing = Predictor(str(tmp_path), ["where"])({"image": [b"text"]})
+    assert nothing["answer"].tolist() == [""]
+
+
+def test_refuses_columns_questions_and_settings_that_do_not_fit(tmp_path):
+    save_tiny_model(tmp_path / "run")
+    predictor = Predictor(str(tmp_path / "run"))
+    with pytest.raises(ValueError, match=r"no column 'question'.* or give the predictor `questions`"):
+        predictor({"image": []})
+    with pytest.raises(ValueError, match="Question row 9, 'red"):
+        predictor.check_questions([("row 9", "red " * 30)])
+    with pytest.raises(ValueError, match="at least one question"):
+        Predictor("run", [])
+    save_tiny_model(tmp_path / "no_hops", num_attention_layers=0)
+    with pytest.raises(ValueError, match="no relevance maps"):
+        Predictor(str(tmp_path / "no_hops"), regions=True).model  # noqa: B018
+
+
+def test_peak_is_the_maximum_and_the_box_its_connected_region():
+    relevance = np.zeros((4, 8))
+    relevance[1, 2:5] = [0.3, 0.4, 0.25]
+    relevance[3, 7] = 0.39  # high, but elsewhere
+    relevance[2, 2] = 0.19  # connected, but low
+    peak, box = peak_and_box(relevance, (10.0, 0.0, 90.0, 40.0))
+    assert peak == [45.0, 15.0]
+    assert box == [30.0, 10.0, 60.0, 20.0]
+
+
+def test_peak_is_where_the_map_of_the_pipeline_has_its_maximum(tmp_path, photos):
+    save_tiny_model(tmp_path)
+    found = Predictor(str(tmp_path), QUESTIONS, regions=True)({"image": photos})
+    ask = load_pipeline(str(tmp_path))
+    for row in range(len(found["peak"])):
+        relevance = ask.look(found["image"][row], found["question"][row]).relevance[-1]
+        y, x = divmod(int(torch.argmax(relevance)), relevance.shape[1])
+        width, height = 40 / relevance.shape[1], 30 / relevance.shape[0]
+        assert found["peak"][row] == pytest.approx([(x + 0.5) * width, (y + 0.5) * height], abs=0.06)
+        left, top, right, bottom = found["box"][row]
+        assert left <= found["peak"][row][0] <= right and top <= found["peak"][row][1] <= bottom
+
+
+def test_loads_the_checkpoint_when_it_is_first_needed():
+    predictor = Predictor("nobody/nothing", ["where"])
+    assert Path(predictor.checkpoint).name == "nothing"

@@ -1,0 +1,229 @@
+"""The answers of a checkpoint, batch in and batch out, in one class that can be pickled.
+
+I images, B pairs of image and question, U distinct questions, L question tokens, E text width.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor
+from modeling_qca.overlay_qca import seen_box
+
+from ..data.collator import tokenize_questions
+from ..data.images import image_key
+from ..evaluation.checkpoint import load_checkpoint, load_processor
+from .pictures import Pictures, read_pictures
+from .regions import peak_and_box
+
+MAXIMUM_PAIRS = 256  # of one pass through the hops
+MAXIMUM_QUESTIONS = 1024  # whose text features are kept, some 40 KB each
+
+
+class Predictor:
+    """
+    Answers questions about images. Each image of a batch and each question is encoded once.
+
+    The checkpoint is loaded when it is first needed, so that the object is small when it is sent to another process.
+    Ray Data runs the class as it is:
+    `rows.map_batches(Predictor, fn_constructor_kwargs={"checkpoint": ...}, concurrency=4)`.
+
+    Args:
+        checkpoint: folder or Hub id.
+        questions: asked about every image; None if each row brings its own.
+        top_k: answers of each row.
+        regions: also where the last relevance map points: `peak` and `box`, see `regions.peak_and_box`.
+        device: such as `cuda:1`; by default a GPU if there is one.
+
+    Raises:
+        ValueError: `top_k` is below 1, or `questions` is empty.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str,
+        questions: Sequence[str] | None = None,
+        top_k: int = 1,
+        regions: bool = False,
+        device: str | torch.device | None = None,
+    ):
+        if top_k < 1:
+            raise ValueError(f"`top_k` must be at least 1, got {top_k}")
+        if isinstance(questions, str) or (questions is not None and not len(questions)):
+            raise ValueError(f"`questions` is a list of at least one question, not {questions!r}")
+        self.checkpoint, self.top_k, self.regions = str(checkpoint), top_k, regions
+        self.questions = None if questions is None else list(questions)
+        self.device = device
+        self._features: dict[str, torch.Tensor] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {name: value for name, value in self.__dict__.items() if name not in ("model", "processor")}
+        return state | {"_features": {}}
+
+    @cached_property
+    def model(self) -> QCAForVisualQuestionAnswering:
+        """The model, in evaluation mode.
+
+        Raises:
+            ValueError: see `load_checkpoint`; or `regions` of a model without hops.
+        """
+        model = load_checkpoint(self.checkpoint).eval()
+        if self.regions and model.config.num_attention_layers == 0:
+            raise ValueError(f"{self.checkpoint}: a model without hops has no relevance maps; leave the regions out")
+        return model.to(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
+
+    @cached_property
+    def processor(self) -> QCAProcessor:
+        """The processor, which refuses questions that are too long for the model."""
+        model = self.model  # a checkpoint that is not there is reported by it
+        processor = load_processor(self.checkpoint)
+        processor.set_max_question_length(model)
+        return processor
+
+    def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, np.ndarray]:
+        """
+        Args:
+            batch: columns of equal length: `image` (what `open_image` takes), and `question` where the predictor has
+                no `questions` of its own.
+
+        Returns:
+            A row for each question about each image: the columns of `batch` (`image` only if it is text), `question`,
+            `answer`, `probability`, `error`, and the fields of [`answer`] that were asked for. Where an image cannot
+            be read, `error` says why, `answer` is empty and `probability` is not a number.
+
+        Raises:
+            ValueError: a column is missing, or a question is empty or too long.
+        """
+        self._check_columns(batch)
+        images = list(batch["image"])
+        places: dict[str, int] = {}  # an image that several rows show is encoded once
+        shown = [places.setdefault(_key(image, row), len(places)) for row, image in enumerate(images)]
+        pictures = read_pictures(self.processor, [images[shown.index(place)] for place in range(len(places))])
+        if self.questions is None:
+            asked = [(row, str(question)) for row, question in enumerate(batch["question"])]
+        else:
+            asked = [(row, question) for row in range(len(images)) for question in self.questions]
+        readable = [(shown[row], question) for row, question in asked if shown[row] in pictures.rows]
+        answers = iter(self.answer(pictures, *zip(*readable, strict=True)) if readable else [])
+        empty = {"answer": "", "probability": float("nan")} | self._empty_fields()
+        found = [
+            {"error": pictures.faults[shown[row]], **empty} if shown[row] in pictures.faults else next(answers)
+            for row, _ in asked
+        ]
+        kept = {name: values for name, values in batch.items() if name != "image" or _is_text(values)}
+        columns: dict[str, list] = {name: [values[row] for row, _ in asked] for name, values in kept.items()}
+        columns["question"] = [question for _, question in asked]
+        names = ("answer", "probability", "error", *self._empty_fields())
+        columns |= {name: [record.get(name, "") for record in found] for name in names}
+        return {name: _array(values) for name, values in columns.items()}
+
+    @torch.inference_mode()
+    def answer(self, pictures: Pictures, places: Sequence[int], questions: Sequence[str]) -> list[dict[str, Any]]:
+        """
+        Args:
+            places: of the image of each pair, among those that `pictures` was read from.
+            questions: of each pair.
+
+        Returns:
+            For each pair `answer` and `probability`; with `top_k` over 1 also `answers` and `probabilities`, best
+            first; with `regions` also `peak` and `box`.
+
+        Raises:
+            ValueError: a question is empty or too long.
+        """
+        rows = [pictures.rows[place] for place in places]
+        features = self.model.get_image_features(torch.from_numpy(pictures.pixel_values).to(self.model.device))
+        records: list[dict[str, Any]] = []
+        for start in range(0, len(rows), MAXIMUM_PAIRS):
+            chunk = slice(start, start + MAXIMUM_PAIRS)
+            first, last = min(rows[chunk]), max(rows[chunk])
+            outputs = self.model(
+                image_features=features.last_hidden_state[first : last + 1],
+                image_grid=features.grid,
+                image_index=torch.tensor([row - first for row in rows[chunk]], device=self.model.device),
+                **self._text_features(questions[chunk]),
+            )
+            records += self._records(outputs, [pictures.sizes[row] for row in rows[chunk]])
+        return records
+
+    def check_questions(self, questions: Sequence[tuple[str, str]]) -> None:
+        """
+        Args:
+            questions: (name, text) of each.
+
+        Raises:
+            ValueError: a question is empty or too long for the model. The message has its name.
+        """
+        if questions:
+            tokenize_questions(self.processor, [text for _, text in questions], [name for name, _ in questions])
+
+    def _records(self, outputs: Any, sizes: list[tuple[int, int]]) -> list[dict[str, Any]]:
+        records = []
+        for answers in self.processor.post_process_question_answering(outputs, self.model.config, self.top_k):
+            record: dict[str, Any] = {"answer": answers[0]["answer"], "probability": answers[0]["score"]}
+            if self.top_k > 1:
+                record["answers"] = [each["answer"] for each in answers]
+                record["probabilities"] = [each["score"] for each in answers]
+            records.append(record)
+        if self.regions:
+            maps = self.processor.post_process_relevance(outputs)
+            for record, grid, size in zip(records, maps, sizes, strict=True):
+                seen = seen_box(self.processor.image_processor, *size)
+                record["peak"], record["box"] = peak_and_box(grid[-1].float().cpu().numpy(), seen)
+        return records
+
+    def _text_features(self, questions: Sequence[str]) -> dict[str, torch.Tensor]:
+        """`text_features` `[U, L, E]` with their `attention_mask`, and `question_index` `[B]`."""
+        places: dict[str, int] = {}
+        index = [places.setdefault(question, len(places)) for question in questions]
+        if new := [question for question in places if question not in self._features]:
+            self._encode(new)
+        states = [self._features[question] for question in places]
+        mask = [torch.ones(len(tokens), dtype=torch.long, device=tokens.device) for tokens in states]
+        for question in list(self._features)[: max(0, len(self._features) - MAXIMUM_QUESTIONS)]:
+            del self._features[question]
+        return {
+            "text_features": pad_sequence(states, batch_first=True),
+            "attention_mask": pad_sequence(mask, batch_first=True),
+            "question_index": torch.tensor(index, device=self.model.device),
+        }
+
+    def _encode(self, questions: list[str]) -> None:
+        text = self.model.get_text_features(**self.processor(text=questions).to(self.model.device))
+        lengths = text.attention_mask.sum(dim=1).tolist()
+        for question, states, length in zip(questions, text.last_hidden_state, lengths, strict=True):
+            self._features[question] = states[:length].clone()
+
+    def _empty_fields(self) -> dict[str, list]:
+        names = ["answers", "probabilities"] * (self.top_k > 1) + ["peak", "box"] * self.regions
+        return {name: [] for name in names}
+
+    def _check_columns(self, batch: Mapping[str, Sequence[Any]]) -> None:
+        for name in ("image", *(["question"] if self.questions is None else [])):
+            if name not in batch:
+                advice = ", or give the predictor `questions`" if name == "question" else ""
+                raise ValueError(f"the batch has no column {name!r}, only {', '.join(batch)}; rename one{advice}")
+
+
+def _is_text(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+def _key(image: Any, row: int) -> str:
+    """A text that tells images apart; an image of an unusual kind is one of its own."""
+    if isinstance(image, (bytes, bytearray)):
+        image = {"bytes": bytes(image)}
+    return image_key(image) if isinstance(image, (str, Mapping)) else f"row {row}"
+
+
+def _array(values: list) -> np.ndarray:
+    """Numbers as an array of numbers; texts, lists and other values as objects."""
+    if all(isinstance(value, (int, float)) for value in values):
+        return np.array(values)
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
