@@ -8,10 +8,10 @@ import datasets
 import pytest
 import torch
 from helpers.data_files import draw
-from helpers.tiny import save_tiny_model, tiny_processor
+from helpers.tiny import plain_arguments, save_tiny_model, tiny_processor
 from peft import LoraConfig, get_peft_model
 from qca_cli.main import app
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
 from typer.testing import CliRunner
 
 from modeling_qca import QCAForVisualQuestionAnswering
@@ -44,11 +44,9 @@ def run(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.Tem
     )
     adapted = get_peft_model(model, config)
     processor, rows = tiny_processor(), load_rows(str(data), split="train")
-    arguments = {"max_steps": 2, "save_steps": 2, "learning_rate": 0.05, "use_cpu": True, "report_to": "none"}
-    arguments |= {"disable_tqdm": True, "remove_unused_columns": False, "label_names": ["labels"]}
     trainer = Trainer(
         adapted,
-        TrainingArguments(str(folder / "run"), **arguments),
+        plain_arguments(folder / "run", max_steps=2, save_steps=2, learning_rate=0.05),
         data_collator=QuestionCollator(processor, model.config),
         train_dataset=rows,
         processing_class=processor,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import datasets
 import pytest
-from helpers.data_files import draw
+from helpers.data_files import answered_images
 from helpers.tiny import save_tiny_model
 from qca_cli import measure
 from qca_cli.main import app
@@ -17,17 +17,9 @@ from modeling_qca.training.data.collator import QuestionCollator
 from modeling_qca.training.fitting.model_factory import CONFIGURATION
 
 
-def write_rows(folder, answers):
-    lines = []
-    for number, given in enumerate(answers):
-        draw(folder / "images" / f"{number}.png", shade=40 * number)
-        lines.append(json.dumps({"image": f"{number}.png", "question": f"what is {number}", "answers": given}))
-    (folder / "validation.jsonl").write_text("\n".join(lines) + "\n")
-
-
 def test_a_batch_has_at_most_batch_size_questions(tmp_path, monkeypatch):
     save_tiny_model(tmp_path / "checkpoint")
-    write_rows(tmp_path / "data", [["red"], ["blue"], ["green"]])
+    answered_images(tmp_path / "data", [["red"], ["blue"], ["green"]])
     sizes, plain = [], QuestionCollator.__call__
     monkeypatch.setattr(QuestionCollator, "__call__", lambda self, rows: sizes.append(len(rows)) or plain(self, rows))
     command = ["evaluate", str(tmp_path / "checkpoint"), str(tmp_path / "data"), "--batch-size", "2"]
@@ -39,7 +31,7 @@ def test_a_batch_has_at_most_batch_size_questions(tmp_path, monkeypatch):
 @pytest.mark.parametrize("hops", [0, 2])
 def test_evaluate_writes_results_rows_and_a_page(tmp_path, hops):
     model = save_tiny_model(tmp_path / "checkpoint", num_attention_layers=hops)
-    write_rows(tmp_path / "data", [["red"] * 3, ["blue"] * 3, ["red", "blue", "green"]])
+    answered_images(tmp_path / "data", [["red"] * 3, ["blue"] * 3, ["red", "blue", "green"]])
     arguments = ["evaluate", str(tmp_path / "checkpoint"), str(tmp_path / "data"), "--metrics", "vqa_accuracy"]
     outputs = ["--output-dir", str(tmp_path / "out"), "--report", str(tmp_path / "page.html")]
     finished = CliRunner().invoke(app, arguments + outputs)

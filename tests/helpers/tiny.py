@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedTokenizerFast,
     SiglipVisionConfig,
+    TrainingArguments,
     ViTConfig,
     ViTImageProcessorPil,
 )
@@ -140,6 +141,13 @@ def save_tiny_model(folder: Path, **fields: Any) -> QCAForVisualQuestionAnswerin
     model.save_pretrained(folder)
     tiny_processor().save_pretrained(folder)
     return model
+
+
+def plain_arguments(folder: Path, **arguments: Any) -> TrainingArguments:
+    """Arguments of a plain `Trainer` on the CPU that saves every step and reports nothing."""
+    defaults = {"save_steps": 1, "use_cpu": True, "report_to": "none", "disable_tqdm": True}
+    defaults |= {"remove_unused_columns": False, "label_names": ["labels"]}
+    return TrainingArguments(str(folder), **defaults | arguments)
 
 
 def same_weights(first: nn.Module, second: nn.Module) -> bool:

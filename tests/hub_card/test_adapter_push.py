@@ -12,9 +12,9 @@ from helpers.hub.checkpoint import example_results, save_checkpoint
 from helpers.hub.connection import connected
 from helpers.hub.local_hub import LocalHub
 from helpers.hub.publishing import run_pushes
-from helpers.tiny import tiny_image, tiny_processor
+from helpers.tiny import plain_arguments, tiny_image, tiny_processor
 from peft import AutoPeftModel, LoraConfig, PeftModel, get_peft_model
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
 
 from modeling_qca import QCAForVisualQuestionAnswering
 from modeling_qca.hub_card.adapter_folder import adapter_base
@@ -110,16 +110,7 @@ def test_checkpoint_of_a_trainer_is_pushed_and_its_parent_names_it(base: Path, f
     batch = {**processor(images=[tiny_image(5)], text=["is there a ring"]), "labels": torch.tensor([3])}
     trainer = Trainer(
         get_peft_model(model, LoraConfig(target_modules=["query"], modules_to_save=["classifier"])),
-        TrainingArguments(
-            str(tmp_path / "run"),
-            max_steps=1,
-            save_steps=1,
-            use_cpu=True,
-            report_to="none",
-            disable_tqdm=True,
-            remove_unused_columns=False,
-            label_names=["labels"],
-        ),
+        plain_arguments(tmp_path / "run", max_steps=1),
         train_dataset=[0],  # type: ignore[arg-type]
         data_collator=lambda rows: dict(batch),
         processing_class=processor,

@@ -12,9 +12,9 @@ from helpers.hub.card_validation import card_metadata as front_matter
 from helpers.hub.client import Client
 from helpers.hub.connection import connected
 from helpers.hub.local_hub import LocalHub
-from helpers.tiny import tiny_image
+from helpers.tiny import plain_arguments, tiny_image
 from peft import LoraConfig, get_peft_model
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
 
 from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor
 from modeling_qca.hub_card.model_card_callback import ModelCardCallback
@@ -46,16 +46,7 @@ def pushing_trainer(checkpoint: Path, output_dir: Path, adapter: bool = False, *
         "hub_model_id": "user/trained",
         "hub_always_push": True,
     }
-    training = TrainingArguments(
-        str(output_dir),
-        save_steps=1,
-        use_cpu=True,
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        label_names=["labels"],
-        **options | arguments,
-    )
+    training = plain_arguments(output_dir, **options | arguments)
     rows: Any = [0, 0]
     return Trainer(
         model, training, train_dataset=rows, data_collator=lambda rows: dict(batch), processing_class=processor

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.data_files import save_image
 from helpers.tiny import tiny_image, tiny_processor
 from PIL import Image, ImageOps
 
@@ -17,11 +18,6 @@ from modeling_qca import QCAProcessor
 @pytest.fixture(scope="module")
 def processor() -> QCAProcessor:
     return tiny_processor()
-
-
-def saved(image: Image.Image, path: Path, **options: object) -> str:
-    image.save(path, **options)
-    return str(path)
 
 
 def seen(processor: QCAProcessor, image: object) -> torch.Tensor:
@@ -81,7 +77,7 @@ def test_exif_orientation_is_applied(processor, orientation, as_file, tmp_path):
     stored = tiny_image(size=(32, 24))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = saved(stored, tmp_path / "photo.png", exif=exif)
+    path = save_image(stored, tmp_path / "photo.png", exif=exif)
     upright = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
     turned = {5: 90, 6: 90, 7: 90, 8: 90}.get(orientation, 0)
     assert upright.size == ((24, 32) if turned else (32, 24))
@@ -100,28 +96,28 @@ def test_transparent_pixels_become_white(processor, mode, as_file, tmp_path):
         image, options = Image.new("1", (32, 32), 0), {"transparency": 0}
     else:
         image, options = Image.new(mode, (32, 32), (0,) * len(mode)), {}
-    path = saved(image, tmp_path / "picture.png", **options)
+    path = save_image(image, tmp_path / "picture.png", **options)
     assert seen(processor, path if as_file else Image.open(path)).allclose(torch.full((32, 32, 3), 255.0), atol=1e-3)
 
 
 @pytest.mark.parametrize("as_file", [False, True])
 def test_16_bit_files_are_scaled_to_8_bits(processor, as_file, tmp_path):
     levels = np.repeat(np.linspace(0, 65535, 32).astype(np.uint16)[None], 32, axis=0)
-    path = saved(Image.fromarray(levels), tmp_path / "depth.png")
+    path = save_image(Image.fromarray(levels), tmp_path / "depth.png")
     shown = seen(processor, path if as_file else Image.open(path))
     expected = torch.from_numpy(levels.astype(np.float32) / 65535 * 255)
     assert (shown - expected[..., None]).abs().max() < 1.01
 
 
 def test_cmyk_and_gray_images_are_converted_to_rgb(processor, tmp_path):
-    path = saved(Image.new("CMYK", (32, 32), (0, 255, 255, 0)), tmp_path / "print.jpg", quality=100)
+    path = save_image(Image.new("CMYK", (32, 32), (0, 255, 255, 0)), tmp_path / "print.jpg", quality=100)
     assert seen(processor, path).mean((0, 1)).allclose(torch.tensor([255.0, 0.0, 0.0]), atol=4)
     assert seen(processor, Image.new("L", (32, 32), 100)).allclose(torch.full((32, 32, 3), 100.0), atol=1e-3)
 
 
 def test_an_animation_gives_its_first_frame(processor, tmp_path):
     frames = [Image.new("RGB", (32, 32), color) for color in ("red", "lime")]
-    path = saved(frames[0], tmp_path / "film.gif", save_all=True, append_images=frames[1:])
+    path = save_image(frames[0], tmp_path / "film.gif", save_all=True, append_images=frames[1:])
     assert Image.open(path).n_frames == 2
     assert seen(processor, path).mean((0, 1)).allclose(torch.tensor([255.0, 0.0, 0.0]), atol=1)
 

@@ -1,18 +1,17 @@
 """The processor: images and questions to inputs, messages for bad input, outputs to answers and maps."""
 
 import warnings
-from pathlib import Path
 from typing import is_typeddict
 
 import numpy as np
 import pytest
 import torch
 from helpers import fresh_process
+from helpers.data_files import save_image
 from helpers.tiny import ANSWERS, save_tiny_model, tiny_config, tiny_image, tiny_model, tiny_processor, tiny_tokenizer
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from transformers import (
     AutoProcessor,
     CLIPImageProcessorPil,
@@ -30,11 +29,6 @@ QUESTION = "what is left of the red cube ?"
 @pytest.fixture(scope="module")
 def processor() -> QCAProcessor:
     return tiny_processor()
-
-
-def saved(image: Image.Image, path: Path, **options: object) -> str:
-    image.save(path, **options)
-    return str(path)
 
 
 def test_inputs_equal_those_of_the_tokenizer_and_the_image_processor(processor):
@@ -97,7 +91,7 @@ def test_single_pairs_stacked_by_the_default_collator_have_the_logits_of_one_by_
 
 def test_pairs_of_a_mapped_dataset_have_the_logits_of_one_by_one(processor, one_by_one, tmp_path):
     datasets = pytest.importorskip("datasets")
-    files = [saved(image, tmp_path / f"{i}.png") for i, (image, _) in enumerate(PAIRS)]
+    files = [save_image(image, tmp_path / f"{i}.png") for i, (image, _) in enumerate(PAIRS)]
     table = datasets.Dataset.from_dict({"image": files, "question": [question for _, question in PAIRS]})
 
     def encode(rows: dict) -> dict:
@@ -375,7 +369,7 @@ def test_images_of_different_sizes_name_the_size_that_stacks():
 
 
 def test_a_file_gives_answers_and_maps_at_its_size(processor, tmp_path):
-    path = saved(tiny_image(size=(60, 40)), tmp_path / "room.jpg")
+    path = save_image(tiny_image(size=(60, 40)), tmp_path / "room.jpg")
     model = tiny_model()
     with torch.no_grad():
         outputs = model(**processor(images=path, text=[QUESTION, "how many"]))

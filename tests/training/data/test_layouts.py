@@ -8,7 +8,7 @@ from pathlib import Path
 import datasets
 import pandas
 import pytest
-from helpers.data_files import draw
+from helpers.data_files import two_images
 from PIL import Image
 
 from modeling_qca.training.data.rows import load_rows
@@ -18,9 +18,7 @@ from modeling_qca.training.data.schema import FEATURES
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    for shade, name in enumerate("ab"):
-        draw(tmp_path / "images" / f"{name}.png", shade=100 * shade)
-    return tmp_path
+    return two_images(tmp_path)
 
 
 RECORDS = [

@@ -5,7 +5,7 @@ import json
 import datasets
 import openpyxl
 import pytest
-from helpers.data_files import draw
+from helpers.data_files import two_images
 
 from modeling_qca.training.data.rows import load_rows
 
@@ -15,9 +15,7 @@ HEADER, FIRST, SECOND = ["image", "question", "answer"], ["a.png", "what is it",
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    for shade, name in enumerate("ab"):
-        draw(tmp_path / "images" / f"{name}.png", shade=100 * shade)
-    return tmp_path
+    return two_images(tmp_path)
 
 
 def read(folder, **options) -> list[tuple[str, str, str]]:

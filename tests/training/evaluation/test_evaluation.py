@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.data_files import draw, write_json
+from helpers.data_files import answered_images, draw, write_json
 from helpers.tiny import save_tiny_model, tiny_processor
 
 from modeling_qca import QCAForVisualQuestionAnswering
@@ -14,17 +14,9 @@ from modeling_qca.training.fitting.recipe import make_recipe
 from modeling_qca.training.fitting.training_run import train
 
 
-def write_rows(folder, answers):
-    lines = []
-    for number, given in enumerate(answers):
-        draw(folder / "images" / f"{number}.png", shade=40 * number)
-        lines.append(json.dumps({"image": f"{number}.png", "question": f"what is {number}", "answers": given}))
-    (folder / "validation.jsonl").write_text("\n".join(lines) + "\n")
-
-
 def test_scores_answers_by_the_rule_of_the_training_unless_given(tmp_path):
     save_tiny_model(tmp_path / "checkpoint")
-    write_rows(tmp_path / "data", [["red", "green", "blue", "yes", "no"]])  # a set of which all are right
+    answered_images(tmp_path / "data", [["red", "green", "blue", "yes", "no"]])  # a set of which all are right
     told = str(tmp_path / "checkpoint"), str(tmp_path / "data"), "validation"
     accuracies = [evaluate_checkpoint(*told, {}, tmp_path / "defaults", 0)["metrics"]["accuracy"]]
     recipe = {"answer_rule": "set", "normalize_answers": True}
@@ -53,7 +45,7 @@ def test_normalizes_answers_only_if_the_option_says_so(tmp_path):
     model.config.id2label, model.config.label2id = dict(enumerate(answers)), {a: n for n, a in enumerate(answers)}
     model.save_pretrained(tmp_path / "checkpoint")
     written = [f"Night {number}" for number in range(len(answers))]
-    write_rows(tmp_path / "data", [written])  # each of them is right after normalization
+    answered_images(tmp_path / "data", [written])  # each of them is right after normalization
     accuracy = [
         evaluate_checkpoint(
             str(tmp_path / "checkpoint"),
@@ -86,7 +78,7 @@ def test_does_not_measure_attention_if_the_image_processor_crops(tmp_path, caplo
     save_tiny_model(tmp_path / "checkpoint")
     crop_size = {"height": 32, "width": 32}
     tiny_processor(do_center_crop=crops, crop_size=crop_size).save_pretrained(tmp_path / "checkpoint")
-    write_rows(tmp_path / "data", [["red"], ["blue"]])
+    answered_images(tmp_path / "data", [["red"], ["blue"]])
     np.savez(tmp_path / "data" / "validation_relevance.npz", mask=np.eye(4)[None].repeat(2, axis=0))
     arguments = (str(tmp_path / "checkpoint"), str(tmp_path / "data"), "validation", {}, tmp_path / "out", 0)
     assert bool(evaluate_checkpoint(*arguments)["attention"]) == (not crops)
