@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from .add_relevance import add_relevance
 from .console import FIRST_PROCESS, report_error
 from .explain import explain
 from .measure import bench, bench_training, evaluate, faithfulness, results
@@ -21,7 +22,13 @@ from .try_model import ask, demo, launch
 DEBUG = "QCA_DEBUG"
 GROUPS: dict[str, dict[str, Callable[..., None]]] = {
     "Try": {"demo": demo, "ask": ask, "app": launch},
-    "Prepare data": {"check": check, "vocab": vocab, "make-questions": make_questions, "make-views": make_views},
+    "Prepare data": {
+        "check": check,
+        "vocab": vocab,
+        "add-relevance": add_relevance,
+        "make-questions": make_questions,
+        "make-views": make_views,
+    },
     "Train": {"train": train},
     "Predict": {"predict": predict},
     "Measure": {

@@ -5,7 +5,7 @@ A map has a target value for each cell of a grid. The file `<table>_relevance.np
 """
 
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -72,8 +72,17 @@ def read_maps(path: Path, where: Mapping[str, str] | None = None) -> Iterator[tu
             yield row, as_hops(mask, f"{path} map {index}")
 
 
-def write_maps(path: Path, maps: Iterable[NDArray[np.floating]], count: int, shape: tuple[int, ...]) -> None:
-    """Write `count` maps of `shape` as `mask` [count, *shape] float16, one at a time."""
+def write_maps(
+    path: Path,
+    maps: Iterable[NDArray[np.floating]],
+    count: int,
+    shape: tuple[int, ...],
+    rows: Sequence[int] | None = None,
+) -> None:
+    """Write `count` maps of `shape` as `mask` [count, *shape] float16, one at a time.
+
+    `rows` are the ascending row numbers of the maps; leave them out if every row of the table has a map.
+    """
     header = {"descr": "<f2", "fortran_order": False, "shape": (count, *shape)}
     with (
         zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
@@ -82,6 +91,9 @@ def write_maps(path: Path, maps: Iterable[NDArray[np.floating]], count: int, sha
         np.lib.format.write_array_header_1_0(file, header)
         for relevance in maps:
             file.write(np.ascontiguousarray(relevance, dtype="<f2").tobytes())
+    if rows is not None:
+        with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive, archive.open("row.npy", "w") as file:
+            np.lib.format.write_array(file, np.asarray(rows, dtype=np.int64))
 
 
 def count_maps(path: Path) -> tuple[int, bool]:

@@ -26,9 +26,9 @@ def objects_by_hop(
 ) -> list[HopObjects]:
     """What the question asks about, in the order of the hops.
 
-    Objects that are marked for this question come by their hop. Without any, the question's words choose: the first
-    label that it names is the first hop, unless the object states a hop. A label that the question names and
-    the picture does not have gives a hop without objects.
+    Objects that are marked for this question serve it alone. Without any, all objects of the picture do that the
+    question names. The label named first is the first hop, unless its objects state a hop. A label that the question
+    names and the picture does not have gives a hop without objects.
 
     Args:
         question: its text.
@@ -40,19 +40,19 @@ def objects_by_hop(
         An empty list if no hop has an object.
     """
     own = [item for item in objects if item.question_id == question_id]
-    if own:
-        hops = sorted({item.hop or 1 for item in own})
-        chosen = [(hop, [item for item in own if (item.hop or 1) == hop]) for hop in hops]
-        return _filled([(hop, HopObjects(_labels(items), tuple(items))) for hop, items in chosen])
-    shared = [item for item in objects if item.question_id is None]
+    if own and not all(item.label and item.hop is None for item in own):
+        return _filled((item.hop or 1, HopObjects(item.label, (item,))) for item in own)
+    offered = own or [item for item in objects if item.question_id is None]
     named: list[tuple[int, HopObjects]] = []
     for order, mention in enumerate(matcher.mentions(question), start=1):
-        found = tuple(item for item in shared if item.label in mention.labels)
+        found = tuple(item for item in offered if item.label in mention.labels)
         stated = {item.hop for item in found if item.hop is not None}
         for hop in sorted(stated) or [order]:
             members = tuple(item for item in found if item.hop in (None, hop))
             named.append((hop, HopObjects(mention.words, members)))
-    return _filled(named) if any(hop.objects for _, hop in named) else []
+    if any(hop.objects for _, hop in named):
+        return _filled(named)
+    return _filled((1, HopObjects(item.label, (item,))) for item in own) if own else []
 
 
 def draw_hop_maps(hops: Sequence[HopObjects], size: Size, grid: Grid, count: int) -> NDArray[np.float32]:
@@ -81,9 +81,9 @@ def draw_objects(objects: Iterable[MarkedObject], size: Size, grid: Grid) -> NDA
     for item in objects:
         covered = item.region.coverage(size, canvas)
         unions[item.annotator] = np.maximum(unions.get(item.annotator, 0), covered)
-    return np.mean(
-        [cell_shares(union, grid) for union in unions.values()] or [np.zeros(grid)], axis=0, dtype=np.float32
-    )
+    if not unions:
+        return np.zeros(grid, dtype=np.float32)
+    return np.mean([cell_shares(union, grid) for union in unions.values()], axis=0)
 
 
 def _filled(numbered: Iterable[tuple[int, HopObjects]]) -> list[HopObjects]:
@@ -91,10 +91,6 @@ def _filled(numbered: Iterable[tuple[int, HopObjects]]) -> list[HopObjects]:
     hops: dict[int, HopObjects] = {}
     for number, hop in numbered:
         known = hops.get(number, HopObjects("", ()))
-        words = ", ".join(filter(None, dict.fromkeys((known.words, hop.words))))
+        words = ", ".join(filter(None, dict.fromkeys((*known.words.split(", "), hop.words))))
         hops[number] = HopObjects(words, known.objects + hop.objects)
     return [hops.get(number, HopObjects("", ())) for number in range(1, max(hops) + 1)]
-
-
-def _labels(objects: Iterable[MarkedObject]) -> str:
-    return ", ".join(dict.fromkeys(item.label for item in objects if item.label))

@@ -41,6 +41,10 @@ class LabelMatcher:
                     self._labels.setdefault(form, set()).add(label)
         self._longest = max(map(len, self._labels), default=0)
 
+    def labels_of(self, name: str) -> frozenset[str]:
+        """The labels that `name` means, in whatever case and number."""
+        return frozenset(label for form in _forms(name) for label in self._labels.get(form, ()))
+
     def mentions(self, question: str) -> list[Mention]:
         """What the question names, in the order of its first mentions."""
         found: list[Mention] = []

@@ -67,26 +67,14 @@ class Box:
 
 @dataclass(frozen=True)
 class Polygon:
-    """The points inside an odd number of closed outlines. An outline inside another one is a hole."""
+    """The union of closed outlines. A point is inside an outline that surrounds it an odd number of times."""
 
     outlines: tuple[tuple[Point, ...], ...]
 
     def coverage(self, size: Size, canvas: Size) -> Coverage:
         """Its share of each cell of a canvas over a picture of `size`; exact for upright edges on cell borders."""
-        lines = _LINES_PER_CELL * canvas[1]
-        heights = (np.arange(lines) + 0.5) / _LINES_PER_CELL
-        crossings: list[list[float]] = [[] for _ in heights]
-        for outline in self.outlines:
-            points = np.array(outline, dtype=float) * (canvas[0] / size[0], canvas[1] / size[1])
-            for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, axis=0), strict=True):
-                first, last = np.searchsorted(heights, sorted((y0, y1)))
-                for line in range(first, last):
-                    crossings[line].append(x0 + (heights[line] - y0) / (y1 - y0) * (x1 - x0))
-        shares = np.zeros((lines, canvas[0]))
-        for line, found in enumerate(crossings):
-            for interval in np.sort(found).reshape(-1, 2):
-                shares[line] += _interval_shares(interval, canvas[0])
-        return shares.reshape(canvas[1], _LINES_PER_CELL, canvas[0]).mean(axis=1).astype(np.float32)
+        scale = (canvas[0] / size[0], canvas[1] / size[1])
+        return np.max([_inside(np.array(outline) * scale, canvas) for outline in self.outlines], axis=0)
 
     def scaled(self, x: float, y: float) -> "Polygon":
         """The polygon with its coordinates times x and y."""
@@ -121,7 +109,8 @@ class Mask:
         values = np.asarray(chosen, dtype=bool).T.ravel()
         borders = np.flatnonzero(np.diff(values, prepend=False)).tolist()
         edges = [0, *borders, values.size]
-        return cls(*chosen.shape, tuple(end - start for start, end in pairwise(edges)))
+        height, width = chosen.shape
+        return cls(height, width, tuple(end - start for start, end in pairwise(edges)))
 
     @cached_property
     def array(self) -> NDArray[np.bool_]:
@@ -170,6 +159,21 @@ def rotated(points: Sequence[Point], degrees: float, pivot: Point) -> tuple[Poin
     cosine, sine = float(np.cos(np.radians(degrees))), float(np.sin(np.radians(degrees)))
     offsets = [(x - pivot[0], y - pivot[1]) for x, y in points]
     return tuple((pivot[0] + x * cosine - y * sine, pivot[1] + x * sine + y * cosine) for x, y in offsets)
+
+
+def _inside(points: NDArray[np.floating], canvas: Size) -> Coverage:
+    """The share of each cell inside one outline [points, 2], measured along horizontal lines."""
+    heights = (np.arange(_LINES_PER_CELL * canvas[1]) + 0.5) / _LINES_PER_CELL
+    crossings: list[list[float]] = [[] for _ in heights]
+    for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, axis=0), strict=True):
+        first, last = np.searchsorted(heights, sorted((y0, y1)))
+        for line in range(first, last):
+            crossings[line].append(x0 + (heights[line] - y0) / (y1 - y0) * (x1 - x0))
+    shares = np.zeros((len(heights), canvas[0]))
+    for line, found in enumerate(crossings):
+        for interval in np.sort(found).reshape(-1, 2):
+            shares[line] += _interval_shares(interval, canvas[0])
+    return shares.reshape(canvas[1], _LINES_PER_CELL, canvas[0]).mean(axis=1).astype(np.float32)
 
 
 def _turn(point: Point, orientation: int, size: Size) -> Point:

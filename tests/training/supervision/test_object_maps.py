@@ -38,6 +38,12 @@ def test_objects_of_a_question_serve_it_alone_in_their_hops():
     assert hops("where is the bed", second, first, BED, question_id="other") == [("bed", [BED])]
 
 
+def test_labeled_objects_of_a_question_without_hops_come_by_its_words():
+    own = [MarkedObject("a.jpg", label, BED.region, question_id="q") for label in ("bed", "lamp")]
+    assert hops("is the lamp above the bed", *own, LAMP_TOO) == [("lamp", [own[1]]), ("bed", [own[0]])]
+    assert hops("what is it", *own, LAMP_TOO) == [("bed, lamp", own)]
+
+
 def test_stated_hop_overrides_the_order_of_mention():
     bed = MarkedObject("a.jpg", "bed", BED.region, hop=2)
     lamp = MarkedObject("a.jpg", "lamp", LAMP.region, hop=1)

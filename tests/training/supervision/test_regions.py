@@ -35,11 +35,14 @@ def test_polygon_on_cell_borders_is_exact():
     assert L_SHAPE.coverage(SIZE, SIZE) == pytest.approx(expected)
 
 
-def test_polygon_has_holes_where_outlines_nest():
-    square, hole = ((0, 0), (8, 0), (8, 4), (0, 4)), ((2, 1), (4, 1), (4, 3), (2, 3))
-    shares = Polygon((square, hole)).coverage(SIZE, SIZE)
-    assert shares.sum() == 28
-    assert not shares[1:3, 2:4].any()
+def test_outlines_of_a_polygon_are_united():
+    square, within, apart = (
+        ((0, 0), (4, 0), (4, 4), (0, 4)),
+        ((2, 1), (4, 1), (4, 3), (2, 3)),
+        ((6, 0), (8, 0), (8, 1)),
+    )
+    assert Polygon((square, within)).coverage(SIZE, SIZE).sum() == 16
+    assert Polygon((square, within, apart)).coverage(SIZE, SIZE).sum() == pytest.approx(17)
 
 
 def test_slanted_polygon_agrees_with_points_that_another_library_finds_inside():

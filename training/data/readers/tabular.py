@@ -51,14 +51,14 @@ class Table:
     def sources(self) -> list[Path]:
         """All files that the rows depend on: tables, maps and the folder of images."""
         files = self.files()
-        return [*files, *(path for path in map(_map_file, files) if path.exists()), self._image_folder(files[0])]
+        return [*files, *(path for path in map(map_file, files) if path.exists()), self.image_folder(files[0])]
 
     def rows(self, shard: str) -> Iterator[tuple[str, Row]]:
         """(place, row) of one file."""
         path = Path(shard)
-        folder = ImageFolder(self._image_folder(path), beside=path.parent)
+        folder = ImageFolder(self.image_folder(path), beside=path.parent)
         converter = RecordConverter(str(path), self.columns, folder, self.answer_separator, required=self.required)
-        maps = _Maps(_map_file(path), self.relevance_filter)
+        maps = _Maps(map_file(path), self.relevance_filter)
         count = 0
         for index, (place, record) in enumerate(self.records(path)):
             count = index + 1
@@ -91,7 +91,8 @@ class Table:
         """(place, column -> value) of the records of one file."""
         return read_records(path, self.split, self.encoding)
 
-    def _image_folder(self, file: Path) -> Path:
+    def image_folder(self, file: Path) -> Path:
+        """The folder of the images that one file names."""
         if self.images is not None:
             return self.images
         beside = file.parent / "images"
@@ -124,5 +125,6 @@ class _Maps:
                 raise ValueError(f"{self.path}: has {count} maps and no `row`, but {table} has {rows} rows")
 
 
-def _map_file(table: Path) -> Path:
+def map_file(table: Path) -> Path:
+    """Where the relevance maps of a table file lie."""
     return table.with_name(f"{table.stem}_relevance.npz")

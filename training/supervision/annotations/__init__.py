@@ -1,0 +1,1 @@
+"""Annotation exports: one reader for each format."""

@@ -1,0 +1,103 @@
+"""What a reader of an annotation format gives: the annotations of an export, and what it left out."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..regions import Region, Size
+
+Shape = Callable[[Size], Region]
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """An object as an export states it, before its picture is known.
+
+    Args:
+        place: file and entry, for messages.
+        image: name of the picture in the export; None: the picture of the question `question_id`.
+        label: what the object is; "" if the export does not say.
+        shape: gives the region in pixels of a picture of some size. The size is `size` if the export states
+            coordinates in pixels, and that of the real picture if it states shares of the sides (`relative`).
+        size: width and height of the picture as the export states them; None if it does not.
+        relative: whether coordinates are shares of the sides.
+        upright: whether coordinates are known to be those of the upright picture.
+        annotator, question_id, hop: as in `MarkedObject`.
+    """
+
+    place: str
+    image: str | None
+    label: str
+    shape: Shape
+    size: Size | None = None
+    relative: bool = False
+    upright: bool = False
+    annotator: str = ""
+    question_id: str | None = None
+    hop: int | None = None
+
+
+@dataclass
+class Export:
+    """Annotations, and how many entries of which kind were left out."""
+
+    annotations: list[Annotation] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def left_out_text(self) -> str:
+        """What was left out, in words; "" if nothing was."""
+        return ", ".join(f"{count:,} {kind}" for kind, count in self.left_out.items())
+
+
+def fixed(region: Region) -> Shape:
+    """The shape of a region that is stated in pixels."""
+    return lambda size: region
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        ValueError: there is no such file, or it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON: {error}") from error
+
+
+def read_xml(path: Path) -> Any:
+    """The root element of an XML file.
+
+    Raises:
+        ValueError: there is no such file, it is not XML, it declares entities, or the library `defusedxml` is missing.
+    """
+    try:
+        from defusedxml import DefusedXmlException, ElementTree
+    except ImportError as error:
+        raise ValueError(f"{path}: reading XML needs defusedxml: pip install 'modeling-qca[maps]'") from error
+    try:
+        return ElementTree.parse(path, forbid_dtd=True).getroot()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ElementTree.ParseError, DefusedXmlException, ValueError, LookupError) as error:
+        raise ValueError(f"{path}: not XML that can be read: {error!r}") from error
+
+
+def parse_hop(value: Any, place: str) -> int | None:
+    """The hop in a cell or attribute; None if it is empty.
+
+    Raises:
+        ValueError: it is no whole number from 1.
+    """
+    text = "" if value is None else str(value).strip().removesuffix(".0")
+    if not text:
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"{place}: the hop is a number from 1, not {value!r:.80}")
+    return int(text)

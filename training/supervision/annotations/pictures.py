@@ -1,0 +1,124 @@
+"""Pictures of a table: their size as stored and upright, and how exports name them."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from urllib.parse import unquote
+
+from modeling_qca.image_qca import ORIENTATION, open_encoded
+
+from ...data.images import SUFFIXES, StoredImage, image_key
+from ..regions import SIDEWAYS, Size
+
+_UPLOAD = re.compile(r"[0-9a-f]{8}-(.+)")  # Label Studio puts it before the name of an uploaded file
+_ROBOFLOW = re.compile(r"(.+)_(jpe?g|png|webp|bmp)\.rf\.[0-9a-f]+", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The size of a picture as it is shown (`size`) and in its file (`stored`), and its EXIF orientation."""
+
+    size: Size
+    stored: Size
+    orientation: int = 1
+
+
+def open_picture(image: StoredImage) -> Picture:
+    """The sizes of a picture, from the header of its file.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    encoded = (None if isinstance(image, str) else image.get("bytes")) or image_key(image)
+    try:
+        with open_encoded(encoded) as opened:
+            stored, orientation = opened.size, int(opened.getexif().get(ORIENTATION, 1))
+    except Exception as error:  # of a damaged file, decoders raise almost anything
+        raise ValueError(f"image {str(image_key(image))[:300]} cannot be read: {error}") from error
+    orientation = orientation if 1 <= orientation <= 8 else 1
+    return Picture(stored[::-1] if orientation in SIDEWAYS else stored, stored, orientation)
+
+
+class PictureNames:
+    """Finds the picture of a table that an export means.
+
+    Args:
+        keys: `image_key` of each picture -> the name that the table has for it.
+    """
+
+    def __init__(self, keys: Mapping[str, str]) -> None:
+        self._parts = {key: (_parts(key), _parts(name)) for key, name in keys.items()}
+        self._by_name = _grouped((name, key) for key, parts in self._parts.items() for name in _last(parts))
+        self._by_stem = _grouped((_stem(name), key) for key, parts in self._parts.items() for name in _last(parts))
+        self._plain: dict[str, str] = {}
+
+    def find(self, name: str) -> str | None:
+        """The key of the picture that an export calls `name`, by path, file name or file name without its suffix.
+
+        The prefix of an upload to Label Studio and the suffix of Roboflow do not matter. URLs are names too.
+
+        Raises:
+            ValueError: several pictures fit, or two names of the export fit one picture only without their prefixes.
+        """
+        parts = _parts(name)
+        if not parts:
+            return None
+        for index, last in enumerate(_variants(parts[-1])):
+            fitting = self._by_name.get(last) or self._by_stem.get(_stem(last)) or set()
+            key = self._best(fitting, (*parts[:-1], last), name)
+            if key is None:
+                continue
+            if index and self._plain.setdefault(key, name) != name:
+                raise ValueError(f"{name!r} and {self._plain[key]!r} of the export both fit the picture {key}")
+            return key
+        return None
+
+    def _best(self, fitting: Iterable[str], parts: tuple[str, ...], name: str) -> str | None:
+        """The key that has the most last parts of its path in common with `parts`."""
+        shared = {key: max(_common(own, parts) for own in self._parts[key]) for key in fitting}
+        best = [key for key in shared if shared[key] == max(shared.values())]
+        if len(best) > 1:
+            raise ValueError(f"{name!r} of the export fits {' and '.join(sorted(best)[:3])}; give paths to both")
+        return best[0] if best else None
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    """The parts of a path or URL, and of a path in a query: `/data/local-files/?d=photos/a.jpg`."""
+    path, question_mark, query = unquote(name).replace("\\", "/").partition("?")
+    if question_mark:
+        path = query.removeprefix("d=") if query.startswith("d=") else path
+    return tuple(part for part in PurePosixPath(path).parts if part not in ("/", ".", ".."))
+
+
+def _last(paths: Iterable[tuple[str, ...]]) -> set[str]:
+    return {parts[-1] for parts in paths if parts}
+
+
+def _stem(name: str) -> str:
+    path = PurePosixPath(name)
+    return path.stem if path.suffix.lower() in SUFFIXES else name
+
+
+def _variants(name: str) -> Iterator[str]:
+    yield name
+    if upload := _UPLOAD.fullmatch(name):
+        yield upload[1]
+    if exported := _ROBOFLOW.fullmatch(_stem(name)):
+        yield f"{exported[1]}.{exported[2]}"
+
+
+def _common(own: tuple[str, ...], parts: tuple[str, ...]) -> int:
+    count = 0
+    for mine, other in zip(reversed(own[:-1]), reversed(parts[:-1]), strict=False):
+        if mine != other:
+            break
+        count += 1
+    return count
+
+
+def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
+    groups: dict[str, set[str]] = {}
+    for name, key in pairs:
+        groups.setdefault(name, set()).add(key)
+    return groups
