@@ -4,6 +4,8 @@ B questions, P prefix tokens (CLS, registers), N patches, K kept patches, D widt
 encoder.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -41,6 +43,7 @@ class TokenBudget(nn.Module):
         prefix: int,
         question: torch.Tensor,
         layer: LayerProjections,
+        rotary: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> torch.Tensor:
         r"""
         Probabilities `[B, N]` in float32 that rank the patches.
@@ -54,12 +57,13 @@ class TokenBudget(nn.Module):
             prefix: P.
             question: `[B, D]`.
             layer: the next one.
+            rotary: cosine and sine `[N, d]` by which the next layer turns the patches, if it does.
         """
         patches = tokens[:, prefix:]
         if self.scorer == "random":
             return torch.rand(patches.shape[:2], device=patches.device).softmax(dim=-1)
         if self.scorer == "cls_attention":
-            return _cls_attention(layer.norm(tokens), layer, prefix)
+            return _cls_attention(layer.norm(tokens), layer, prefix, rotary)
         scores = torch.einsum("be,bne->bn", self.q_proj(question), self.norm(patches))
         return masked_softmax(scores * tokens.shape[-1] ** -0.5, None)
 
@@ -135,11 +139,17 @@ def _spread(relevance: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
     return 2 * taken + share
 
 
-def _cls_attention(tokens: torch.Tensor, layer: LayerProjections, prefix: int) -> torch.Tensor:
+def _cls_attention(tokens: torch.Tensor, layer: LayerProjections, prefix: int, rotary: Any) -> torch.Tensor:
     """Attention of the first of the normed `tokens` `[B, P + N, E]` over the patches, `[B, N]`, sums to one."""
     heads = (-1, layer.head_dim)
     query = layer.query(tokens[:, :1]).unflatten(-1, heads).transpose(1, 2)  # [B, H, 1, d]
     key = layer.key(tokens).unflatten(-1, heads).transpose(1, 2)  # [B, H, P + N, d]
+    if rotary is not None:  # the CLS token itself has no position
+        cosine, sine = rotary
+        patches = key[:, :, prefix:]
+        first, second = patches.chunk(2, dim=-1)
+        turned = patches * cosine + torch.cat([-second, first], dim=-1) * sine
+        key = torch.cat([key[:, :, :prefix], turned], dim=2)
     scores = torch.matmul(query, key.transpose(-1, -2)) * layer.head_dim**-0.5
     weights = masked_softmax(scores, None).mean(dim=1)[:, 0, prefix:]
     return weights / weights.sum(dim=-1, keepdim=True)

@@ -8,19 +8,11 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from .labels_qca import complete_labels
+from .layouts_qca import LAYOUTS, check_vision_encoder
 from .legacy_qca import DEFAULTS_OF_0_1, REMOVED_FIELDS, upgrade_fields
 from .validation_qca import check_fields, check_parameter_count, check_stored
 
 FORMAT_VERSION = "0.2"  # of stored configs; see `QCAConfig.from_dict`
-
-CONDITIONABLE_VISION_ENCODERS = (
-    "vit",
-    "deit",
-    "dinov2",
-    "dinov2_with_registers",
-    "clip_vision_model",
-    "siglip_vision_model",
-)
 
 # A saved checkpoint carries the code; these entries name the class for each Auto class and pipeline.
 AUTO_MAP = {
@@ -176,6 +168,7 @@ class QCAConfig(PreTrainedConfig):
             super().__post_init__(**kwargs)
         except (ArithmeticError, AttributeError, LookupError, TypeError) as error:  # it expects another type
             raise ValueError(f"A field of the config has a wrong type: {error}") from error
+        check_vision_encoder(self.vision_config.model_type)
         for name in ("hidden_size", "image_size", "patch_size"):
             if not hasattr(self.vision_config, name):
                 raise ValueError(
@@ -329,9 +322,9 @@ class QCAConfig(PreTrainedConfig):
 
     def _validate_feature_layers(self):
         depth = self.vision_config.num_hidden_layers
-        if self.vision_config.model_type not in CONDITIONABLE_VISION_ENCODERS:
+        if self.vision_config.model_type not in LAYOUTS:
             raise ValueError(
-                f"`vision_feature_layers` works with the vision encoders {', '.join(CONDITIONABLE_VISION_ENCODERS)}, "
+                f"`vision_feature_layers` works with the vision encoders {', '.join(LAYOUTS)}, "
                 f"not with `{self.vision_config.model_type}`."
             )
         if self.first_question_layer is not None:
@@ -346,10 +339,10 @@ class QCAConfig(PreTrainedConfig):
 
     def _validate_question_in_vision_encoder(self):
         model_type, depth = self.vision_config.model_type, self.vision_config.num_hidden_layers
-        if model_type not in CONDITIONABLE_VISION_ENCODERS:
+        if model_type not in LAYOUTS:
             raise ValueError(
                 f"`vision_conditioning_layers` and `token_budget` work inside the vision encoders "
-                f"{', '.join(CONDITIONABLE_VISION_ENCODERS)}; a `{model_type}` encoder takes neither."
+                f"{', '.join(LAYOUTS)}; a `{model_type}` encoder takes neither."
             )
         outside = [layer for layer in self.conditioned_layers if not 0 <= layer < depth]
         if outside:
@@ -363,8 +356,8 @@ class QCAConfig(PreTrainedConfig):
         bounds = self.token_budget if isinstance(self.token_budget, list) else [self.token_budget] * 2
         if len(bounds) != 2 or not 1 <= bounds[0] <= bounds[1]:
             raise ValueError(f"`token_budget` must be a positive count or [min, max], got {self.token_budget}.")
-        if self.token_budget_scorer == "cls_attention" and model_type == "siglip_vision_model":
-            raise ValueError("`token_budget_scorer='cls_attention'` needs a CLS token; siglip_vision_model has none.")
+        if self.token_budget_scorer == "cls_attention" and LAYOUTS[model_type].prefix == 0:
+            raise ValueError(f"`token_budget_scorer='cls_attention'` needs a CLS token; {model_type} has none.")
 
 
 def _field_names(config_class: Any) -> set[str]:

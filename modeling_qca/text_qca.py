@@ -9,13 +9,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, SiglipTextConfig, SiglipTextModel
 from transformers.utils import ModelOutput
 
 from .configuration_qca import QCAConfig
 from .validation_qca import build_encoder
 
-AutoModel.register(SiglipTextConfig, SiglipTextModel, exist_ok=True)  # AutoModel has no entry for this tower
 POSITION_TABLES = ("position_embeddings", "position_embedding", "wpe", "embed_positions")
 # Causal encoders whose modules have no `is_causal` attribute.
 CAUSAL_ENCODERS = ("bloom", "clip_text_model", "codegen", "gpt_neox_japanese", "mpt", "openai-gpt", "xglm")

@@ -10,6 +10,8 @@ from torch import nn
 from transformers import CONFIG_MAPPING, AutoModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from .layouts_qca import register_tower
+
 MAXIMUM_DEPTH = 16  # of dictionaries and lists within one another
 MAXIMUM_LAYERS = 256
 MAXIMUM_LABELS = 2**16  # of `num_labels`; named answers may be more
@@ -125,6 +127,7 @@ def build_encoder(config: Any, field: str, reads: str) -> Any:
 
 
 def _from_config(config: Any, field: str) -> Any:
+    register_tower(config)
     try:
         return AutoModel.from_config(config)
     except (ImportError, torch.OutOfMemoryError):

@@ -7,8 +7,9 @@ The layers are the backbone's own modules under their own names, so its checkpoi
 before the first that depends on the question run once per image; the others run once per question.
 """
 
+import inspect
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -23,56 +24,11 @@ from transformers.utils.output_capturing import capture_outputs
 from .budget_qca import TokenBudget
 from .conditioning_qca import GatedConditioning
 from .configuration_qca import QCAConfig
+from .layouts_qca import LAYOUTS
 from .pairs_qca import ImageIndex, expand_to_questions
 from .states_qca import LayerProjections, QuestionStates
 from .validation_qca import build_encoder
 
-
-@dataclass(frozen=True)
-class EncoderLayout:
-    """
-    Names of the submodules of an architecture; no other code knows them.
-
-    Args:
-        layers: the list of layers.
-        attention, norm: of a layer: its attention, and the norm before it.
-        before_layers, after_layers: a norm before the first layer and behind the last, if any.
-        prefix: number of tokens before the patches, registers not counted.
-        unused: a submodule that changes no patch.
-        interpolates_itself: whether the embeddings take images of any size without being asked.
-    """
-
-    layers: str
-    attention: str
-    norm: str
-    before_layers: str | None = None
-    after_layers: str | None = None
-    prefix: int = 1
-    unused: str = "pooler"
-    interpolates_itself: bool = False
-
-
-_VIT = EncoderLayout("layers", "attention", "layernorm_before", after_layers="layernorm")
-_DINO = EncoderLayout(
-    "encoder.layer",
-    "attention",
-    "norm1",
-    after_layers="layernorm",
-    unused="embeddings.mask_token",
-    interpolates_itself=True,
-)
-LAYOUTS = {
-    "vit": _VIT,
-    "deit": replace(_VIT, prefix=2),
-    "dinov2": _DINO,
-    "dinov2_with_registers": _DINO,
-    "clip_vision_model": EncoderLayout(
-        "encoder.layers", "self_attn", "layer_norm1", before_layers="pre_layrnorm", unused="post_layernorm"
-    ),
-    "siglip_vision_model": EncoderLayout(
-        "encoder.layers", "self_attn", "layer_norm1", after_layers="post_layernorm", prefix=0, unused="head"
-    ),
-}
 
 # What a `PreTrainedModel` reads off its children, to place them on devices and in a dtype. This module stands between.
 PLACEMENT = (
@@ -100,6 +56,9 @@ class QCAImageFeatures(ModelOutput):
         pooler_output (`torch.FloatTensor` of shape `(images, vision width)`): the mean of the patches.
         grid (`tuple[int, int]`):
             (rows, columns) of the patches.
+        rotary (`tuple[torch.FloatTensor, torch.FloatTensor]` of shape `(patches, head width)`, *optional*):
+            Cosine and sine of the positions of the patches, for the layers that depend on the question. Not to be
+            cached: they follow from the grid.
         hidden_states, attentions (`tuple[torch.FloatTensor]`, *optional*):
             Of the layers run so far, on request.
     """
@@ -107,6 +66,7 @@ class QCAImageFeatures(ModelOutput):
     last_hidden_state: torch.Tensor | None = None
     pooler_output: torch.Tensor | None = None
     grid: tuple[int, int] | None = None
+    rotary: tuple[torch.Tensor, torch.Tensor] | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
 
@@ -140,7 +100,7 @@ def run_layers(
     layers: Iterable[nn.Module],
     hidden_states: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
-    **kwargs: bool,
+    **kwargs: Any,
 ) -> BaseModelOutput:
     """Run some `layers` of `backbone`; its own hooks record hidden states and attentions if `kwargs` ask for them."""
     for layer in layers:
@@ -153,18 +113,22 @@ class LayerRun:
     """Tokens on their way through the layers, with the hidden states and attentions recorded so far."""
 
     tokens: torch.Tensor
+    rotary: tuple[torch.Tensor, torch.Tensor] | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
     requested: dict[str, bool] = field(default_factory=dict)
 
     @classmethod
-    def start(cls, tokens: torch.Tensor, requested: dict[str, bool]) -> "LayerRun":
+    def start(cls, tokens: torch.Tensor, rotary: Any, requested: dict[str, bool]) -> "LayerRun":
         """Before the first layer."""
-        return cls(tokens, (tokens,) if requested.get("output_hidden_states") else None, None, requested)
+        return cls(tokens, rotary, (tokens,) if requested.get("output_hidden_states") else None, None, requested)
 
     def advance(self, backbone: nn.Module, layers: Any, attention_mask: Any = None):
         """Run `layers` of `backbone` on the tokens."""
-        run = run_layers(backbone, layers, self.tokens, attention_mask, return_dict=True, **self.requested)
+        positions = {} if self.rotary is None else {"position_embeddings": self.rotary}
+        run = run_layers(
+            backbone, layers, self.tokens, attention_mask, return_dict=True, **positions, **self.requested
+        )
         self.tokens = run.last_hidden_state
         if run.hidden_states is not None:
             self.hidden_states = (self.hidden_states or run.hidden_states[:1]) + run.hidden_states[1:]
@@ -195,9 +159,7 @@ class QuestionAwareVisionEncoder(nn.Module):
     @property
     def num_prefix_tokens(self) -> int | None:
         """Tokens before the patches (CLS, registers); `None` if the architecture is not among [`LAYOUTS`]."""
-        if self.layout is None:
-            return None
-        return self.layout.prefix + getattr(self.config.vision_config, "num_register_tokens", 0)
+        return None if self.layout is None else self.layout.num_prefix_tokens(self.config.vision_config)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """(rows, columns) of the patches of an image of `height` x `width` pixels."""
@@ -219,9 +181,10 @@ class QuestionAwareVisionEncoder(nn.Module):
         interpolation = self._interpolation(height, width)
         if self.config.vision_feature_layers is None and self.config.first_question_layer is None:
             run = self.backbone(pixel_values=pixel_values, return_dict=True, **interpolation, **requested)
-            tokens = run.last_hidden_state
+            tokens, rotary = run.last_hidden_state, None
         else:
             tokens, run = self._run_shared_layers(pixel_values, interpolation, requested)
+            rotary = run.rotary
         rows, columns = self.grid(height, width)
         prefix = tokens.shape[1] - rows * columns
         if tokens.dim() != 3 or prefix < 0:
@@ -233,6 +196,7 @@ class QuestionAwareVisionEncoder(nn.Module):
             last_hidden_state=tokens,
             pooler_output=tokens[:, prefix:].mean(dim=1),
             grid=(rows, columns),
+            rotary=rotary,
             hidden_states=run.hidden_states,
             attentions=run.attentions,
         )
@@ -253,19 +217,23 @@ class QuestionAwareVisionEncoder(nn.Module):
         """
         num_patches = features.grid[0] * features.grid[1]
         prefix = features.last_hidden_state.shape[1] - num_patches
-        run = LayerRun(features.last_hidden_state, features.hidden_states, features.attentions, requested)
+        recorded = features.hidden_states, features.attentions
+        run = LayerRun(features.last_hidden_state, features.rotary, *recorded, requested)
         output = QCAVisionOutput()
         token_mask = attention_mask = None
         if self.config.first_question_layer is not None:
             run.tokens = expand_to_questions(run.tokens, image_index)
+            if run.rotary is None:  # of cached features
+                run.rotary = self._rotary(run.tokens, *features.grid)
             starts = sorted({*map(int, self.conditioning), *self._budget_layers})
             for start, end in pairwise([*starts, len(self._layers)]):
                 layer = self._projections(start)
                 if self.budget is not None and start == self.config.token_budget_layer:
-                    relevance = self.budget(run.tokens, prefix, question.query, layer)
+                    relevance = self.budget(run.tokens, prefix, question.query, layer, run.rotary)
                     output.budget_relevance = relevance
                     if self.budget.fewest < num_patches:
                         run.tokens, token_mask, output.positions = self.budget.drop(run.tokens, prefix, relevance)
+                        run.rotary = _at_positions(run.rotary, output.positions)
                         attention_mask = create_bidirectional_mask(self.backbone.config, run.tokens, token_mask)
                 if str(start) in self.conditioning:
                     condition = self.conditioning[str(start)]
@@ -285,7 +253,7 @@ class QuestionAwareVisionEncoder(nn.Module):
         tokens = self.backbone.embeddings(pixel_values, **interpolation)
         if self.layout.before_layers is not None:
             tokens = self.backbone.get_submodule(self.layout.before_layers)(tokens)
-        run = LayerRun.start(tokens, requested)
+        run = LayerRun.start(tokens, self._rotary(tokens, *self.grid(*pixel_values.shape[-2:])), requested)
         feature_layers = self.config.vision_feature_layers
         if feature_layers is None:
             run.advance(self.backbone, self._layers[: self.config.first_question_layer])
@@ -321,12 +289,38 @@ class QuestionAwareVisionEncoder(nn.Module):
     def _layers(self) -> Any:
         return self.backbone.get_submodule(self.layout.layers)
 
+    def _rotary(self, tokens: torch.Tensor, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Rotary embeddings `[N, d]` of the patches, in the dtype of `tokens`; `None` for an encoder without them."""
+        if self.layout.rotary is None:
+            return None
+        down, across = self.config.patch_size
+        picture = tokens.new_empty(1, 1, 1, 1).expand(1, 1, rows * down, columns * across)  # its shape is read
+        return self.backbone.get_submodule(self.layout.rotary)(picture)
+
     def _interpolation(self, height: int, width: int) -> dict[str, bool]:
+        """What the encoder wants to be told of images of another size than its own."""
         size = self.config.vision_config.image_size
         own_size = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
-        if (height, width) == own_size or self.layout is None or self.layout.interpolates_itself:
-            return {}
-        return {"interpolate_pos_encoding": True}
+        name = "interpolate_pos_encoding"
+        return {name: True} if (height, width) != own_size and accepts(self.backbone.forward, name) else {}
+
+
+def accepts(function: Any, name: str) -> bool:
+    """Whether `function` names the argument `name`."""
+    return name in inspect.signature(function).parameters
+
+
+def _at_positions(rotary: Any, positions: torch.Tensor) -> Any:
+    """Rotary embeddings `[B, 1, K + 1, d]` of the patches at `positions` `[B, K]` of `[N, d]`, and of the token that
+    stands for the others: it has no place, so nothing turns it."""
+    if rotary is None:
+        return None
+    cosine, sine = (angles[positions.to(angles.device)] for angles in rotary)
+    rotated = [
+        torch.cat([cosine, torch.ones_like(cosine[:, :1])], 1),
+        torch.cat([sine, torch.zeros_like(sine[:, :1])], 1),
+    ]
+    return tuple(angles[:, None] for angles in rotated)
 
 
 __all__ = ["QCAImageFeatures", "QCAVisionOutput", "QuestionAwareVisionEncoder"]

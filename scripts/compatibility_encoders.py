@@ -16,7 +16,14 @@ PATCH = 8
 _SIZE = {"image_size": IMAGE, "patch_size": PATCH}
 _VIT = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64, **_SIZE}
 _DINO = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "mlp_ratio": 2, **_SIZE}
-_SWIN = {"embed_dim": 16, "depths": [1, 1], "num_heads": [2, 4], "window_size": 4, "image_size": IMAGE, "patch_size": 4}
+_SWIN = {
+    "embed_dim": 16,
+    "depths": [1, 1],
+    "num_heads": [2, 4],
+    "window_size": 4,
+    "image_size": IMAGE,
+    "patch_size": 4,
+}
 _STAGES = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
 _RESNET = {"embedding_size": 8, **_STAGES, "layer_type": "basic"}
 _PVT = {"num_attention_heads": [1, 2, 2, 4], "depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 24, 32]}
@@ -68,7 +75,13 @@ FIELDS: dict[str, dict[str, Any]] = {
     "dinov3_convnext": _STAGES | {"image_size": IMAGE},
     "donut-swin": _SWIN,
     "efficientnet": {"image_size": IMAGE, "width_coefficient": 0.1, "depth_coefficient": 0.1, "hidden_dim": 128},
-    "focalnet": {"image_size": IMAGE, "embed_dim": 8, "depths": [1, 1], "focal_levels": [1, 1], "focal_windows": [3, 3]},
+    "focalnet": {
+        "image_size": IMAGE,
+        "embed_dim": 8,
+        "depths": [1, 1],
+        "focal_levels": [1, 1],
+        "focal_windows": [3, 3],
+    },
     "glpn": _SEGFORMER,
     "hgnet_v2": {},
     "hiera": {

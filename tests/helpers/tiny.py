@@ -9,20 +9,16 @@ from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 from transformers import (
+    CONFIG_MAPPING,
     BertConfig,
-    CLIPVisionConfig,
-    DeiTConfig,
-    Dinov2Config,
-    Dinov2WithRegistersConfig,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
-    SiglipVisionConfig,
     TrainingArguments,
-    ViTConfig,
     ViTImageProcessorPil,
 )
 
 from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor
+from modeling_qca.layouts_qca import LAYOUTS
 
 TEXT = (
     "what where which is are the a of left right above below color color object shape red green blue cube ball ring "
@@ -33,24 +29,36 @@ SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 ANSWERS = {0: "red", 1: "green", 2: "blue", 3: "yes", 4: "no"}
 IMAGE_SIZE, PATCH_SIZE = 32, 8
 
-VISION_CONFIGS: dict[str, type[PreTrainedConfig]] = {
-    "vit": ViTConfig,
-    "deit": DeiTConfig,
-    "dinov2": Dinov2Config,
-    "dinov2_with_registers": Dinov2WithRegistersConfig,
-    "clip_vision_model": CLIPVisionConfig,
-    "siglip_vision_model": SiglipVisionConfig,
+# The encoders that the question may enter, as far as the installed transformers has them.
+LAYOUT_CONFIGS: dict[str, type[PreTrainedConfig]] = {
+    model_type: CONFIG_MAPPING[model_type] for model_type in LAYOUTS if model_type in CONFIG_MAPPING
+}
+# Those in which every test runs. The others share their code.
+VISION_CONFIGS = {
+    model_type: LAYOUT_CONFIGS[model_type]
+    for model_type in (
+        "vit",
+        "deit",
+        "dinov2_with_registers",
+        "dinov3_vit",
+        "clip_vision_model",
+        "siglip_vision_model",
+    )
 }
 
 
 def tiny_vision_config(model_type: str = "vit", **fields: Any) -> PreTrainedConfig:
     """A vision encoder of 3 layers, width 32 and 4 x 4 patches."""
-    width = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
-    if model_type.startswith("dinov2"):
+    width: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+    if model_type.startswith(("dinov2", "tipsv2")):
         width["mlp_ratio"] = 2
     else:
         width["intermediate_size"] = 64
-    return VISION_CONFIGS[model_type](image_size=IMAGE_SIZE, patch_size=PATCH_SIZE, **width | fields)
+    if model_type.startswith("dinov3"):
+        width |= {"num_register_tokens": 2, "layerscale_value": 0.5}
+    if model_type.startswith("aimv2"):
+        width["is_native"] = True  # it reads images of any size
+    return LAYOUT_CONFIGS[model_type](image_size=IMAGE_SIZE, patch_size=PATCH_SIZE, **width | fields)
 
 
 def tiny_text_config(**fields: Any) -> BertConfig:

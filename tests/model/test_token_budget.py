@@ -1,10 +1,11 @@
 """The token budget: it keeps exactly K patches, chosen for each question by itself."""
 
 import math
+from itertools import product
 
 import pytest
 import torch
-from helpers.tiny import VISION_CONFIGS, tiny_batch, tiny_config, tiny_model
+from helpers.tiny import LAYOUT_CONFIGS, VISION_CONFIGS, tiny_batch, tiny_config, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -16,7 +17,11 @@ from modeling_qca.pairs_qca import expand_to_questions
 from modeling_qca.vision_qca import QCAVisionOutput
 
 LABELS = torch.tensor([0, 1, 2])
-PREFIX_TOKENS = {"vit": 1, "deit": 2, "dinov2": 1, "dinov2_with_registers": 5, "clip_vision_model": 1}
+PREFIX_TOKENS = {"vit": 1, "deit": 2, "dinov2": 1, "dinov2_with_registers": 5, "clip_vision_model": 1} | {
+    vision: count
+    for vision, count in {"dinov3_vit": 3, "pixio": 8, "tipsv2_vision_model": 2, "metaclip_2_vision_model": 1}.items()
+    if vision in LAYOUT_CONFIGS
+}
 
 
 def budget_model(
@@ -41,10 +46,14 @@ class MaskingEncoder(nn.Module):
     def __init__(self, encoder: nn.Module):
         super().__init__()
         self.backbone, self.budget, self.encode_images = encoder.backbone, encoder.budget, encoder.encode_images
+        self.layers = encoder.backbone.get_submodule(encoder.layout.layers)[1:]
+        norm = encoder.layout.after_layers
+        self.norm = nn.Identity() if norm is None else encoder.backbone.get_submodule(norm)
 
     def forward(self, features, image_index, question, **requested) -> QCAVisionOutput:
         tokens, budget = expand_to_questions(features.last_hidden_state, image_index), self.budget
-        patches = tokens[:, 1:]
+        prefix = tokens.shape[1] - features.grid[0] * features.grid[1]
+        patches = tokens[:, prefix:]
         scores = (budget.q_proj(question.query)[:, None] * budget.norm(patches)).sum(-1) / patches.shape[-1] ** 0.5
         relevance = scores.softmax(-1)
         kept, merged = torch.zeros_like(relevance, dtype=torch.bool), []
@@ -57,13 +66,19 @@ class MaskingEncoder(nn.Module):
             weight = probabilities[~kept[row]]
             merged.append((weight[:, None] * patches[row, ~kept[row]]).sum(0) / weight.sum().clamp(min=1e-30))
         straight_through = 1 + relevance.log() - relevance.detach().log()
-        tokens = torch.cat([tokens[:, :1], patches * straight_through[..., None], torch.stack(merged)[:, None]], dim=1)
+        tokens = torch.cat(
+            [tokens[:, :prefix], patches * straight_through[..., None], torch.stack(merged)[:, None]], dim=1
+        )
         some_dropped = (~kept).any(-1, keepdim=True)
-        token_mask = torch.cat([torch.ones_like(some_dropped), kept, some_dropped], dim=1)
+        token_mask = torch.cat([kept.new_ones(len(kept), prefix), kept, some_dropped], dim=1)
         attention_mask = create_bidirectional_mask(self.backbone.config, tokens, token_mask)
-        for layer in self.backbone.layers[1:]:
-            tokens = layer(tokens, attention_mask)
-        return QCAVisionOutput(patches=self.backbone.layernorm(tokens)[:, 1:-1], patch_mask=kept)
+        places = {}
+        if features.rotary is not None:  # the token of the dropped patches is turned by an angle of zero
+            cosine, sine = (nn.functional.pad(angles, (0, 0, 0, 1)) for angles in features.rotary)
+            places["position_embeddings"] = (cosine + (torch.arange(len(cosine)) == len(cosine) - 1)[:, None], sine)
+        for layer in self.layers:
+            tokens = layer(tokens, attention_mask, **places)
+        return QCAVisionOutput(patches=self.norm(tokens)[:, prefix:-1], patch_mask=kept)
 
 
 @given(st.data())
@@ -182,14 +197,21 @@ def test_one_token_is_the_relevance_weighted_mean_of_the_dropped_patches() -> No
         torch.testing.assert_close(short[row, -1], expected)
 
 
-@pytest.mark.parametrize("size", [(32, 32), (24, 40)])
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("token_budget", [1, 5, 14, [2, 12]])
-def test_gathering_the_kept_patches_equals_masking_the_dropped_ones(token_budget, attention: str, size) -> None:
+SHAPES = [("vit", *shape) for shape in product((1, 5, 14, [2, 12]), ("eager", "sdpa"), ((32, 32), (24, 40)))] + [
+    (vision, 5, "sdpa", (24, 40)) for vision in LAYOUT_CONFIGS if vision not in ("vit", "dinov3_vit")
+]
+SHAPES += [("dinov3_vit", token_budget, "sdpa", (24, 40)) for token_budget in (1, 5, [2, 12])]
+
+
+@pytest.mark.parametrize(("vision", "token_budget", "attention", "size"), SHAPES)
+def test_gathering_the_kept_patches_equals_masking_the_dropped_ones(vision, token_budget, attention, size) -> None:
     """Logits, maps and the scorer's gradients, in training and inference."""
-    model = budget_model(token_budget=token_budget, token_budget_mass=0.6, attention=attention)
+    model = budget_model(vision, token_budget=token_budget, token_budget_mass=0.6, attention=attention)
     batch = tiny_batch(size=size)
-    masking = budget_model(token_budget=token_budget, token_budget_mass=0.6, attention=attention)
+    masking = budget_model(vision, token_budget=token_budget, token_budget_mass=0.6, attention=attention)
+    if vision == "dinov3_vit":  # it draws positions in training
+        for encoder in (model, masking):
+            encoder.qca.vision_encoder.backbone.config.pos_embed_rescale = None
     masking.qca.vision_encoder = MaskingEncoder(masking.qca.vision_encoder)
     for training in (False, True):
         gathered, masked = model.train(training)(**batch, labels=LABELS), masking(**batch, labels=LABELS)

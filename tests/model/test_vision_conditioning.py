@@ -1,18 +1,17 @@
 """Conditioning of the vision encoder: closed gates change nothing, open gates depend on the question alone."""
 
+import inspect
 from pathlib import Path
 
 import pytest
 import torch
-from helpers.tiny import VISION_CONFIGS, checkpoint_activations, tiny_batch, tiny_model
+from helpers.tiny import LAYOUT_CONFIGS, VISION_CONFIGS, checkpoint_activations, tiny_batch, tiny_model
 from torch import nn
 from transformers import AutoModel
 
 from modeling_qca import QCAForVisualQuestionAnswering
 from modeling_qca.conditioning_qca import GatedConditioning
-from modeling_qca.configuration_qca import CONDITIONABLE_VISION_ENCODERS
 from modeling_qca.states_qca import LayerProjections, QuestionStates
-from modeling_qca.vision_qca import LAYOUTS
 
 MODES = ("patches_read_question", "question_reads_patches", "shared_projections")
 QUESTION_INSIDE = {mode: {"vision_conditioning_layers": [0, 2], "vision_conditioning": mode} for mode in MODES} | {
@@ -53,13 +52,10 @@ def backbone_outputs(model: QCAForVisualQuestionAnswering, pixel_values: torch.T
     backbone = model.qca.vision_encoder.backbone
     own = type(backbone)(backbone.config).eval()
     own.load_state_dict(backbone.state_dict())
-    if pixel_values.shape[-2:] != (32, 32) and "dinov2" not in backbone.config.model_type:
+    takes_option = "interpolate_pos_encoding" in inspect.signature(own.forward).parameters
+    if pixel_values.shape[-2:] != (32, 32) and takes_option:
         requested["interpolate_pos_encoding"] = True
     return own(pixel_values, **requested)
-
-
-def test_every_conditionable_encoder_has_a_layout_and_is_tested() -> None:
-    assert LAYOUTS.keys() == set(CONDITIONABLE_VISION_ENCODERS) == set(VISION_CONFIGS)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -76,6 +72,47 @@ def test_closed_gates_give_bit_identical_patches(vision: str, inside: str, atten
         num_patches = size[0] * size[1] // 64
         assert patches.shape[1] == num_patches
         assert torch.equal(patches, own[:, -num_patches:])
+
+
+@pytest.mark.parametrize("vision", LAYOUT_CONFIGS.keys() - VISION_CONFIGS.keys())
+def test_further_encoders_give_bit_identical_patches_and_layers(vision: str) -> None:
+    batch = tiny_batch(questions=2, images=2, size=SIZES["non_square"])
+    for inside in ("nothing", "shared_projections", "budget_and_conditioning"):
+        model = tiny_model(vision, **QUESTION_INSIDE[inside])
+        with torch.no_grad():
+            output = vision_outputs(model, batch, output_hidden_states=True)
+            own = backbone_outputs(model, batch["pixel_values"], output_hidden_states=True)
+        assert torch.equal(output.patches, own.last_hidden_state[:, -15:])
+        assert len(output.hidden_states) == len(own.hidden_states) == 4
+        assert all(torch.equal(a, b) for a, b in zip(output.hidden_states, own.hidden_states, strict=True))
+    model = tiny_model(vision, vision_feature_layers=[3])
+    with torch.no_grad():
+        assert torch.equal(vision_outputs(model, batch).patches, own.last_hidden_state[:, -15:])
+
+
+def test_rotary_embeddings_of_cached_features_equal_fresh_ones_in_half_precision() -> None:
+    model = tiny_model("dinov3_vit", vision_conditioning_layers="late").to(torch.bfloat16)
+    batch = tiny_batch(questions=2, images=2, size=SIZES["non_square"])
+    with torch.no_grad():
+        expected = model(**batch).logits
+        features = model.get_image_features(batch.pop("pixel_values"))
+        cached = model(**batch, image_features=features.last_hidden_state, image_grid=features.grid).logits
+    assert torch.equal(cached, expected)
+
+
+def test_training_augments_the_rotary_positions_once_for_all_layers() -> None:
+    """The positions are drawn anew in each forward pass, also for the layers that read the question."""
+    model = tiny_model("dinov3_vit", vision_conditioning_layers=[2])
+    model.config.vision_config.pos_embed_rescale = 2.0
+    batch, seen = tiny_batch(), []
+    for layer in model.qca.vision_encoder.backbone.model.layer:
+        layer.attention.register_forward_pre_hook(
+            lambda module, args, kwargs: seen.append(kwargs["position_embeddings"][0]), with_kwargs=True
+        )
+    model.train()(**batch)
+    assert torch.equal(seen[0], seen[1]) and torch.equal(seen[0], seen[2])
+    model(**batch)
+    assert not torch.equal(seen[0], seen[3])
 
 
 @pytest.mark.parametrize("inside", ["nothing", *MODES])
@@ -171,7 +208,9 @@ def test_conditioning_matches_a_loop_over_its_formula(mode: str) -> None:
     tokens, words, question = torch.randn(2, 5, 32), torch.randn(2, 4, 32), torch.randn(2, 32)
     word_mask = torch.tensor([[True, True, True, False], [True, False, False, False]])
     norm, attention = layer.layernorm_before, layer.attention
-    updated = conditioning(tokens, QuestionStates(question, words, word_mask), None, LayerProjections.of(norm, attention))
+    updated = conditioning(
+        tokens, QuestionStates(question, words, word_mask), None, LayerProjections.of(norm, attention)
+    )
     heads, width = 4, 8
     for row in range(2):
         words_read = conditioning.question_norm(words[row][word_mask[row]])

@@ -1,0 +1,93 @@
+"""Where the parts of a vision encoder are; no other code knows them. And encoders that no code can read rightly."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import transformers
+from transformers import MODEL_MAPPING, AutoModel
+
+
+@dataclass(frozen=True)
+class EncoderLayout:
+    """
+    Names of the submodules of an architecture whose layers may depend on the question.
+
+    Args:
+        layers: the list of layers.
+        attention, norm: of a layer: its attention, and the norm before it.
+        before_layers, after_layers: a norm before the first layer and behind the last, if any.
+        prefix: number of tokens before the patches, registers not counted, or the config's field that holds it.
+        unused: a submodule that changes no patch.
+        rotary: makes the rotary embeddings of the patches, which each layer takes.
+    """
+
+    layers: str
+    attention: str
+    norm: str
+    before_layers: str | None = None
+    after_layers: str | None = None
+    prefix: int | str = 1
+    unused: str = "pooler"
+    rotary: str | None = None
+
+    def num_prefix_tokens(self, vision_config: Any) -> int:
+        """Tokens before the patches: CLS and registers."""
+        own = self.prefix if isinstance(self.prefix, int) else getattr(vision_config, self.prefix)
+        return own + getattr(vision_config, "num_register_tokens", 0)
+
+
+_VIT = EncoderLayout("layers", "attention", "layernorm_before", after_layers="layernorm")
+_DINO = EncoderLayout("encoder.layer", "attention", "norm1", after_layers="layernorm", unused="embeddings.mask_token")
+_CLIP = EncoderLayout(
+    "encoder.layers", "self_attn", "layer_norm1", before_layers="pre_layrnorm", unused="post_layernorm"
+)
+LAYOUTS = {
+    "vit": _VIT,
+    "deit": replace(_VIT, prefix=2),
+    "vit_msn": _VIT,
+    "ijepa": replace(_VIT, prefix=0),
+    "pixio": replace(_VIT, prefix="n_cls_tokens"),
+    "dinov2": _DINO,
+    "dinov2_with_registers": _DINO,
+    "tipsv2_vision_model": _DINO,
+    "dinov3_vit": replace(_DINO, layers="model.layer", after_layers="norm", rotary="rope_embeddings"),
+    "clip_vision_model": _CLIP,
+    "chinese_clip_vision_model": _CLIP,
+    "metaclip_2_vision_model": _CLIP,
+    "siglip_vision_model": EncoderLayout(
+        "encoder.layers", "self_attn", "layer_norm1", after_layers="post_layernorm", prefix=0, unused="head"
+    ),
+    "aimv2_vision_model": EncoderLayout(
+        "encoder.layers", "attention", "rms_norm1", after_layers="rms_norm", prefix=0, unused="head"
+    ),
+}
+
+# Their outputs have the shape of patches, but not their order.
+REFUSED = {
+    "pixtral": "packs all pictures of a batch into one row",
+    "vit_mae": "shuffles its patches and drops most of them; use `vit` with its weights",
+    "yolos": "puts its detection tokens behind the patches; use `vit` or `deit`",
+}
+
+
+def check_vision_encoder(model_type: str):
+    """
+    Raises:
+        ValueError: for an encoder whose relevance maps would be wrong.
+    """
+    if model_type in REFUSED:
+        raise ValueError(
+            f"A `{model_type}` vision encoder {REFUSED[model_type]}. Encoders such as `dinov2`, `dinov3_vit` and "
+            "`siglip_vision_model` return one token for each patch, in the order of the grid."
+        )
+
+
+def register_tower(config: Any):
+    """Tell `AutoModel` the class of one tower of a two-tower model (BLIP, MetaCLIP 2, SigLIP), if it lacks it."""
+    if MODEL_MAPPING.get(type(config), None) is None:
+        model_class = getattr(transformers, type(config).__name__.removesuffix("Config") + "Model", None)
+        if model_class is not None:
+            AutoModel.register(type(config), model_class, exist_ok=True)
+
+
+__all__ = ["LAYOUTS", "EncoderLayout", "check_vision_encoder", "register_tower"]
