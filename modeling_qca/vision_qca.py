@@ -29,7 +29,6 @@ from .pairs_qca import ImageIndex, expand_to_questions
 from .states_qca import LayerProjections, QuestionStates
 from .validation_qca import build_encoder
 
-
 # What a `PreTrainedModel` reads off its children, to place them on devices and in a dtype. This module stands between.
 PLACEMENT = (
     "_no_split_modules",
