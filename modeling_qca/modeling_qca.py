@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple, logging
 
 from .attention_qca import AdditiveScorer, AttentionHops
+from .composition_qca import HUB_OPTIONS, EncoderSource, common_dtype, place
 from .conditioning_qca import GatedConditioning
 from .configuration_qca import QCAConfig
 from .embedding_qca import PatchEmbedder, QueryEmbedder, grid_coordinates
@@ -37,6 +38,7 @@ from .text_qca import (
     max_question_length,
     question_inputs,
 )
+from .unread_qca import unread_parameters
 from .vision_qca import QCAImageFeatures, QCAVisionOutput, QuestionAwareVisionEncoder
 
 logger = logging.get_logger(__name__)
@@ -120,14 +122,7 @@ class QCAPreTrainedModel(PreTrainedModel):
     @property
     def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
         """Parameters that no output depends on. DistributedDataParallel must not wait for their gradients."""
-        layout = self.base_model.vision_encoder.layout
-        unused = ["text_encoder.pooler", "text_encoder.head"]
-        unused.append(f"vision_encoder.backbone.{'pooler' if layout is None else layout.unused}")
-        if layout is not None:
-            depth = self.config.vision_config.num_hidden_layers
-            deepest = max(self.config.vision_feature_layers or [depth])
-            unused += [f"vision_encoder.backbone.{layout.layers}.{layer}." for layer in range(deepest, depth)]
-        return [name for name, _ in self.named_parameters() if name.removeprefix("qca.").startswith(tuple(unused))]
+        return unread_parameters(self)
 
     @classmethod
     def from_vision_text_pretrained(cls, vision_model: str, text_model: str, **kwargs: Any) -> "QCAPreTrainedModel":
@@ -136,34 +131,39 @@ class QCAPreTrainedModel(PreTrainedModel):
 
         Args:
             vision_model, text_model: Hub ids or folders. A two-tower checkpoint (CLIP, SigLIP) gives the tower of that
-                name.
-            kwargs: fields of [`QCAConfig`], such as `num_attention_layers=2` or `id2label={0: "no", 1: "yes"}`;
-                `attn_implementation` and `dtype` apply to the whole model.
+                name, a T5 its encoder.
+            kwargs: fields of [`QCAConfig`], such as `num_attention_layers=2` or `id2label={0: "no", 1: "yes"}`. The
+                pooling of a sentence-transformers folder replaces the default of `question_pooling`. Further:
+                `attn_implementation`, `dtype` (`"auto"` takes that of the encoders) and `device_map` of the whole
+                model; `revision` of both encoders or a pair, one for each; `trust_remote_code`, for encoders that
+                bring their code; `cache_dir`, `force_download`, `local_files_only` and `token`.
 
         Raises:
             ValueError: if the encoders and fields do not fit together, or weights of an encoder are missing.
         """
+        options = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
+        options["trust_remote_code"] = kwargs.pop("trust_remote_code", None)
         loading = {name: kwargs.pop(name) for name in ("attn_implementation", "dtype") if name in kwargs}
-        vision_config = _tower_config(vision_model, "vision_config")
-        text_config = _tower_config(text_model, "text_config")
-        config = QCAConfig.from_vision_text_configs(vision_config, text_config, **kwargs)
-        model = cls._from_config(config, **loading)
-        model._load_encoder("vision_encoder.backbone", vision_model, vision_config)
-        model._load_encoder("text_encoder", text_model, text_config)
+        device_map, revision = kwargs.pop("device_map", None), kwargs.pop("revision", None)
+        revisions = [revision] * 2 if isinstance(revision, str | None) else revision
+        vision = EncoderSource.open(vision_model, "vision_config", revision=revisions[0], **options)
+        text = EncoderSource.open(text_model, "text_config", revision=revisions[1], **options)
+        if loading.get("dtype") == "auto":
+            loading["dtype"] = common_dtype([vision, text])
+        if "question_pooling" not in kwargs and (pooling := text.question_pooling) is not None:
+            kwargs["question_pooling"] = pooling
+        model = cls._from_config(QCAConfig.from_vision_text_configs(vision.config, text.config, **kwargs), **loading)
+        body = model.base_model
+        for part, source in (("vision_encoder.backbone", vision), ("text_encoder", text)):
+            missing = {f"{part}.{name}" for name in source.load_into(body.get_submodule(part))}
+            if missing and (absent := sorted(missing - set(unread_parameters(body)))):
+                raise ValueError(
+                    f"{source.name_or_path} lacks {len(absent)} weights of a `{source.config.model_type}` encoder, "
+                    f"such as {absent[0].removeprefix(part)[1:]}. Save the encoder by itself and pass its folder."
+                )
+        if device_map is not None:
+            place(model, device_map)
         return model
-
-    def _load_encoder(self, part: str, name_or_path: str, config: PreTrainedConfig):
-        loaded: Any = AutoModel.from_pretrained(
-            name_or_path, config=config, dtype=self.dtype, output_loading_info=True
-        )
-        encoder, info = loaded
-        unread = {name.removeprefix("qca.") for name in self._ddp_params_and_buffers_to_ignore}
-        if absent := sorted(name for name in info["missing_keys"] if f"{part}.{name}" not in unread):
-            raise ValueError(
-                f"{name_or_path} lacks {len(absent)} weights of a `{config.model_type}` encoder, such as {absent[0]}. "
-                "Save the encoder by itself and pass its folder."
-            )
-        self.base_model.get_submodule(part).load_state_dict(encoder.state_dict())
 
 
 class QCAModel(QCAPreTrainedModel):
@@ -483,11 +483,6 @@ def _count(kind: str, **inputs: torch.Tensor | None) -> int:
         *others, last = (f"`{name}`" for name in inputs)
         raise ValueError(f"Pass the {kind} as exactly one of {', '.join(others)} and {last}.")
     return given[0].shape[0]
-
-
-def _tower_config(name_or_path: str, tower: str) -> PreTrainedConfig:
-    config = AutoConfig.from_pretrained(name_or_path)
-    return getattr(config, tower) if tower in config.sub_configs else config
 
 
 __all__ = ["QCAForVisualQuestionAnswering", "QCAModel", "QCAPreTrainedModel"]

@@ -47,7 +47,8 @@ def build_text_encoder(config: QCAConfig) -> Any:
     encoder = build_encoder(config.text_config, "text_config", "input_ids")
     if encoder.config.is_encoder_decoder:
         raise ValueError(
-            f"The text encoder ({config.text_config.model_type}) is an encoder-decoder; pass an encoder's config."
+            f"The text encoder ({config.text_config.model_type}) is an encoder-decoder; pass an encoder, such as a "
+            "BERT, or a T5, which gives its encoder."
         )
     if config.question_pooling == "cls" and _is_causal(encoder):
         raise ValueError(

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoModel
+from transformers import CONFIG_MAPPING, MODEL_FOR_TEXT_ENCODING_MAPPING, AutoModel, AutoModelForTextEncoding
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from .layouts_qca import register_tower
@@ -129,6 +129,8 @@ def build_encoder(config: Any, field: str, reads: str) -> Any:
 def _from_config(config: Any, field: str) -> Any:
     register_tower(config)
     try:
+        if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:  # the encoder of a T5, not all of it
+            return AutoModelForTextEncoding.from_config(config)
         return AutoModel.from_config(config)
     except (ImportError, torch.OutOfMemoryError):
         raise
@@ -167,7 +169,7 @@ def _expected(path: str, name: str, value: Any) -> str | None:
     if name in HEAD_COUNTS and path != name and type(value) is int and value < 1:
         return "at least 1"
     if name == "model_type" and path != name and str(value) not in CONFIG_MAPPING:
-        return "a model type of transformers"
+        return "a model type of transformers, or registered with `AutoConfig.register`"
     return None
 
 

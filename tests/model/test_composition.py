@@ -14,6 +14,7 @@ from helpers.tiny import (
 )
 from transformers import (
     AutoModel,
+    BartConfig,
     BeitConfig,
     BeitForMaskedImageModeling,
     BertModel,
@@ -23,7 +24,6 @@ from transformers import (
     Qwen2Config,
     SiglipConfig,
     SiglipModel,
-    T5Config,
     ViTModel,
 )
 
@@ -149,6 +149,6 @@ def test_composing_takes_a_dtype_for_the_whole_model(tmp_path):
 
 def test_refuses_an_encoder_decoder_as_text_encoder():
     config = tiny_config()
-    config.text_config = T5Config(d_model=8, d_kv=4, num_layers=1, num_heads=2, d_ff=8, vocab_size=50)
-    with pytest.raises(ValueError, match=r"text encoder \(t5\) is an encoder-decoder"):
+    config.text_config = BartConfig(d_model=16, encoder_layers=1, decoder_layers=1, vocab_size=50)
+    with pytest.raises(ValueError, match=r"text encoder \(bart\) is an encoder-decoder"):
         QCAModel(config)

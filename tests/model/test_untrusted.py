@@ -292,7 +292,10 @@ HUGE_ENCODERS = [
     ({"num_hidden_layers": 10**9}, "`{}.num_hidden_layers` must be at most 256"),
     ({"num_labels": 10**12}, "`{}.num_labels` must be at most 65,536"),
     ({"layer_norm_eps": float("inf")}, "`{}.layer_norm_eps` must be a finite number, got inf"),
-    ({"model_type": "../../vit"}, "`{}.model_type` must be a model type of transformers, got ../../vit"),
+    (
+        {"model_type": "../../vit"},
+        "`{}.model_type` must be a model type of transformers, or registered with `AutoConfig.register`, got ../../vit",
+    ),
     ({"attn_implementation": "somebody/kernel"}, "`{}.attn_implementation` must not name code from elsewhere"),
     ({"id2label": "/etc/passwd"}, "`{}.id2label` must be a mapping, got /etc/passwd"),
     ({"num_attention_heads": -1}, "`{}.num_attention_heads` must be at least 1, got -1"),
