@@ -169,7 +169,7 @@ def _expected(path: str, name: str, value: Any) -> str | None:
     if name in HEAD_COUNTS and path != name and type(value) is int and value < 1:
         return "at least 1"
     if name == "model_type" and path != name and str(value) not in CONFIG_MAPPING:
-        return "a model type of transformers, or registered with `AutoConfig.register`"
+        return "one of transformers, or registered by `AutoConfig.register`"
     return None
 
 

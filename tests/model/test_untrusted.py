@@ -294,7 +294,7 @@ HUGE_ENCODERS = [
     ({"layer_norm_eps": float("inf")}, "`{}.layer_norm_eps` must be a finite number, got inf"),
     (
         {"model_type": "../../vit"},
-        "`{}.model_type` must be a model type of transformers, or registered with `AutoConfig.register`, got ../../vit",
+        "`{}.model_type` must be one of transformers, or registered by `AutoConfig.register`, got ../../vit",
     ),
     ({"attn_implementation": "somebody/kernel"}, "`{}.attn_implementation` must not name code from elsewhere"),
     ({"id2label": "/etc/passwd"}, "`{}.id2label` must be a mapping, got /etc/passwd"),
