@@ -18,8 +18,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from modeling_qca.training.files.run_files import QUESTIONS, write_json
+from modeling_qca.training.supervision.image_questions import center_of_mass, half_region
 from modeling_qca.training.supervision.label_maps import read_label_maps
-from modeling_qca.training.supervision.segmentation_questions import center_of_mass, half_region
 
 PATTERNS = {
     "exists": r"is there an? (.+) in the (\w+) half of the picture",

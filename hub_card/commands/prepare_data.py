@@ -90,13 +90,16 @@ def make_questions(
     like: Annotated[
         Path | None, typer.Option(help="CSV file; only questions that occur in it are asked, about other images.")
     ] = None,
-    group_by: Annotated[str, typer.Option(help="Column or expression that groups images in the balance check.")] = (
-        "image_id"
-    ),
+    image_table: Annotated[
+        Path | None, typer.Option(help="Table with a row for each image; its questions get the other columns.")
+    ] = None,
+    group_by: Annotated[
+        str, typer.Option(help="Images that stay together in the balance check: `image_id // 12`, or a column.")
+    ] = "image_id",
     seed: Annotated[int, typer.Option(help="Seed of the choice of questions.")] = 0,
 ):
     """Turn segmented images into balanced spatial questions with a relevance map for each hop."""
-    for path in (images, labels, classes):
+    for path in (images, labels, classes, *([image_table] if image_table else [])):
         check_data(str(path))
     from modeling_qca.training.supervision.segmentation_questions import make_questions as run
 
@@ -107,6 +110,7 @@ def make_questions(
         output,
         questions_per_kind=questions_per_kind,
         like=like,
+        image_table=image_table,
         group_by=group_by,
         seed=seed,
     )

@@ -41,6 +41,10 @@ def _is_text_or_none(value: Any) -> bool:
     return value is None or isinstance(value, str)
 
 
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(text, str) for text in value)
+
+
 def _is_grid(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and len(value) == 2 and all(type(n) is int and n > 0 for n in value)
 
@@ -56,6 +60,7 @@ _OPTIONS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "relevance_filter": ("a mapping, as in {tier: strict}", _maps_texts),
     "relevance_grid": ("the number of rows and of columns, as in [16, 16]", _is_grid),
     "answer_separator": ("a text", _is_text_or_none),
+    "further_columns": ("a list of columns, as in [sequence]", _is_texts),
     "encoding": ("the name of a text encoding, as in utf-8", _is_text_or_none),
     "configuration": ("a text", _is_text_or_none),
     "revision": ("a text", _is_text_or_none),
@@ -80,6 +85,15 @@ def checked_options(options: Mapping[str, Any]) -> Mapping[str, Any]:
     return options
 
 
+def takes_option(format: str, data: Any, option: str) -> bool:
+    """Whether the reader of `data` has this option.
+
+    Raises:
+        ValueError: the format is unknown.
+    """
+    return option in inspect.signature(_kind(format, data)).parameters
+
+
 def make_reader(
     format: str, data: Any, split: str, options: dict[str, Any], required: Collection[str] = REQUIRED
 ) -> Reader:
@@ -91,12 +105,8 @@ def make_reader(
     Raises:
         ValueError: the format or an option is unknown, missing or malformed, or the path does not exist.
     """
-    if format not in list(FORMATS):  # a value from YAML may be unhashable
-        raise ValueError(f"format {format!r} is none of {', '.join(FORMATS)}")
-    in_memory = not isinstance(data, (str, os.PathLike))
-    if in_memory and format != "table":
-        raise ValueError(f"format {format!r} reads files, but data is a {type(data).__name__}: leave `format` out")
-    kind: type = InMemory if in_memory else FORMATS[format]
+    kind = _kind(format, data)
+    in_memory = kind is InMemory
     known = [name for name in inspect.signature(kind).parameters if name not in ("data", "split", "required")]
     if kind is not HubTable:
         options.pop("streaming", None)
@@ -113,10 +123,19 @@ def make_reader(
             raise ValueError(f"option {name!r} is {wanted}, not {value!r}")
     for name in options.keys() & {"images", "maps"}:
         options[name] = Path(options[name])
-    if "relevance_grid" in options:
-        options["relevance_grid"] = tuple(options["relevance_grid"])
+    for name in options.keys() & {"relevance_grid", "further_columns"}:
+        options[name] = tuple(options[name])
     if not in_memory:
         data = str(data) if kind is HubTable else Path(data)
     if set(required) != set(REQUIRED) and "required" in inspect.signature(kind).parameters:
         options["required"] = required
     return kind(data=data, split=split, **options)
+
+
+def _kind(format: str, data: Any) -> type:
+    if format not in list(FORMATS):  # a value from YAML may be unhashable
+        raise ValueError(f"format {format!r} is none of {', '.join(FORMATS)}")
+    in_memory = not isinstance(data, (str, os.PathLike))
+    if in_memory and format != "table":
+        raise ValueError(f"format {format!r} reads files, but data is a {type(data).__name__}: leave `format` out")
+    return InMemory if in_memory else FORMATS[format]

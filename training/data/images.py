@@ -31,6 +31,7 @@ class ImageFolder:
             raise ValueError(f"{folder}: no such folder of images")
         self.folder = folder.resolve()
         self.beside = None if beside is None else beside.resolve()
+        self._found: dict[str, str] = {}  # many rows ask about one image
 
     def find(self, name: str) -> str:
         """The path of the image called `name`; if there is none, the path at which it was expected.
@@ -40,6 +41,11 @@ class ImageFolder:
         Raises:
             ValueError: `name` fits several files.
         """
+        if name not in self._found:
+            self._found[name] = self._find(name)
+        return self._found[name]
+
+    def _find(self, name: str) -> str:
         path = self.folder / name
         if path.suffix.lower() in SUFFIXES or "/" in name or "\\" in name:
             return str(self._existing(name) or path)

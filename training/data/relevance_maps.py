@@ -1,4 +1,4 @@
-"""Relevance maps beside a table of questions: rasterized from masks, written and read one at a time.
+"""Relevance maps beside a table of questions: rasterized from masks, read in blocks and written one at a time.
 
 A map has a target value for each cell of a grid. The file `<table>_relevance.npz` holds `mask`
 [n, rows, columns] or [n, T, rows, columns] and, where not every row has a map, `row` [n], the ascending row numbers.
@@ -6,19 +6,32 @@ A map has a target value for each cell of a grid. The file `<table>_relevance.np
 
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Grid = tuple[int, int]
+BLOCK = 256  # maps that are read at once
 
 
 def cell_shares(mask: ArrayLike, grid: Grid) -> NDArray[np.float32]:
     """The share in [0, 1] of each of rows x columns cells that `mask` [height, width] covers, by overlap of area."""
     pixels = np.asarray(mask, dtype=np.float32)
-    down, across = (_overlap(cells, size) for cells, size in zip(grid, pixels.shape, strict=True))
+    down, across = (overlap(cells, size) for cells, size in zip(grid, pixels.shape, strict=True))
     return (down @ pixels @ across.T).astype(np.float32)
+
+
+@lru_cache(maxsize=16)  # the pictures of a data set mostly have a few sizes
+def overlap(cells: int, size: int) -> NDArray[np.float32]:
+    """[cells, size]: the weight of each pixel in the mean over each cell, for a side of `size` pixels."""
+    edges = np.arange(cells + 1) * (size / cells)
+    pixels = np.arange(size)
+    shared = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    weights = (shared.clip(0) * (cells / size)).astype(np.float32)
+    weights.flags.writeable = False
+    return weights
 
 
 def as_hops(relevance: ArrayLike, place: str) -> NDArray[np.float32]:
@@ -41,7 +54,7 @@ def as_hops(relevance: ArrayLike, place: str) -> NDArray[np.float32]:
 
 
 def read_maps(path: Path, where: Mapping[str, str] | None = None) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """(row number, maps [T, rows, columns]) in ascending order, with one map in memory at a time.
+    """(row number, maps [T, rows, columns]) in ascending order, with a block of maps in memory at a time.
 
     Args:
         path: the npz file.
@@ -66,10 +79,12 @@ def read_maps(path: Path, where: Mapping[str, str] | None = None) -> Iterator[tu
     if rows is not None and not (np.diff(rows) > 0).all():
         raise ValueError(f"{path}: `row` must ascend; sort the arrays by it")
     keep = [np.asarray(arrays[name]).astype(str) == value for name, value in (where or {}).items()]
-    for index, mask in enumerate(_read_mask(path)):
-        row = index if rows is None else int(rows[index])
-        if all(kept[index] for kept in keep):
-            yield row, as_hops(mask, f"{path} map {index}")
+    index = 0
+    for block in _read_mask(path):
+        for mask in _checked(block, path, index):
+            if all(kept[index] for kept in keep):
+                yield index if rows is None else int(rows[index]), mask
+            index += 1
 
 
 def write_maps(
@@ -104,13 +119,23 @@ def count_maps(path: Path) -> tuple[int, bool]:
 
 
 def _read_mask(path: Path) -> Iterator[NDArray[np.generic]]:
+    """Blocks of maps [block, rows, columns] or [block, T, rows, columns]."""
     with zipfile.ZipFile(path) as archive, archive.open("mask.npy") as file:
         shape, fortran_order, dtype = _read_header(file, path)
         if len(shape) not in (3, 4) or fortran_order:
             raise ValueError(f"{path}: `mask` must be [n, rows, columns] or [n, T, rows, columns], not {shape}")
         size = dtype.itemsize * int(np.prod(shape[1:]))
-        for _ in range(shape[0]):
-            yield np.frombuffer(file.read(size), dtype).reshape(shape[1:])
+        for start in range(0, shape[0], BLOCK):
+            content = file.read(size * min(BLOCK, shape[0] - start))
+            yield np.frombuffer(content, dtype).reshape(-1, *shape[1:])
+
+
+def _checked(block: NDArray[np.generic], path: Path, start: int) -> NDArray[np.float32]:
+    """A block of maps as float32 [block, T, rows, columns]; see [`as_hops`]."""
+    maps = block.astype(np.float32)
+    if maps.size and (np.isfinite(maps) & (maps >= 0)).all():
+        return maps if maps.ndim == 4 else maps[:, None]
+    return np.stack([as_hops(mask, f"{path} map {start + index}") for index, mask in enumerate(maps)])
 
 
 def _read_header(file, path: Path) -> tuple[tuple[int, ...], bool, np.dtype]:  # type: ignore[no-untyped-def]
@@ -120,11 +145,3 @@ def _read_header(file, path: Path) -> tuple[tuple[int, ...], bool, np.dtype]:  #
     if version == (2, 0):
         return np.lib.format.read_array_header_2_0(file)
     raise ValueError(f"{path}: `mask` is in version {version} of the npy format; write it with numpy.savez")
-
-
-def _overlap(cells: int, size: int) -> NDArray[np.float32]:
-    """[cells, size]: the weight of each pixel in the mean over each cell, for a side of `size` pixels."""
-    edges = np.arange(cells + 1) * (size / cells)
-    pixels = np.arange(size)
-    shared = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-    return (shared.clip(0) * (cells / size)).astype(np.float32)

@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 import datasets
 
-from .formats import make_reader
+from .formats import make_reader, takes_option
 from .readers.hub import HubTable
 from .readers.memory import InMemory
 from .row_cache import cached_rows, streamed_rows
-from .splits import split_rows
+from .splits import TEXT_COLUMNS, further_columns, split_rows
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,8 @@ def load_rows(
         validation_ratio: cut both splits from the data's train split, with this share of the rows for validation. By
             default the splits are the data's own.
         group_by: keep rows together when cutting: a column, or a column of numbered names and a divisor. `image_id`
-            cuts by image, `image_id // 12` by runs of twelve neighboring image numbers. By default each row alone.
+            cuts by image, `image_id // 12` by runs of twelve neighboring image numbers. A column of the table that is
+            not in the schema is added to the rows. By default each row alone.
         seed: of the cut.
         on_bad_image: `raise` at the first image that is missing or cannot be read, naming path and row. Or `skip`
             such rows; a warning counts and lists them.
@@ -72,6 +73,10 @@ def load_rows(
     if validation_ratio is None and group_by is not None:
         raise ValueError("group_by says how to cut: give validation_ratio too")
     own_split = "train" if validation_ratio is not None else split
+    if further := further_columns(group_by):
+        if not takes_option(format, data, "further_columns"):
+            raise ValueError(f"group_by: format {format} has no column {further[0]!r}, only {', '.join(TEXT_COLUMNS)}")
+        options["further_columns"] = [*options.get("further_columns", ()), *further]
     reader = make_reader(format, data, own_split, {**options, **({"streaming": True} if streaming else {})})
     if validation_ratio is not None and not isinstance(reader, (HubTable, InMemory)):
         with suppress(ValueError):  # most data has no validation split of its own here

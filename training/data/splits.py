@@ -7,6 +7,9 @@ from typing import Any
 
 import datasets
 
+from .schema import FEATURES
+
+TEXT_COLUMNS = ("image_id", "question", "question_id", "question_type")
 _BY_IMAGE = "`group_by: image_id` (`--group_by image_id`) cuts by image"
 
 
@@ -61,11 +64,25 @@ def parse_group_by(group_by: str) -> tuple[str, int | None]:
     Raises:
         ValueError: `group_by` has another form.
     """
-    form = r"\s*(image_id|question|question_id|question_type)\s*(?://\s*([1-9]\d*)\s*)?"
+    form = r"\s*([^/]*[^/\s])\s*(?://\s*([1-9]\d*)\s*)?"
     parsed = re.fullmatch(form, group_by) if isinstance(group_by, str) else None
     if parsed is None:
         raise ValueError(f"group_by is a text column, or one divided as in `image_id // 12`, not {group_by!r}")
-    return parsed[1], int(parsed[2]) if parsed[2] else None
+    return parsed[1].lstrip(), int(parsed[2]) if parsed[2] else None
+
+
+def further_columns(group_by: str | None) -> tuple[str, ...]:
+    """The column that `group_by` needs beside the row schema.
+
+    Raises:
+        ValueError: `group_by` is malformed, or names a column of the schema that is no text.
+    """
+    if group_by is None:
+        return ()
+    column, _ = parse_group_by(group_by)
+    if column in FEATURES and column not in TEXT_COLUMNS:
+        raise ValueError(f"group_by is a text column, such as {', '.join(TEXT_COLUMNS)}, not {group_by!r}")
+    return () if column in TEXT_COLUMNS else (column,)
 
 
 def split_name(split: str, options: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ..data.formats import checked_options
 from ..data.rows import data_name, load_rows
-from ..data.splits import group_key, parse_group_by, split_name
+from ..data.splits import further_columns, group_key, parse_group_by, split_name
 from ..data.streams import read_answers
 from ..evaluation.predictions import sort_by_image
 from .recipe import Recipe
@@ -63,6 +63,9 @@ def load_splits(recipe: Recipe, skipped: dict[str, str] | None = None) -> tuple[
     own: dict[str, Any] = {"format": recipe.format, **bad_images, **options}
     if twice := sorted(cut.keys() & own.keys()):
         raise ValueError(f"`{twice[0]}` is in the recipe and in its `data_options`: remove it from `data_options`")
+    holds_out_groups = recipe.validation_data is not None or recipe.validation_ratio is None
+    if holds_out_groups and (further := further_columns(recipe.group_by)):
+        bad_images["further_columns"] = own["further_columns"] = further
     if recipe.validation_data is None:
         train_rows = load_rows(recipe.data, split="train", streaming=recipe.streaming, **cut, **own)
         validation_rows = load_rows(recipe.data, split="validation", **cut, **own)
@@ -70,7 +73,7 @@ def load_splits(recipe: Recipe, skipped: dict[str, str] | None = None) -> tuple[
         other = {**bad_images, **checked_options(recipe.validation_options)}
         validation_rows = load_rows(recipe.validation_data, split="validation", **cut, **other)
         train_rows = load_rows(recipe.data, split="train", streaming=recipe.streaming, **own)
-    if recipe.group_by is not None and (recipe.validation_data is not None or recipe.validation_ratio is None):
+    if recipe.group_by is not None and holds_out_groups:
         train_rows = _outside_groups(train_rows, validation_rows, recipe.group_by)
     stored = datasets.Image(decode=False)
     return train_rows.cast_column("image", stored), sort_by_image(validation_rows).cast_column("image", stored)

@@ -40,7 +40,7 @@ class LabelMaps:
             raise ValueError(f"{self.folder}: no label maps (*.png)")
         return found
 
-    def read(self, stem: str) -> NDArray[np.int64]:
+    def read(self, stem: str) -> NDArray[np.integer]:
         """[height, width] of class numbers; 0 is unlabeled.
 
         Raises:
@@ -52,11 +52,16 @@ class LabelMaps:
                 pixels = np.asarray(image)
         except (OSError, SyntaxError) as error:
             raise ValueError(f"{path}: label map cannot be read: {error}") from error
-        numbers, inverse = np.unique(_segment_numbers(pixels, path) if self.segments else pixels, return_inverse=True)
         if pixels.ndim != 2 and not self.segments:
             raise ValueError(f"{path}: its pixels are colors, not class numbers; pass the panoptic JSON as `classes`")
-        classes = [self._class_of(int(number), stem, path) for number in numbers]
-        return np.array(classes)[inverse].reshape(pixels.shape[:2])
+        numbers = _segment_numbers(pixels, path) if self.segments else pixels
+        if numbers.dtype == np.uint8:  # a table is several times faster than sorting
+            table = np.zeros(256, dtype=np.uint8 if max(self.names) < 256 else np.int64)
+            for number in np.flatnonzero(np.bincount(numbers.ravel(), minlength=256)):
+                table[number] = self._class_of(int(number), stem, path)
+            return table[numbers]
+        found, inverse = np.unique(numbers, return_inverse=True)
+        return np.array([self._class_of(int(number), stem, path) for number in found])[inverse].reshape(numbers.shape)
 
     def _class_of(self, number: int, stem: str, path: Path) -> int:
         if self.segments and number != UNLABELED:

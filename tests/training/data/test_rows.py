@@ -17,6 +17,7 @@ from helpers.data_files import draw, table_folder, write_csv
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modeling_qca.training.data import row_cache
 from modeling_qca.training.data.formats import checked_options
 from modeling_qca.training.data.relevance_maps import write_maps
 from modeling_qca.training.data.rows import data_name, load_rows
@@ -27,6 +28,86 @@ from modeling_qca.training.data.splits import group_key, parse_group_by, split_n
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+# Columns beside the schema
+
+
+def streets(folder: Path) -> Path:
+    table_folder(folder)
+    lines = [f"image{row % 12},what is at {row},answer {row},street {row % 12 // 4}" for row in range(24)]
+    write_csv(folder / "train.csv", "image_id,question,answer,Street", *lines)
+    return folder
+
+
+def in_memory(folder: Path) -> datasets.Dataset:
+    table = datasets.Dataset.from_csv(str(folder / "train.csv"))
+    return table.add_column("image", [str(folder / "images" / f"{name}.jpg") for name in table["image_id"]])
+
+
+@pytest.mark.parametrize("form", ["file", "dataset", "list"])
+def test_group_by_takes_any_column_of_the_table(tmp_path, form):
+    data: object = streets(tmp_path)
+    if form != "file":
+        table = in_memory(tmp_path)
+        data = table if form == "dataset" else table.to_list()
+    sides = [load_rows(data, split=name, validation_ratio=0.3, group_by="street") for name in ("train", "validation")]
+    assert [len(side) for side in sides] == [16, 8]
+    assert sides[0].features == datasets.Features({**FEATURES, "street": datasets.Value("string")})
+    assert [len(set(side["street"])) for side in sides] == [2, 1]
+    assert set(sides[0]["street"]).isdisjoint(sides[1]["street"])
+
+
+def test_group_by_of_a_missing_or_empty_column_is_refused(tmp_path):
+    streets(tmp_path)
+    with pytest.raises(ValueError, match=r"no column 'sequence', only image_id, question, answer, Street"):
+        load_rows(tmp_path, validation_ratio=0.3, group_by="sequence")
+    with pytest.raises(ValueError, match=r"group_by is a text column, such as image_id, .*, not 'answers'"):
+        load_rows(tmp_path, validation_ratio=0.3, group_by="answers")
+    with pytest.raises(ValueError, match="format vqa_v2 has no column 'sequence', only image_id"):
+        load_rows(tmp_path, format="vqa_v2", validation_ratio=0.3, group_by="sequence")
+    write_csv(tmp_path / "train.csv", "image_id,question,answer,street", "image0,what,lamp,", "image1,what,bed,a")
+    with pytest.raises(ValueError, match=r"train\.csv row 2: its street is empty"):
+        load_rows(tmp_path, validation_ratio=0.3, group_by="street")
+
+
+def test_streamed_rows_have_further_columns(tmp_path):
+    rows = load_rows(streets(tmp_path), streaming=True, further_columns=["street"])
+    assert next(iter(rows))["street"] == "street 0"
+
+
+# Arrow
+
+
+def test_maps_of_several_shapes_are_stored_as_they_are(tmp_path):
+    """More rows than are encoded at once, most of them without maps."""
+    maps = {0: [[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]], 7: [[[0.5]], [[0.25]]], 1203: [[[1.0, 0.0, 2.0]]]}
+    records = [
+        {"image_id": f"image{row % 12}", "question": f"what {row}", "answer": "lamp", "relevance": maps.get(row)}
+        for row in range(1300)
+    ]
+    table_folder(tmp_path)
+    (tmp_path / "train.csv").unlink()
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, records)))
+    rows = load_rows(tmp_path)
+    assert rows.features == FEATURES
+    assert {index: value for index, value in enumerate(rows["relevance"]) if value is not None} == maps
+    assert rows["question"][1299] == "what 1299"
+
+
+def test_a_second_start_reads_no_row(tmp_path, monkeypatch):
+    first = load_rows(table_folder(tmp_path)).to_list()
+    monkeypatch.setattr(row_cache, "generate_rows", lambda *_: pytest.fail("a row was read again"))
+    assert load_rows(tmp_path).to_list() == first
+
+
+def test_rows_that_cannot_be_written_leave_no_file(tmp_path):
+    table_folder(tmp_path)
+    write_csv(tmp_path / "train.csv", "image_id,question,answer", "image0,what,lamp", "image1,,bed")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="row 3: the question is empty"):
+            load_rows(tmp_path)
+    assert [path.suffix for path in (tmp_path / "cache" / "qca_rows").iterdir()] == [".lock"]
 
 
 # Tables

@@ -5,6 +5,8 @@ import json
 import random
 import shutil
 from collections import Counter
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 import datasets
@@ -15,16 +17,11 @@ from PIL import Image
 from modeling_qca.image_qca import ORIENTATION
 from modeling_qca.training.data.relevance_maps import cell_shares
 from modeling_qca.training.data.rows import load_rows
+from modeling_qca.training.files import processes
 from modeling_qca.training.supervision import segmentation_questions
+from modeling_qca.training.supervision.image_questions import Question, RegionTarget, image_questions
 from modeling_qca.training.supervision.label_maps import read_label_maps
-from modeling_qca.training.supervision.segmentation_questions import (
-    Question,
-    RegionTarget,
-    balance,
-    image_questions,
-    make_questions,
-    question_only_accuracy,
-)
+from modeling_qca.training.supervision.segmentation_questions import balance, make_questions, question_only_accuracy
 
 NAMES = {1: "bed", 2: "lamp", 3: "wall"}
 
@@ -249,6 +246,68 @@ def test_question_only_accuracy_is_above_chance_without_balance(segmented, monke
     monkeypatch.setattr(segmentation_questions, "balance", lambda candidates, _: candidates)
     kinds = make(segmented)["kinds"]
     assert kinds["where"]["accuracy"] > kinds["where"]["chance"] + 0.2
+
+
+def test_a_seed_gives_the_questions_of_earlier_versions(segmented):
+    """Written by the version that read every pixel of every mask, in one process."""
+    make(segmented)
+    table = (segmented / "questions" / "train.csv").read_text()
+    masks = np.load(segmented / "questions" / "train_relevance.npz")["mask"]
+    assert sha256(table.encode()).hexdigest() == "8967c1d6229632975f068c44799525698cd6f183e38afee32389efa312b03e8a"
+    assert masks.shape == (1368, 2, 5, 6)
+    assert masks.sum(dtype=np.float64) == pytest.approx(25086.8923, abs=0.1)
+
+
+def test_one_process_gives_the_files_of_several(segmented, monkeypatch):
+    make(segmented, "one")
+    monkeypatch.setattr(processes, "FEW", 10)
+    monkeypatch.setattr(segmentation_questions, "map_in_order", partial(processes.map_in_order, processes=2))
+    make(segmented, "several")
+    for name in ("train.csv", "train_relevance.npz", "summary.json"):
+        assert (segmented / "one" / name).read_bytes() == (segmented / "several" / name).read_bytes(), name
+
+
+# Tables of images
+
+
+def image_table(folder: Path, rows: list[str], name: str = "images.csv") -> Path:
+    path = folder / name
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def test_questions_get_the_columns_of_their_image(segmented):
+    table = image_table(segmented, ["image,street,sharp", *(f"image{n}.jpg,street {n // 9},yes" for n in range(80))])
+    summary = make(segmented, image_table=table, group_by="street")
+    with open(segmented / "questions" / "train.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["image_id", "kind", "question", "answer", "street", "sharp"]
+    assert {row["street"] for row in rows if row["image_id"] == "image20"} == {"street 2"}
+    assert summary["kinds"] != make(segmented, "by_image", image_table=table)["kinds"]
+    cut = {"images": segmented / "images", "validation_ratio": 0.3, "group_by": "street", "cache_dir": segmented}
+    sides = [load_rows(segmented / "questions", split=split, **cut) for split in ("train", "validation")]
+    streets = [set(side["street"]) for side in sides]
+    assert all(streets) and streets[0].isdisjoint(streets[1])
+    assert len(streets[0] | streets[1]) == 9
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        (["image_id,street", "image0,a"], {}, "no row for image 'image1'"),
+        (["image_id,street", "image0,a", "image0.jpg,b"], {}, "row 3: a second row for image 'image0'"),
+        (["street,town", "a,b"], {}, "no column of image names"),
+        (["image_id,answer", *(f"image{n},a" for n in range(80))], {}, "cannot be called 'answer'"),
+        (
+            ["image_id,street", *(f"image{n},a" for n in range(80))],
+            {"group_by": "town"},
+            "not 'town'; the columns are image_id, street",
+        ),
+    ],
+)
+def test_refuses_a_table_that_does_not_fit_the_images(segmented, rows, options, message):
+    with pytest.raises(ValueError, match=message):
+        make(segmented, image_table=image_table(segmented, rows), **options)
 
 
 def test_same_seed_gives_the_same_files(segmented):

@@ -1,7 +1,7 @@
 """From the records of a table to rows: which column holds what, and one record as one or several rows."""
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from PIL import Image
@@ -35,6 +35,7 @@ class RecordConverter:
         answer_separator: splits an answer into a set of answers.
         keep_decoded: leave PIL images as they are, for rows that are not stored.
         required: the fields that a record must have. Of `question` and `answers`, only those named are read.
+        further: columns of text that rows have beside the schema.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class RecordConverter:
         answer_separator: str | None,
         keep_decoded: bool = False,
         required: Collection[str] = REQUIRED,
+        further: Sequence[str] = (),
     ) -> None:
         self.table = table
         self.mapping = mapping
@@ -52,6 +54,7 @@ class RecordConverter:
         self.answer_separator = answer_separator
         self.keep_decoded = keep_decoded
         self.required = required
+        self.further = further
         self._columns: dict[tuple[str, ...], dict[str, str]] = {}
 
     def rows(self, record: Record, default_id: str, place: str) -> Iterator[tuple[str, Row]]:
@@ -83,7 +86,16 @@ class RecordConverter:
             "question_type": cell_text(record.get(columns.get("question_type", "")), place, "question type"),
             "answers": self._answers(record, columns, place) if "answers" in self.required else [],
             "relevance": cell_relevance(record.get(columns.get("relevance", "")), place),
+            **{name: self._further(record, name, place) for name in self.further},
         }
+
+    def _further(self, record: Record, name: str, place: str) -> str:
+        column = _present(name, list(record), self.table)
+        if column is None:
+            raise ValueError(f"{self.table}: no column {name!r}, only {', '.join(record)}")
+        if not (text := cell_text(record[column], place, name)):
+            raise ValueError(f"{place}: its {name} is empty")
+        return text
 
     def _answers(self, record: Record, columns: Mapping[str, str], place: str) -> list[dict[str, Any]]:
         answer = record[columns["answers"]]

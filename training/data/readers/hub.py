@@ -23,7 +23,7 @@ class HubTable:
         configuration: its configuration, where it has several.
         revision: commit, branch or tag.
         images: folder of the images, where its image column holds file names.
-        columns, answer_separator: as for `Table`.
+        columns, answer_separator, further_columns: as for `Table`.
         streaming: read it over the network instead of downloading it.
         required: as for `RecordConverter`.
     """
@@ -35,6 +35,7 @@ class HubTable:
     images: Path | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     answer_separator: str | None = None
+    further_columns: tuple[str, ...] = ()
     streaming: bool = False
     required: Collection[str] = field(default=REQUIRED, repr=False)
 
@@ -57,7 +58,14 @@ class HubTable:
             find_columns(table.features or next(iter(table), {}), self.columns, self.data, self.required)
         shards = len(self.shards())
         folder = ImageFolder(self.images) if self.images else None
-        converter = RecordConverter(self.data, self.columns, folder, self.answer_separator, required=self.required)
+        converter = RecordConverter(
+            self.data,
+            self.columns,
+            folder,
+            self.answer_separator,
+            required=self.required,
+            further=self.further_columns,
+        )
         part = table.shard(shards, int(shard)) if shards > 1 else table
         for index, record in enumerate(table_records(part)):
             place = f"{self.data} {self.split} row {index}" + (f" of shard {shard}" if shards > 1 else "")

@@ -21,7 +21,7 @@ class InMemory:
         data: the object.
         split: a key of a `DatasetDict`; the others have only `train`.
         images: folder of the images, where the image column holds file names.
-        columns, answer_separator: as for `Table`.
+        columns, answer_separator, further_columns: as for `Table`.
 
     Raises:
         ValueError: the object is of another kind, or has no such split.
@@ -32,6 +32,7 @@ class InMemory:
     images: Path | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     answer_separator: str | None = None
+    further_columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.data, datasets.DatasetDict | datasets.IterableDatasetDict):
@@ -65,7 +66,9 @@ class InMemory:
     def rows(self, shard: str) -> Iterator[tuple[str, Row]]:
         """(place, row) of the records in their order."""
         folder = ImageFolder(self.images) if self.images else None
-        converter = RecordConverter(self.name, self.columns, folder, self.answer_separator)
+        converter = RecordConverter(
+            self.name, self.columns, folder, self.answer_separator, further=self.further_columns
+        )
         for index, record in enumerate(self._records()):
             if not isinstance(record, Mapping):
                 raise ValueError(f"{self.name} row {index}: a row is a dict of columns, not {record!r:.80}")

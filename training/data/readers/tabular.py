@@ -30,6 +30,7 @@ class Table:
         images: folder of the images; default `images` beside the table, or else the table's own folder.
         columns: column of a schema name: `{"answers": "label", "question_type": "kind"}`.
         answer_separator: splits an answer into a set of answers (`","` for DAQUAR).
+        further_columns: columns of text that rows have beside the schema, such as one that `group_by` names.
         relevance_filter: keeps maps whose entry in another array of the npz file equals this: `{"tier": "strict"}`.
         encoding: of a text file; see `table_files.read_records` for the default.
         required: as for `RecordConverter`.
@@ -40,6 +41,7 @@ class Table:
     images: Path | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     answer_separator: str | None = None
+    further_columns: tuple[str, ...] = ()
     relevance_filter: Mapping[str, str] = field(default_factory=dict)
     encoding: str | None = None
     required: Collection[str] = field(default=REQUIRED, repr=False)
@@ -57,7 +59,14 @@ class Table:
         """(place, row) of one file."""
         path = Path(shard)
         folder = ImageFolder(self.image_folder(path), beside=path.parent)
-        converter = RecordConverter(str(path), self.columns, folder, self.answer_separator, required=self.required)
+        converter = RecordConverter(
+            str(path),
+            self.columns,
+            folder,
+            self.answer_separator,
+            required=self.required,
+            further=self.further_columns,
+        )
         maps = _Maps(map_file(path), self.relevance_filter)
         count = 0
         for index, (place, record) in enumerate(self.records(path)):

@@ -22,13 +22,14 @@ class WebDataset:
     Args:
         data: the folder or file.
         split: `train`, `validation` or what the files are called. A single file has only `train`.
-        columns, answer_separator, required: as for `Table`.
+        columns, answer_separator, required, further_columns: as for `Table`.
     """
 
     data: Path
     split: str
     columns: Mapping[str, str] = field(default_factory=dict)
     answer_separator: str | None = None
+    further_columns: tuple[str, ...] = ()
     required: Collection[str] = field(default=REQUIRED, repr=False)
 
     def shards(self) -> list[str]:
@@ -48,7 +49,14 @@ class WebDataset:
 
     def rows(self, shard: str) -> Iterator[tuple[str, Row]]:
         """(place, row) of one file."""
-        converter = RecordConverter(shard, self.columns, None, self.answer_separator, required=self.required)
+        converter = RecordConverter(
+            shard,
+            self.columns,
+            None,
+            self.answer_separator,
+            required=self.required,
+            further=self.further_columns,
+        )
         for name, parts in _samples(Path(shard)):
             place = f"{shard} sample {name}"
             described = parts.pop("json", {})
