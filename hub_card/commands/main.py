@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from .add_relevance import add_relevance
+from .annotate import annotate
 from .console import FIRST_PROCESS, report_error
 from .explain import explain
 from .measure import bench, bench_training, evaluate, faithfulness, results
@@ -26,6 +27,7 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
         "check": check,
         "vocab": vocab,
         "add-relevance": add_relevance,
+        "annotate": annotate,
         "make-questions": make_questions,
         "make-views": make_views,
     },

@@ -1,22 +1,29 @@
-"""A visitor of the demo app in headless Chromium; also takes its picture for the README:
+"""A visitor of the demo app or of the annotation page in headless Chromium; also takes pictures of the app:
 
 python tests/helpers/visitor.py CHECKPOINT IMAGE QUESTION SCREENSHOT.png
 """
 
+import io
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
+import numpy as np
+from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
+from modeling_qca.hub_card.annotation import launch_annotation
+from modeling_qca.hub_card.annotation_page import AnnotationPage
 from modeling_qca.hub_card.space.app import THEME, build_app
 
 CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -32,6 +39,9 @@ FLAGS = (
     "disable-dev-shm-usage",
     "window-size=1200,1400",
 )
+LOCALLY = {"prevent_thread_lock": True, "quiet": True, "inbrowser": False}
+COLORFUL = 60  # difference of the channels of a pixel of a test picture; the page around it is gray
+Person = TypeVar("Person", bound="Visitor")
 
 
 class Visitor:
@@ -78,11 +88,66 @@ class Visitor:
         return [entry["message"] for entry in self.browser.get_log("browser") if entry["level"] == "SEVERE"]
 
 
+class Annotator(Visitor):
+    """What an annotator does and sees."""
+
+    @property
+    def question(self) -> WebElement | None:
+        """The heading, once the page shows a question with its picture."""
+        return next(iter(self.find("#question h2")), None) if self.find("#editor canvas") else None
+
+    def field(self, name: str) -> WebElement:
+        return self.find(f"#{name} textarea, #{name} input")[0]
+
+    def write(self, name: str, text: str):
+        self.field(name).send_keys(Keys.CONTROL, "a")
+        self.field(name).send_keys(text)
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float]):
+        """With the mouse, from a place of the picture to another one, in shares of its sides from the center."""
+        canvas = self.find("#editor canvas")[0]
+        place, size = self._picture_on(canvas)
+        points = [tuple(round(place[axis] + share[axis] * size[axis]) for axis in (0, 1)) for share in (start, end)]
+        mouse = ActionChains(self.browser, duration=50)
+        mouse.move_to_element_with_offset(canvas, *points[0]).click_and_hold()
+        mouse.move_to_element_with_offset(canvas, *points[1]).release().perform()
+
+    def press(self, modifier: str, key: str):
+        ActionChains(self.browser).key_down(modifier).send_keys(key).key_up(modifier).perform()
+
+    def counter(self) -> str:
+        return self.find("#counter")[0].text
+
+    def _picture_on(self, canvas: WebElement) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Center, from that of the canvas, and size in pixels of the picture that the editor draws on its canvas."""
+        shot = np.asarray(Image.open(io.BytesIO(canvas.screenshot_as_png)).convert("RGB")).astype(int)
+        drawn = np.ptp(shot, axis=2) > COLORFUL
+        rows, columns = np.flatnonzero(drawn.mean(axis=1) > 0.2), np.flatnonzero(drawn.mean(axis=0) > 0.2)
+        scale = canvas.rect["width"] / shot.shape[1]
+        edges = [(of[0] * scale, (of[-1] + 1) * scale) for of in (columns, rows)]
+        middle = canvas.rect["width"] / 2, canvas.rect["height"] / 2
+        center = tuple((low + high) / 2 - half for (low, high), half in zip(edges, middle, strict=True))
+        return center, tuple(high - low for low, high in edges)
+
+
 @contextmanager
 def visit(checkpoint: str, profile: Path) -> Iterator[Visitor]:
     """Serve the app of `checkpoint` and open it in a browser whose profile is the new folder `profile`."""
     app = build_app(checkpoint)
-    _, address, _ = app.launch(theme=THEME, prevent_thread_lock=True, quiet=True, inbrowser=False)
+    with browse(app, app.launch(theme=THEME, **LOCALLY)[1], profile, Visitor) as visitor:
+        yield visitor
+
+
+@contextmanager
+def annotate(page: AnnotationPage, profile: Path) -> Iterator[Annotator]:
+    """Serve the annotation page and open it in a browser whose profile is the new folder `profile`."""
+    app = page.build()
+    with browse(app, launch_annotation(app, **LOCALLY)[1], profile, Annotator) as annotator:
+        yield annotator
+
+
+@contextmanager
+def browse(app: Any, address: str, profile: Path, visitor: type[Person]) -> Iterator[Person]:
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     for flag in (*FLAGS, f"user-data-dir={profile}"):
@@ -90,7 +155,7 @@ def visit(checkpoint: str, profile: Path) -> Iterator[Visitor]:
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     browser = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
     try:
-        yield Visitor(browser, address)
+        yield visitor(browser, address)
     finally:
         browser.quit()
         app.close()

@@ -1,0 +1,277 @@
+"""The annotation page: its actions in Python, and a walk in headless Chromium from a drawing to a better model."""
+
+import itertools
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.data_files import write_csv
+from helpers.tiny import save_tiny_model
+from PIL import Image, ImageDraw
+
+pytest.importorskip("gradio", reason="the `app` extra is not installed")
+pytest.importorskip("inflect", reason="the `maps` extra is not installed")
+
+from modeling_qca.hub_card.annotation import annotation_folder, annotation_page
+from modeling_qca.hub_card.annotation_page import BOX, STROKES, Session, drawn_region, gr
+from modeling_qca.training.data.rows import load_rows
+from modeling_qca.training.evaluation.checkpoint import load_pipeline
+from modeling_qca.training.fitting.recipe import load_recipe, make_recipe
+from modeling_qca.training.fitting.training_run import train
+from modeling_qca.training.supervision.marked_objects import MarkedObject, write_objects
+from modeling_qca.training.supervision.regions import Box, Mask
+
+QUESTIONS = ("what color is the cube", "is there a cube above the ball", "how many ring")
+COLORS = ("red", "blue", "green")
+
+
+def save_pictures(folder: Path, count: int = 6) -> Path:
+    """Colored pictures of 64 x 64 with a square in the upper left quarter, and three questions about each."""
+    lines = []
+    for number in range(count):
+        image = Image.new("RGB", (64, 64), (40, 200, 120 + 10 * number))
+        ImageDraw.Draw(image).rectangle((8, 8, 24, 24), fill=COLORS[number % 3])
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+        image.save(folder / "images" / f"picture{number}.png")
+        answers = (COLORS[number % 3], "yes", "no")
+        lines += [f"picture{number},{question},{answer}" for question, answer in zip(QUESTIONS, answers, strict=True)]
+    write_csv(folder / "train.csv", "image_id,question,answer", *lines)
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path):
+    return save_pictures(tmp_path / "data")
+
+
+@pytest.fixture
+def page(data, tmp_path):
+    page = annotation_page(str(data), {}, None, "eva", tmp_path / "annotated")
+    page.build()
+    return page
+
+
+def drawing(left, top, right, bottom, size=(64, 64)):
+    """The editor's value after a stroke from corner to corner."""
+    layer = Image.new("RGBA", size)
+    ImageDraw.Draw(layer).line((left, top, right, bottom), fill="red")
+    return {"background": None, "layers": [layer], "composite": None}
+
+
+def value(page, shown, name):
+    return shown[page.shown[name]]
+
+
+def test_saved_drawing_becomes_an_object_and_the_next_question_is_shown(page):
+    shown = page.show_next(Session())
+    assert value(page, shown, "question") == f"## {QUESTIONS[0]}"
+    assert value(page, shown, "answer") == "red"
+    shown = page.save(value(page, shown, "session"), drawing(8, 8, 23, 23), BOX, "cube", "blue", [])
+    assert value(page, shown, "question") == f"## {QUESTIONS[1]}"
+    assert value(page, shown, "counter").startswith("**2** of 18 questions have maps. 1 are saved, 1 objects")
+    [marked] = value(page, shown, "session").stored
+    assert marked == MarkedObject("picture0", "cube", Box(8, 8, 24, 24), "eva")
+    assert load_rows(str(page.annotations.folder))["answers"][0] == [{"answer": "blue", "count": 1}]
+
+
+def test_several_objects_are_kept_until_they_are_saved(page):
+    shown = page.show_next(Session())
+    page.save(value(page, shown, "session"), None, BOX, "", "red", [])
+    shown = page.show_next(Session())
+    shown = page.add(value(page, shown, "session"), drawing(8, 8, 23, 23), BOX, "cube")
+    assert page.annotations.objects("picture0") == []
+    shown = page.save(value(page, shown, "session"), drawing(0, 0, 60, 60), STROKES, "ball", "yes", [0])
+    assert [item.label for item in page.annotations.objects("picture0")] == ["cube", "ball"]
+
+
+def test_unticked_objects_are_removed_whether_stored_or_not(page):
+    session = value(page, page.show_next(Session()), "session")
+    page.save(session, drawing(8, 8, 23, 23), BOX, "cube", "red", [])
+    session = value(page, page.show_next(Session()), "session")
+    session = value(page, page.add(session, drawing(0, 0, 9, 9), BOX, "ball"), "session")
+    session = value(page, page.add(session, drawing(0, 0, 5, 5), BOX, "ring"), "session")
+    page.save(session, None, BOX, "", "yes", [1])
+    assert [item.label for item in page.annotations.objects("picture0")] == ["ball"]
+
+
+def test_back_shows_the_question_before_with_its_saved_answer(page):
+    session = value(page, page.show_next(Session()), "session")
+    session = value(page, page.save(session, None, BOX, "", "zebra", []), "session")
+    shown = page.go_back(session)
+    assert value(page, shown, "question") == f"## {QUESTIONS[0]}"
+    assert value(page, shown, "answer") == "zebra"
+    shown = page.save(value(page, shown, "session"), None, BOX, "", "red", [])
+    assert value(page, shown, "question") == f"## {QUESTIONS[1]}"
+    assert load_rows(str(page.annotations.folder))["answers"][0] == [{"answer": "red", "count": 1}]
+
+
+@pytest.mark.parametrize(
+    ("editor", "name", "answer", "message"),
+    [
+        (drawing(8, 8, 23, 23), " ", "red", "Name what you drew"),
+        (None, "cube", "red", "Nothing is drawn for 'cube'"),
+        (None, "", " ", "Not saved: the right answer is empty"),
+    ],
+)
+def test_incomplete_work_is_refused_and_nothing_is_written(page, editor, name, answer, message):
+    session = value(page, page.show_next(Session()), "session")
+    with pytest.raises(gr.Error, match=message):
+        page.save(session, editor, BOX, name, answer, [])
+    assert page.annotations.objects("picture0") == []
+    assert value(page, page.show_next(Session()), "session").row == 0
+
+
+def test_end_is_said_when_all_questions_are_saved(page):
+    session = value(page, page.show_next(Session()), "session")
+    while session.row is not None:
+        shown = page.save(session, None, BOX, "", "yes", [])
+        session = value(page, shown, "session")
+    assert value(page, shown, "question") == "## All saved"
+    assert "18 are saved" in value(page, shown, "counter")
+    with pytest.raises(gr.Error, match="All questions are saved"):
+        page.skip(session)
+
+
+def test_drawing_is_scaled_to_the_picture():
+    editor = drawing(10, 20, 29, 39, size=(50, 100))
+    assert drawn_region(editor, BOX, (100, 200)) == Box(20, 40, 60, 80)
+    assert drawn_region({"layers": []}, BOX, (9, 9)) is None
+    assert drawn_region(drawing(-5, -5, -1, -1), BOX, (9, 9)) is None
+
+
+def test_outline_is_filled():
+    layer = Image.new("RGBA", (10, 10))
+    ImageDraw.Draw(layer).rectangle((2, 2, 7, 6), outline="red")
+    region = drawn_region({"layers": [layer]}, STROKES, (20, 20))
+    expected = np.zeros((10, 10), dtype=bool)
+    expected[2:7, 2:8] = True
+    assert isinstance(region, Mask) and (region.array == expected).all()
+
+
+def test_least_sure_questions_come_first_and_held_out_rows_last(data, tmp_path):
+    run = train_run(data, tmp_path / "run")
+    page = annotation_page(str(data), {}, str(run), "eva", tmp_path / "annotated")
+    rows = load_rows(str(data))
+    ask = load_pipeline(str(run))
+    sure = [ask(row["image"], row["question"], top_k=1)[0]["score"] for row in rows]
+    held_out = set(load_rows(str(data), split="validation", validation_ratio=0.34, group_by="image_id")["question_id"])
+    last = [row["question_id"] in held_out for row in rows]
+    assert 0 < sum(last) < 9
+    order = page.order
+    assert [last[row] for row in order] == sorted(last)
+    for one, other in itertools.pairwise(order):
+        assert last[other] > last[one] or sure[one] <= sure[other] + 1e-5
+    (tmp_path / "annotated" / "confidence.json").write_text("{}")  # is made anew
+    assert annotation_page(str(data), {}, str(run), "tom", tmp_path / "annotated").order == order
+
+
+def test_objects_beside_the_table_are_taken_over(data, tmp_path):
+    objects = [MarkedObject(name, "cube", Box(0, 0, 9, 9)) for name in ("images/picture1.png", "picture2", "other")]
+    write_objects(data / "objects.jsonl", objects)
+    page = annotation_page(str(data), {}, None, "eva", tmp_path / "annotated")
+    assert page.annotations.counts == (18, 0, 4, 2)
+
+
+def test_recipe_of_the_run_goes_on_with_its_split_and_all_answers(data, tmp_path):
+    run = train_run(data, tmp_path / "run", vocabulary=None)
+    annotation_page(str(data), {}, str(run), "eva", tmp_path / "annotated")
+    begun, recipe = train_recipe(data, run), load_recipe(tmp_path / "annotated" / "train.yaml")
+    assert (recipe.data, recipe.model) == (str(tmp_path / "annotated"), str(run))
+    assert recipe.output_dir == tmp_path / "run_round2"
+    assert recipe.vocabulary == {} and recipe.attention_supervision == "every_hop"
+    assert (recipe.validation_ratio, recipe.group_by) == (begun.validation_ratio, begun.group_by)
+    assert recipe.arguments["learning_rate"] == begun.arguments["learning_rate"]
+
+
+def test_folder_of_annotations_lies_beside_the_data(data, monkeypatch):
+    assert annotation_folder(str(data)) == data.with_name("data_annotated")
+    assert annotation_folder(str(data / "train.csv")) == data / "train_annotated"
+    monkeypatch.chdir(data)
+    assert annotation_folder(".") == data.with_name("data_annotated")
+    assert annotation_folder("owner/photos") == Path("annotated/photos")
+
+
+def train_recipe(data, run, **keys):
+    return make_recipe(
+        {
+            "data": str(data),
+            "model": str(run.with_name("tiny")),
+            "output_dir": str(run),
+            "validation_ratio": 0.34,
+            "group_by": "image_id",
+            "max_steps": 1,
+            "learning_rate": 3e-3,
+            "warmup_steps": 0,
+            "per_device_train_batch_size": 12,
+            "eval_strategy": "no",
+            "save_strategy": "no",
+            **keys,
+        },
+        "a test",
+    )
+
+
+def train_run(data, run, **keys):
+    save_tiny_model(run.with_name("tiny"))
+    train(train_recipe(data, run, **keys))
+    return run
+
+
+def mass(checkpoint, picture, question, box):
+    """The answer, and the share of the last hop's relevance in a box of the picture."""
+    look = load_pipeline(str(checkpoint)).look(picture, question)
+    share = Mask.from_array(np.ones((1, 1), dtype=bool)) if box is None else box
+    grid = look.relevance.shape[-2:]
+    inside = share.coverage(Image.open(picture).size, grid[::-1])
+    return look.answers[0]["answer"], float((look.relevance[-1].numpy() * inside).sum())
+
+
+@pytest.mark.slow
+def test_annotator_draws_names_saves_and_the_trained_model_answers_and_looks_as_marked(data, tmp_path, monkeypatch):
+    pytest.importorskip("selenium", reason="selenium is not installed")
+    from helpers.visitor import CHROMEDRIVER, CHROMIUM, annotate
+    from selenium.webdriver.common.keys import Keys
+
+    if CHROMIUM is None or CHROMEDRIVER is None:
+        pytest.skip("no chromium and chromedriver: apt-get install chromium-driver")
+    monkeypatch.setitem(os.environ, "HF_HUB_OFFLINE", "1")
+    run = train_run(data, tmp_path / "run")
+    page = annotation_page(str(data), {}, str(run), "eva", tmp_path / "annotated")
+    page.order.sort(key=lambda row: page.annotations.questions[row]["question"] != QUESTIONS[0])
+    with annotate(page, tmp_path / "profile") as annotator:
+        assert annotator.question.text == QUESTIONS[0]
+        annotator.wait(lambda: annotator.find("#words label"))
+        assert annotator.answer() == load_pipeline(str(run))(picture_of(page), QUESTIONS[0])[0]["answer"]
+        annotator.drag((-0.4, -0.4), (-0.1, -0.1))
+        annotator.press(Keys.ALT, "1")
+        annotator.wait(lambda: annotator.field("name").get_attribute("value") == "cube")
+        annotator.write("answer", "purple")
+        annotator.press(Keys.CONTROL, Keys.ENTER)
+        annotator.wait(lambda: "1 are saved" in annotator.counter())
+        assert annotator.counter().startswith("2 of 18 questions have maps")
+        assert annotator.errors() == []
+    [saved] = json.loads((tmp_path / "annotated" / "annotators.json").read_text())["saved"]
+    row = next(row for row in page.annotations.questions if row["question_id"] == saved)
+    [marked] = page.annotations.objects(row["image_id"])
+    assert [marked.region.left, marked.region.top, marked.region.right, marked.region.bottom] == pytest.approx(
+        [6.4, 6.4, 25.6, 25.6], abs=4
+    )
+    maps = {
+        entry["question"]: entry["relevance"]
+        for entry in load_rows(str(tmp_path / "annotated"))
+        if entry["image_id"] == row["image_id"]
+    }
+    assert [maps[question] is not None for question in QUESTIONS] == [True, True, False]
+    picture = data / "images" / f"{row['image_id']}.png"
+    _, before = mass(run, picture, QUESTIONS[0], marked.region)
+    recipe = load_recipe(tmp_path / "annotated" / "train.yaml", {"max_steps": "60"})
+    train(recipe)
+    answer, after = mass(recipe.output_dir, picture, QUESTIONS[0], marked.region)
+    assert answer == "purple"
+    assert after > before + 0.2
+
+
+def picture_of(page):
+    return page.annotations.picture(page.annotations.questions[page.order[0]]["image_id"])

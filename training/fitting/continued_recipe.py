@@ -1,0 +1,102 @@
+"""The recipe that goes on from a run with data that people have marked and corrected."""
+
+import json
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from modeling_qca import QCAConfig
+
+from ..data.formats import make_reader
+from ..data.splits import split_rows
+from ..files.atomic_write import atomic_write
+from ..files.run_files import RECIPE, read_run
+from .recipe import Recipe
+from .run_folder import describe
+
+# The checkpoint has its own config, and the baselines were trained with the run.
+_DROPPED = ("config", "arguments", "answers", "baseline", "vision_encoder", "text_encoder", "format", "baselines")
+_CUT = {"validation_ratio": 0.2, "group_by": "image_id"}
+_ROUND = re.compile(r"(.*)_round(\d+)")
+
+
+def write_continued_recipe(
+    file: Path, checkpoint: str, annotated: Path, data: str, options: Mapping[str, Any]
+) -> None:
+    """
+    Write a recipe that trains `checkpoint` further on the folder `annotated`.
+
+    It is the recipe of the run, if `checkpoint` is one, with all answers of the data, and with attention supervision.
+    Validation rows stay those of the run, if the run was trained on `data`.
+
+    Args:
+        file: the YAML file.
+        annotated: see `supervision.annotation_folder`.
+        data, options: of `load_rows`, from which the annotations were made.
+    """
+    written = Path(checkpoint) / RECIPE
+    begun = json.loads(written.read_text(encoding="utf-8")) if written.exists() else {}
+    values = _changed(begun) | begun.get("arguments", {})
+    values |= {
+        "data": str(annotated),
+        "data_options": {},
+        "model": checkpoint,
+        "output_dir": str(_next_round(Path(checkpoint) if Path(checkpoint).exists() else Path("runs/annotated"))),
+        **_validation(begun, data, dict(options)),
+    }
+    if QCAConfig.from_pretrained(checkpoint).num_attention_layers == 0:
+        values["attention_supervision"] = "none"
+    elif values.get("attention_supervision", "none") == "none":
+        values["attention_supervision"] = "every_hop"
+    if values.get("vocabulary", {}) is None:
+        values["vocabulary"] = {}  # with the answers that annotators wrote
+    with atomic_write(file) as unfinished:
+        comment = f"# Goes on from {checkpoint} with marked and corrected data: qca train {file}\n"
+        unfinished.write_text(comment + yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def held_out_rows(checkpoint: str, data: str, rows: Any) -> set[int]:
+    """The numbers of the rows of `data` that the run `checkpoint` cut off for validation; none for other data."""
+    run = read_run(checkpoint)
+    if run is None or run["validation_ratio"] is None or not _same(run["data"], data):
+        return set()
+    numbered = rows.remove_columns(["image", "relevance"]).add_column("number", list(range(len(rows))))
+    _, held_out = split_rows(numbered, run["validation_ratio"], run["group_by"], run["data_seed"])
+    return set(held_out["number"])
+
+
+def _changed(begun: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe's own keys that are not as by default."""
+    default = describe(Recipe(data="", model=""))
+    return {key: value for key, value in begun.items() if key not in _DROPPED and value != default.get(key)}
+
+
+def _validation(begun: Mapping[str, Any], data: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The keys that say which rows are validation rows, where they are not those of the run's recipe."""
+    if begun.get("validation_data") is not None:
+        return {}
+    own_split = {"validation_data": data, "validation_options": options}
+    if _same(begun.get("data"), data):
+        return own_split if begun.get("validation_ratio") is None else {}
+    with suppress(ValueError, OSError):
+        chosen = {key: value for key, value in options.items() if key not in ("format", "on_bad_image")}
+        make_reader(options.get("format", "table"), data, "validation", chosen).shards()
+        return {**own_split, "validation_ratio": None, "group_by": None}
+    return _CUT
+
+
+def _same(first: str | None, second: str) -> bool:
+    return first is not None and (first == second or Path(first).resolve() == Path(second).resolve())
+
+
+def _next_round(run: Path) -> Path:
+    """`run_round2` of `run`, `run_round3` of `run_round2`: the first that does not exist."""
+    matched = _ROUND.fullmatch(run.name)
+    base, number = (matched[1], int(matched[2])) if matched else (run.name, 1)
+    while (following := run.with_name(f"{base}_round{number + 1}")).exists():
+        number += 1
+    return following
