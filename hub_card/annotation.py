@@ -9,11 +9,13 @@ from typing import Any
 import datasets
 
 from modeling_qca.training.data.formats import checked_options
+from modeling_qca.training.data.images import image_key
 from modeling_qca.training.data.rows import load_rows
 from modeling_qca.training.evaluation.checkpoint import load_pipeline
 from modeling_qca.training.evaluation.confidence import question_confidence
 from modeling_qca.training.fitting.continued_recipe import held_out_rows, write_continued_recipe
 from modeling_qca.training.supervision.annotation_folder import AnnotationFolder
+from modeling_qca.training.supervision.annotations.pictures import PictureNames
 from modeling_qca.training.supervision.marked_objects import OBJECTS_FILE, MarkedObject, read_objects
 
 from .annotation_page import SHORTCUTS, AnnotationPage
@@ -75,16 +77,13 @@ def _given_objects(data: Path, rows: datasets.Dataset) -> Iterator[MarkedObject]
     file = (data if data.is_dir() else data.parent) / OBJECTS_FILE
     if not file.exists():
         return
-    names: dict[str, str] = {}
-    for image_id, image in zip(rows["image_id"], rows.select_columns(["image"])["image"], strict=True):
-        path = Path(image["path"] or image_id)
-        names |= {path.stem: image_id, path.name: image_id, image_id: image_id}
-    unknown = 0
+    keys = [image_key(image) for image in rows.select_columns(["image"])["image"]]
+    image_ids = dict(zip(keys, rows["image_id"], strict=True))
+    names, unknown = PictureNames(image_ids), 0
     for item in read_objects(file):
-        image_id = names.get(item.image, names.get(Path(item.image).name))
-        if image_id is None:
+        if (key := names.find(item.image)) is None:
             unknown += 1
         else:
-            yield replace(item, image=image_id)
+            yield replace(item, image=image_ids[key])
     if unknown:
         logger.warning("%s: %d objects are of pictures that the table does not have", file, unknown)

@@ -9,7 +9,7 @@ from .console import say
 from .options import Data, DataOptions, parse_mapping
 from .preflight import check_data
 
-Source = Literal["coco", "voc", "yolo", "label_studio", "cvat", "masks", "csv", "columns", "objects"]
+Source = Literal["coco", "voc", "yolo", "label_studio", "cvat", "masks", "csv", "columns", "objects", "detector"]
 
 
 def add_relevance(
@@ -35,6 +35,10 @@ def add_relevance(
         Literal["upright", "stored"] | None,
         typer.Option(help="Whether coordinates are of photos that EXIF turned, or as stored; by default found out."),
     ] = None,
+    detector: Annotated[
+        str | None, typer.Option(help="detector: folder or Hub id of a model of zero-shot object detection.")
+    ] = None,
+    threshold: Annotated[float, typer.Option(help="detector: lowest score of a detection.")] = 0.2,
     save_objects: Annotated[bool, typer.Option(help="Add the objects to objects.jsonl beside the table.")] = False,
     replace: Annotated[bool, typer.Option(help="Replace map files that exist.")] = False,
 ):
@@ -61,6 +65,8 @@ def add_relevance(
         classes=classes,
         column=column,
         orientation=orientation,
+        detector=detector,
+        threshold=threshold,
         save_objects=save_objects,
     )
     for report in reports:

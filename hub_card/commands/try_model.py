@@ -52,9 +52,12 @@ def ask(
 def launch(
     checkpoint: Checkpoint,
     port: Annotated[int, typer.Option(help="Port of the page on this machine.")] = 7860,
+    annotations: Annotated[
+        Path | None, typer.Option(help="Folder that gets the questions answered wrong, for `qca annotate`.")
+    ] = None,
 ):
     """Open the demo page: an image, questions, answers, and where the model looked. Needs the `app` extra."""
     check_checkpoint(checkpoint)
     from modeling_qca.hub_card.space.app import launch_app
 
-    launch_app(checkpoint, server_port=port)
+    launch_app(checkpoint, None if annotations is None else str(annotations), server_port=port)

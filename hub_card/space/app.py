@@ -4,8 +4,12 @@ The file is both `qca app CHECKPOINT` and a Space, whose variable QCA_CHECKPOINT
 is installed, the app runs its code and not the checkpoint's.
 """
 
+import io
+import json
 import os
 import random
+from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
@@ -86,10 +90,47 @@ def show_hop(explanation: Any, hop: int) -> tuple:
     return explanation.overlay(int(hop) - 1, caption=False), [(word, share / highest) for word, share in words]
 
 
-def build_app(checkpoint: str) -> gr.Blocks:
+def store_wrong(
+    folder: str | None, checkpoint: str, image: Image.Image | None, question: str, right_answer: str
+) -> str:
+    """
+    Store a picture, a question and its right answer as a row of a table.
+
+    Args:
+        folder: gets `train.jsonl` and `images/`. Without it nothing is stored.
+
+    Returns:
+        What to do next, in Markdown.
+
+    Raises:
+        gradio.Error: There is no picture, question or right answer.
+    """
+    if folder is None:
+        return (
+            "This page stores no pictures. On your own machine, `qca app CHECKPOINT --annotations FOLDER` stores what "
+            "was answered wrong, and `qca annotate FOLDER` opens the page to mark where to look."
+        )
+    if image is None or not question.strip():
+        raise gr.Error("Choose a picture and ask a question first.")
+    if not right_answer.strip():
+        raise gr.Error("Write the right answer first.")
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "PNG")
+    name = f"{blake2b(buffer.getvalue(), digest_size=8).hexdigest()}.png"
+    pictures = Path(folder, "images")
+    pictures.mkdir(parents=True, exist_ok=True)
+    (pictures / name).write_bytes(buffer.getvalue())
+    row = {"image": name, "question": question.strip(), "answer": right_answer.strip()}
+    with open(Path(folder, "train.jsonl"), "a", encoding="utf-8") as table:
+        table.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return f"Stored. Mark where to look: `qca annotate {folder} --checkpoint {checkpoint}`"
+
+
+def build_app(checkpoint: str, annotations: str | None = None) -> gr.Blocks:
     """
     Args:
         checkpoint: folder or Hub id.
+        annotations: folder that gets the questions that were answered wrong, see [`store_wrong`].
 
     Raises:
         ValueError: There is no such checkpoint, or the model has no hops.
@@ -106,6 +147,7 @@ def build_app(checkpoint: str) -> gr.Blocks:
             with gr.Column(min_width=300):
                 inputs = input_components()
                 button = gr.Button("Ask", variant="primary", elem_id="ask")
+                right_answer, wrong, stored = wrong_components()
             with gr.Column(min_width=300):
                 outputs = output_components(config.num_attention_layers, config.token_budget is not None)
         outputs["earlier"] = earlier = earlier_questions()
@@ -122,6 +164,7 @@ def build_app(checkpoint: str) -> gr.Blocks:
         )
         shown = [outputs["overlay"], outputs["words"]]
         outputs["hop"].input(show_hop, [outputs["explanation"], outputs["hop"]], shown, show_progress="hidden")
+        wrong.click(lambda *row: store_wrong(annotations, checkpoint, *row), [image, question, right_answer], stored)
         image.change(lambda: gr.Gallery([], visible=False), None, earlier)
     return app
 
@@ -133,6 +176,14 @@ def input_components() -> list[Any]:
         gr.Textbox(label="Question", placeholder="what is left of the table", elem_id="question"),
         gr.Radio(list(METHODS), value=next(iter(METHODS)), label="Show", elem_id="method"),
     ]
+
+
+def wrong_components() -> tuple[Any, ...]:
+    """Right answer, button and what to do next."""
+    with gr.Row():
+        right_answer = gr.Textbox(label="Right answer", scale=2, elem_id="right")
+        button = gr.Button("Wrong? Show it", scale=1, elem_id="wrong")
+    return right_answer, button, gr.Markdown(elem_id="stored")
 
 
 def output_components(hops: int, has_budget: bool) -> dict[str, Any]:
@@ -183,9 +234,9 @@ def picture(title: str, elem_id: str, visible: bool = True) -> gr.Image:
     )
 
 
-def launch_app(checkpoint: str, **options: Any) -> Any:
-    """Serve `build_app(checkpoint)`. The `options` are those of `gradio.Blocks.launch`."""
-    return build_app(checkpoint).launch(theme=THEME, **options)
+def launch_app(checkpoint: str, annotations: str | None = None, **options: Any) -> Any:
+    """Serve `build_app(checkpoint, annotations)`. The `options` are those of `gradio.Blocks.launch`."""
+    return build_app(checkpoint, annotations).launch(theme=THEME, **options)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from modeling_qca.hub_card.space import app as space
+from modeling_qca.training.data.rows import load_rows
 
 needs_browser = pytest.mark.skipif(
     CHROMIUM is None or CHROMEDRIVER is None, reason="no chromium and chromedriver: apt-get install chromium-driver"
@@ -63,6 +64,8 @@ def test_visitor_asks_questions_and_sees_answers_words_and_hops(visitor, checkpo
     visitor.wait(lambda: visitor.picture("overlay") != second)
     slider.send_keys(Keys.ARROW_RIGHT)
     visitor.wait(lambda: visitor.picture("overlay") == second)
+    visitor.find("#wrong")[0].click()
+    visitor.wait(lambda: visitor.find("#stored") and "qca annotate" in visitor.find("#stored")[0].text)
     assert visitor.errors() == []
 
 
@@ -111,6 +114,36 @@ def test_example_images_differ_and_are_reproducible():
     assert space.example_image(1).tobytes() == images[1].tobytes()
     for image in images:
         assert len(image.getcolors(1 << 16)) == 4  # three shapes and the background
+
+
+def test_question_answered_wrong_becomes_a_row_that_can_be_annotated(tmp_path):
+    pictures = [tiny_image(seed=seed, size=(40, 20)) for seed in range(2)]
+    folder = str(tmp_path / "wrong")
+    said = [space.store_wrong(folder, "run", picture, " is there a ball ", "yes") for picture in pictures]
+    space.store_wrong(folder, "run", pictures[0], "how many", "2")
+    assert said[0] == f"Stored. Mark where to look: `qca annotate {folder} --checkpoint run`"
+    rows = load_rows(folder)
+    assert [(row["question"], row["answers"]) for row in rows] == [
+        ("is there a ball", [{"answer": "yes", "count": 1}]),
+        ("is there a ball", [{"answer": "yes", "count": 1}]),
+        ("how many", [{"answer": "2", "count": 1}]),
+    ]
+    shown = [row["image"].convert("RGB").tobytes() for row in rows]
+    assert shown == [pictures[0].tobytes(), pictures[1].tobytes(), pictures[0].tobytes()]
+    assert rows["image_id"][0] == rows["image_id"][2] != rows["image_id"][1]
+
+
+def test_nothing_is_stored_without_a_folder_or_a_right_answer(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "stores no pictures" in space.store_wrong(None, "run", tiny_image(), "how many", "2")
+    for image, question, answer in (
+        (None, "how many", "2"),
+        (tiny_image(), " ", "2"),
+        (tiny_image(), "how many", " "),
+    ):
+        with pytest.raises(gradio.Error, match="first"):
+            space.store_wrong("wrong", "run", image, question, answer)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_model_without_hops_is_refused(tmp_path):

@@ -23,6 +23,7 @@ from .annotations.box_column import read_box_column
 from .annotations.box_table import read_box_table
 from .annotations.coco import read_coco
 from .annotations.cvat import read_cvat
+from .annotations.detections import read_detections
 from .annotations.export import Annotation, Export, fixed
 from .annotations.label_studio import read_label_studio
 from .annotations.mask_pictures import read_masks
@@ -46,9 +47,9 @@ READERS: dict[str, Callable[[Path], Export]] = {
     "cvat": read_cvat,
     "csv": read_box_table,
 }
-"""The formats that are one file or folder. `masks`, `columns` and `objects` need more."""
+"""The formats that are one file or folder. `masks`, `columns`, `objects` and `detector` need more."""
 
-SOURCES = (*READERS, "masks", "columns", "objects")
+SOURCES = (*READERS, "masks", "columns", "objects", "detector")
 EXAMPLES = 20  # pictures of a report
 
 ObjectsOfPicture = Mapping[str, Sequence[MarkedObject]]
@@ -86,6 +87,8 @@ def add_relevance(
     classes: str | Path | None = None,
     column: str = "boxes",
     orientation: Frame | None = None,
+    detector: str | None = None,
+    threshold: float = 0.2,
     save_objects: bool = False,
 ) -> list[MapReport]:
     """Write relevance maps, and a page with twenty of them, beside the tables of `data`.
@@ -93,8 +96,8 @@ def add_relevance(
     Args:
         data: a folder or file of questions, as for `load_rows`.
         source: one of `SOURCES`.
-        annotations: the file or folder of the source; not for `columns`, and by default `objects.jsonl` beside the
-            table for `objects`.
+        annotations: the file or folder of the source; not for `columns` and `detector`, and by default
+            `objects.jsonl` beside the table for `objects`.
         options: how maps are made; by default, as `MapOptions()` says.
         data_options: options of the table, such as `images`.
         splits: which tables get maps.
@@ -102,6 +105,7 @@ def add_relevance(
         column: column of the boxes, for `columns`.
         orientation: whether coordinates are those of upright pictures, or of pictures stored on their side. By default
             the export must tell (see `find_frame`).
+        detector, threshold: for `detector`, see `read_detections`.
         save_objects: also add the objects to `objects.jsonl` beside the table.
 
     Returns:
@@ -117,7 +121,10 @@ def add_relevance(
     columns = {options.objects_column, column if source == "columns" else None} - {None}
     tables = read_tables(data, data_options or {}, splits, columns)
     check_map_files(tables, options)
-    export = _read_source(source, annotations, classes, column, tables)
+    if source == "detector":
+        export = read_detections(tables, detector, threshold)
+    else:
+        export = _read_source(source, annotations, classes, column, tables)
     if not export.annotations:
         raise ValueError(
             f"{annotations or data}: holds no annotation; left out: {export.left_out_text() or 'nothing'}"
