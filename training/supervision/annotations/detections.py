@@ -34,7 +34,9 @@ def read_detections(tables: Sequence[AskedTable], source: str | None, threshold:
         file,
     )
     if not found:
-        raise ValueError(f"{source}: no detection in {len(images):,} pictures scores above {threshold}; try a lower one")
+        raise ValueError(
+            f"{source}: no detection in {len(images):,} pictures scores above {threshold}; try a lower one"
+        )
     return Export(
         [
             Annotation(f"{file} {item.image}", item.image, item.label, fixed(item.region), upright=True)
