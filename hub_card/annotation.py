@@ -13,7 +13,7 @@ from modeling_qca.training.data.images import image_key
 from modeling_qca.training.data.rows import load_rows
 from modeling_qca.training.evaluation.checkpoint import load_pipeline
 from modeling_qca.training.evaluation.confidence import question_confidence
-from modeling_qca.training.fitting.continued_recipe import held_out_rows, write_continued_recipe
+from modeling_qca.training.fitting.continued_recipe import held_out_rows, run_options, write_continued_recipe
 from modeling_qca.training.supervision.annotation_folder import AnnotationFolder
 from modeling_qca.training.supervision.annotations.pictures import PictureNames
 from modeling_qca.training.supervision.marked_objects import OBJECTS_FILE, MarkedObject, read_objects
@@ -32,7 +32,8 @@ def annotation_page(
 ) -> AnnotationPage:
     """
     Args:
-        data, options: of `load_rows`; its train split is annotated.
+        data, options: of `load_rows`; its train split is annotated. Without options they are those of the checkpoint,
+            if it was trained on `data`.
         checkpoint: folder or Hub id; its least certain questions come first. Without one, the order is that of the
             data. Rows that the run holds out for validation come last.
         annotator: who works on the page.
@@ -42,6 +43,8 @@ def annotation_page(
     Raises:
         ValueError: see `load_rows`, `AnnotationFolder` and `load_pipeline`.
     """
+    if checkpoint is not None and not options:
+        options = run_options(checkpoint, data)
     stored = datasets.Image(decode=False)
     rows = load_rows(data, split="train", **checked_options(options)).cast_column("image", stored)
     ask: Any = None if checkpoint is None else load_pipeline(checkpoint)

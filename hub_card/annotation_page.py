@@ -1,7 +1,7 @@
 """The page of `qca annotate`: mark where to look and correct the answer, one question after another."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,7 @@ class Session:
     row: int | None = None
     stored: tuple[MarkedObject, ...] = ()
     objects: tuple[MarkedObject, ...] = ()
-    before: tuple[int, ...] = field(default=())
+    before: tuple[int, ...] = ()
 
 
 class AnnotationPage:

@@ -185,6 +185,17 @@ def test_recipe_of_the_run_goes_on_with_its_split_and_all_answers(data, tmp_path
     assert recipe.arguments["learning_rate"] == begun.arguments["learning_rate"]
 
 
+def test_options_of_the_data_are_those_of_the_run(data, tmp_path):
+    (data / "images").rename(tmp_path / "photos")
+    run = train_run(data, tmp_path / "run", data_options={"images": str(tmp_path / "photos")})
+    page = annotation_page(str(data), {}, str(run), "eva", tmp_path / "annotated")
+    assert page.annotations.picture("picture0").size == (64, 64)
+    assert (
+        load_rows(str(tmp_path / "annotated"))["image_id"][:]
+        == load_rows(str(data), images=str(tmp_path / "photos"))["image_id"][:]
+    )
+
+
 def test_folder_of_annotations_lies_beside_the_data(data, monkeypatch):
     assert annotation_folder(str(data)) == data.with_name("data_annotated")
     assert annotation_folder(str(data / "train.csv")) == data / "train_annotated"

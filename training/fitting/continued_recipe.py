@@ -55,8 +55,17 @@ def write_continued_recipe(
     if values.get("vocabulary", {}) is None:
         values["vocabulary"] = {}  # with the answers that annotators wrote
     with atomic_write(file) as unfinished:
-        comment = f"# Goes on from {checkpoint} with marked and corrected data: qca train {file}\n"
+        comment = (
+            f"# Goes on from {checkpoint} with marked and corrected data: qca train {file}\n"
+            "# `qca annotate` writes this file anew at each start: copy it before you change it.\n"
+        )
         unfinished.write_text(comment + yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def run_options(checkpoint: str, data: str) -> dict[str, Any]:
+    """The options of `load_rows` with which the run `checkpoint` read `data`; none for other data."""
+    run = read_run(checkpoint)
+    return {} if run is None or not _same(run["data"], data) else {"format": run["format"], **run["data_options"]}
 
 
 def held_out_rows(checkpoint: str, data: str, rows: Any) -> set[int]:

@@ -113,22 +113,27 @@ class AnnotationFolder:
 
     def open_next(self, annotator: str, order: Iterable[int]) -> int | None:
         """
-        The question that `annotator` works on next, which nobody else is given meanwhile; None if all are saved.
+        The question that `annotator` works on next, and that nobody else is given meanwhile; None if all are saved.
 
-        It is the one that was left open, or the first in `order` that nobody saved. Skipped questions come again at
-        the end, the longest skipped first.
+        It is the one that was left open, or the first in `order` that nobody saved. At the end come the questions that
+        were skipped, the longest skipped first, and then those that others left open.
         """
         with self._changed() as work:
             if work["open"].get(annotator) in self._index:
                 return self._index[work["open"][annotator]]
-            skipped = work["skipped"].get(annotator, [])
-            taken = {*work["saved"], *work["open"].values()}
+            skipped, elsewhere = work["skipped"].get(annotator, []), list(work["open"].values())
             fresh = (self.questions[index]["question_id"] for index in order)
-            for question_id in chain((name for name in fresh if name not in skipped), skipped):
-                if question_id not in taken:
-                    work["open"][annotator] = question_id
-                    return self._index[question_id]
-            return None
+            late = {*skipped, *elsewhere}
+            ordered = chain(
+                (name for name in fresh if name not in late),
+                (name for name in skipped if name not in elsewhere),
+                elsewhere,
+            )
+            question_id = next((name for name in ordered if name in self._index and name not in work["saved"]), None)
+            if question_id is None:
+                return None
+            work["open"][annotator] = question_id
+            return self._index[question_id]
 
     def open(self, index: int, annotator: str) -> None:
         """Give `annotator` this question next, such as one saved before."""
@@ -205,7 +210,7 @@ class AnnotationFolder:
             return {"open": {}, "skipped": {}, "saved": {}}
         try:
             work = json.loads(path.read_text(encoding="utf-8"))
-            if work.keys() < {"open", "skipped", "saved"}:
+            if not {"open", "skipped", "saved"} <= work.keys():
                 raise ValueError("it lacks `open`, `skipped` or `saved`")
         except (ValueError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path}: not the work of annotators: {error}") from error

@@ -140,6 +140,16 @@ def test_two_annotators_get_different_questions(folder, data):
     assert answers(folder) == [["no"], ["right"], ["1"], ["no"]]
 
 
+def test_question_that_somebody_left_open_comes_at_the_end(folder):
+    assert folder.open_next("tom", [0]) == 0
+    order = [0, 1, 2, 3]
+    seen = []
+    while (index := folder.open_next("eva", order)) is not None:
+        seen.append(index)
+        folder.save(index, "eva", "yes")
+    assert seen == [1, 2, 3, 0]
+
+
 def test_annotators_who_save_at_once_lose_nothing(folder, data):
     def work(name):
         own = AnnotationFolder(folder.folder, rows_of(data), hops=2)
