@@ -9,8 +9,8 @@ from PIL import Image
 from scipy import ndimage
 
 from modeling_qca.training.supervision.annotation_folder import AnnotationFolder
+from modeling_qca.training.supervision.detection.question_words import object_words
 from modeling_qca.training.supervision.marked_objects import MarkedObject
-from modeling_qca.training.supervision.question_words import object_words
 from modeling_qca.training.supervision.regions import Box, Mask, Region
 
 from .space.app import SIDE, gr, picture

@@ -23,7 +23,6 @@ from .annotations.box_column import read_box_column
 from .annotations.box_table import read_box_table
 from .annotations.coco import read_coco
 from .annotations.cvat import read_cvat
-from .annotations.detections import read_detections
 from .annotations.export import Annotation, Export, fixed
 from .annotations.label_studio import read_label_studio
 from .annotations.mask_pictures import read_masks
@@ -33,6 +32,7 @@ from .annotations.placed_objects import PlacedObjects
 from .annotations.placement import Frame
 from .annotations.yolo import read_yolo
 from .asked_questions import SPLITS, AskedQuestion, AskedTable, read_tables
+from .detection.detections import read_detections
 from .map_report import MapReport, draw_example, write_page
 from .marked_objects import OBJECTS_FILE, MarkedObject, read_objects, write_objects
 from .object_maps import HopObjects, draw_hop_maps, objects_by_hop

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from modeling_qca.image_qca import open_image
 from modeling_qca.training.data.relevance_maps import cell_shares, read_maps
 from modeling_qca.training.supervision.add_relevance import add_relevance
-from modeling_qca.training.supervision.detector import Detector
+from modeling_qca.training.supervision.detection.detector import Detector
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from helpers.detectors import save_grounding_dino, save_owlv2
 from helpers.tiny import save_tiny_model, tiny_image
 from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
-from modeling_qca.training.supervision.detector import Detector, detect_objects
+from modeling_qca.training.supervision.detection.detector import Detector, detect_objects
 from modeling_qca.training.supervision.regions import Box
 
 PICTURE = tiny_image(size=(48, 32))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from modeling_qca.training.supervision.question_words import object_phrases, object_words
+from modeling_qca.training.supervision.detection.question_words import object_phrases, object_words
 
 
 @pytest.mark.parametrize(

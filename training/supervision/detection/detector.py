@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
-from ..files.atomic_write import atomic_write
-from ..files.progress import track
-from .marked_objects import MarkedObject
+from ...files.atomic_write import atomic_write
+from ...files.progress import track
+from ..marked_objects import MarkedObject
+from ..regions import Box
 from .question_words import object_phrases
-from .regions import Box
 
 
 class Detection(NamedTuple):

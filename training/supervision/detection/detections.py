@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from modeling_qca.image_qca import open_image
 
+from ..annotations.export import Annotation, Export, fixed
 from ..asked_questions import AskedTable
-from ..detector import Detector, detect_objects
-from .export import Annotation, Export, fixed
+from .detector import Detector, detect_objects
 
 DETECTIONS_FILE = "detections.jsonl"
 

@@ -1,0 +1,1 @@
+"""Objects found by a zero-shot detector for the phrases of questions."""
