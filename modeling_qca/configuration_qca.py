@@ -8,7 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from .labels_qca import complete_labels
-from .layouts_qca import LAYOUTS, check_vision_encoder
+from .layouts_qca import LAYOUTS, check_text_encoder, check_vision_encoder
 from .legacy_qca import DEFAULTS_OF_0_1, REMOVED_FIELDS, upgrade_fields
 from .validation_qca import check_fields, check_parameter_count, check_stored
 
@@ -169,6 +169,7 @@ class QCAConfig(PreTrainedConfig):
         except (ArithmeticError, AttributeError, LookupError, TypeError) as error:  # it expects another type
             raise ValueError(f"A field of the config has a wrong type: {error}") from error
         check_vision_encoder(self.vision_config.model_type)
+        check_text_encoder(self.text_config)
         for name in ("hidden_size", "image_size", "patch_size"):
             if not hasattr(self.vision_config, name):
                 raise ValueError(

@@ -69,6 +69,20 @@ REFUSED = {
     "yolos": "puts its detection tokens behind the patches; use `vit` or `deit`",
 }
 
+_READS_PADDING = "mixes padding into the states of its tokens, so that an answer would depend on the other questions"
+REFUSED_TEXT = {  # why, as the rest of a sentence
+    "altclip_text_model": "projects its states to another width than its `hidden_size`",
+    "canine": "reads characters in groups, and " + _READS_PADDING,
+    "convbert": _READS_PADDING,
+    "fnet": _READS_PADDING,
+    "funnel": "pools neighboring tokens, and " + _READS_PADDING,
+    "mobilebert": "reads three neighboring tokens at once, and " + _READS_PADDING,
+    "nystromformer": _READS_PADDING,
+    "reformer": "hashes its tokens, and " + _READS_PADDING,
+    "t5gemma": "holds its encoder inside of an encoder-decoder",
+    "yoso": "samples its attention at random",
+}
+
 
 def check_vision_encoder(model_type: str):
     """
@@ -82,6 +96,23 @@ def check_vision_encoder(model_type: str):
         )
 
 
+def check_text_encoder(config: Any):
+    """
+    Raises:
+        ValueError: for an encoder whose states would be wrong, or without a width.
+    """
+    if config.model_type in REFUSED_TEXT:
+        raise ValueError(
+            f"A `{config.model_type}` text encoder {REFUSED_TEXT[config.model_type]}. Encoders such as `bert`, "
+            "`modernbert`, `t5` and `qwen3` return one state for each token, whatever the padding."
+        )
+    if not hasattr(config, "hidden_size"):
+        raise ValueError(
+            f"A `{config.model_type}` text encoder has no `hidden_size`; pass the config of an encoder, not of a "
+            "model that holds one."
+        )
+
+
 def register_tower(config: Any):
     """Tell `AutoModel` the class of one tower of a two-tower model (BLIP, MetaCLIP 2, SigLIP), if it lacks it."""
     if MODEL_MAPPING.get(type(config), None) is None:
@@ -90,4 +121,4 @@ def register_tower(config: Any):
             AutoModel.register(type(config), model_class, exist_ok=True)
 
 
-__all__ = ["LAYOUTS", "EncoderLayout", "check_vision_encoder", "register_tower"]
+__all__ = ["LAYOUTS", "EncoderLayout", "check_text_encoder", "check_vision_encoder", "register_tower"]

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from .image_qca import is_collection
 
 LONGEST_QUESTION = 100_000  # characters; a tokenizer would work for seconds on more
+WORD_START = "\u2581"  # of the tokens of a sentence-piece model
 TOKENIZER_LOCK = Lock()  # fast tokenizers keep padding and truncation as their state, so threads take turns
 
 
@@ -102,7 +103,7 @@ def word_relevance(
     Relevance of the words of each question. Special tokens are left out, and the shares are scaled to sum to one.
 
     A word is what the tokenizer calls one, split at spaces. A tokenizer without character offsets (one written in
-    Python) gives its tokens instead of words.
+    Python) gives its tokens instead of words, or joins those of a sentence-piece model.
 
     Args:
         attention_mask, token_relevance: `[B, L]` of the inputs and `[B, M, L]` of [`RelevanceOutput`].
@@ -123,8 +124,7 @@ def _pieces(tokenizer: PreTrainedTokenizerBase, question: str, length: int) -> l
         with TOKENIZER_LOCK:
             encoding = tokenizer(question, truncation=True, max_length=length, return_special_tokens_mask=True)
         tokens = tokenizer.convert_ids_to_tokens(encoding["input_ids"])
-        special = encoding["special_tokens_mask"]
-        return [None if special[i] else (i, token) for i, token in enumerate(tokens)]
+        return _joined(tokens, encoding["special_tokens_mask"])
     with TOKENIZER_LOCK:
         encoding = tokenizer(question, truncation=True, max_length=length, return_offsets_mapping=True)
     keys: list[tuple[int, int] | None] = []
@@ -139,6 +139,22 @@ def _pieces(tokenizer: PreTrainedTokenizerBase, question: str, length: int) -> l
         spans[key] = (spans.get(key, (start, end))[0], end)
         keys.append(key)
     return [None if key is None else (key, question[slice(*spans[key])].strip()) for key in keys]
+
+
+def _joined(tokens: list[str], special: list[int]) -> list[tuple[Any, str] | None]:
+    """The word of each token, without offsets. A sentence-piece model marks the tokens that begin one."""
+    marked = any(token.startswith(WORD_START) for token in tokens)
+    words: list[str] = []
+    places: list[int | None] = []
+    for token, is_special in zip(tokens, special, strict=True):
+        if is_special:
+            places.append(None)
+            continue
+        if not marked or token.startswith(WORD_START) or not words:
+            words.append("")
+        words[-1] += token.removeprefix(WORD_START)
+        places.append(len(words) - 1)
+    return [None if place is None or not words[place] else (place, words[place]) for place in places]
 
 
 def _word_shares(pieces: list[tuple[Any, str] | None], relevance: list[float]) -> list[tuple[str, float]]:

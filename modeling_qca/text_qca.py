@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .configuration_qca import QCAConfig
 from .validation_qca import build_encoder
 
 POSITION_TABLES = ("position_embeddings", "position_embedding", "wpe", "embed_positions")
+LIMITED_ENCODERS = ("tipsv2_text_model",)  # with computed positions, up to a length
 # Causal encoders whose modules have no `is_causal` attribute.
 CAUSAL_ENCODERS = ("bloom", "clip_text_model", "codegen", "gpt_neox_japanese", "mpt", "openai-gpt", "xglm")
 
@@ -45,7 +46,7 @@ def build_text_encoder(config: QCAConfig) -> Any:
         ValueError: if `text_config` describes no encoder, or `question_pooling` does not fit it.
     """
     encoder = build_encoder(config.text_config, "text_config", "input_ids")
-    if encoder.config.is_encoder_decoder:
+    if encoder.config.is_encoder_decoder and type(config.text_config) not in MODEL_FOR_TEXT_ENCODING_MAPPING:
         raise ValueError(
             f"The text encoder ({config.text_config.model_type}) is an encoder-decoder; pass an encoder, such as a "
             "BERT, or a T5, which gives its encoder."
@@ -147,15 +148,18 @@ def encode_questions(
     return type(text)(last_hidden_state=text.last_hidden_state[which])
 
 
-def max_question_length(encoder: nn.Module) -> int | None:
+def max_question_length(encoder: PreTrainedModel) -> int | None:
     """The number of tokens a text encoder has learned positions for; `None` without a table of positions."""
-    for name, module in encoder.named_modules():
-        if isinstance(module, nn.Embedding) and name.split(".")[-1] in POSITION_TABLES:
+    limit = getattr(encoder.config, "max_position_embeddings", None)
+    for name, table in encoder.named_parameters():
+        owner, _, kind = name.rpartition(".")
+        if owner.split(".")[-1] in POSITION_TABLES and kind == "weight" and table.dim() == 2:
+            module: Any = encoder.get_submodule(owner)
             offset = getattr(module, "offset", 0)  # OPT and BART reserve the first rows of the table
             if module.padding_idx is not None:
                 offset = module.padding_idx + 1  # RoBERTa numbers from behind its padding index
-            return module.num_embeddings - offset
-    return None
+            return min(table.shape[0] - offset, limit or table.shape[0])
+    return limit if encoder.config.model_type in LIMITED_ENCODERS else None
 
 
 def _is_causal(encoder: Any) -> bool:

@@ -1,7 +1,8 @@
-"""Tiny vision encoders of every architecture that `AutoModel` builds from images alone, for the compatibility tables.
+"""Tiny encoders for the compatibility table: vision encoders of every architecture that `AutoModel` builds from images
+alone, and the text encoders that people choose.
 
-A factory builds a config of a few thousand weights. Its encoder reads pictures of `IMAGE` pixels, or those of its own
-`image_size`.
+A factory builds a config of a few thousand weights. A vision encoder reads pictures of `IMAGE` pixels, or those of its
+own `image_size`; a text encoder knows `VOCABULARY` tokens, and at least `LONGEST` of them in a question.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 IMAGE = 64  # pixels of a side
 PATCH = 8
+VOCABULARY, LONGEST = 60, 16
 
 _SIZE = {"image_size": IMAGE, "patch_size": PATCH}
 _VIT = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64, **_SIZE}
@@ -135,6 +137,94 @@ FIELDS: dict[str, dict[str, Any]] = {
     "videomae": _VIT,
     "vivit": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": IMAGE},
 }
+
+_WORDS = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_WIDTH = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+_BERT = _WORDS | _WIDTH | {"max_position_embeddings": LONGEST + 4}
+_NARROW = _BERT | {"embedding_size": 16}
+_LLAMA = _BERT | {"num_key_value_heads": 2, "head_dim": 8}
+_T5 = _WORDS | {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+_XLM = _WORDS | {"emb_dim": 32, "n_layers": 2, "n_heads": 4, "max_position_embeddings": LONGEST}
+TEXT_FIELDS: dict[str, dict[str, Any]] = {
+    # Encoders.
+    "albert": _NARROW,
+    "altclip_text_model": _BERT,
+    "bert": _BERT,
+    "big_bird": _BERT | {"attention_type": "original_full"},
+    "blip_text_model": _BERT,
+    "camembert": _BERT,
+    "canine": _BERT,
+    "chinese_clip_text_model": _BERT,
+    "convbert": _BERT | {"embedding_size": 32},
+    "data2vec-text": _BERT,
+    "deberta": _BERT,
+    "deberta-v2": _BERT | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
+    "distilbert": _WORDS | {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "max_position_embeddings": 20},
+    "electra": _NARROW,
+    "ernie": _BERT,
+    "eurobert": _LLAMA,
+    "flaubert": _XLM,
+    "fnet": _BERT,
+    "funnel": {
+        "block_sizes": [1, 1],
+        "d_model": 32,
+        "n_head": 4,
+        "d_head": 8,
+        "d_inner": 64,
+        "vocab_size": VOCABULARY,
+    },
+    "ibert": _BERT,
+    "jina_embeddings_v3": _BERT,
+    "longformer": _BERT | {"attention_window": 4},
+    "luke": _BERT | {"entity_vocab_size": 4},
+    "mobilebert": _BERT | {"embedding_size": 32, "intra_bottleneck_size": 32},
+    "modernbert": _BERT | {"global_attn_every_n_layers": 2},
+    "mpnet": _BERT,
+    "mra": _BERT,
+    "nomic_bert": _BERT,
+    "nystromformer": _BERT,
+    "reformer": _WORDS | {"hidden_size": 32, "axial_pos_embds_dim": [16, 16]},
+    "rembert": _BERT,
+    "roberta": _BERT,
+    "roberta-prelayernorm": _BERT,
+    "roformer": _BERT | {"embedding_size": 32},
+    "squeezebert": _BERT | {"embedding_size": 32},
+    "xlm": _XLM,
+    "xlm-roberta": _BERT,
+    "xlm-roberta-xl": _BERT,
+    "xlnet": _WORDS | {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64},
+    "xmod": _BERT | {"languages": ["en"], "default_language": "en"},
+    "yoso": _BERT,
+    # Encoders of an encoder-decoder.
+    "bart": {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": VOCABULARY},
+    "mt5": _T5,
+    "t5": _T5,
+    "t5gemma": {},
+    "umt5": _T5,
+    # Towers of two-tower models.
+    "clip_text_model": _BERT,
+    "metaclip_2_text_model": _BERT,
+    "siglip_text_model": _BERT,
+    "siglip2_text_model": _BERT,
+    "tipsv2_text_model": _BERT,
+    # Causal language models.
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4, "vocab_size": VOCABULARY},
+    "gemma3_text": _LLAMA,
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 20, **_WORDS},
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "opt": _BERT | {"ffn_dim": 64, "word_embed_proj_dim": 32},
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "smollm3": _LLAMA,
+}
+
+
+def text_encoders() -> Iterator[tuple[str, Callable[..., PreTrainedConfig]]]:
+    """As [`vision_encoders`], for text."""
+    for model_type, fields in TEXT_FIELDS.items():
+        if model_type in CONFIG_MAPPING:
+            yield model_type, partial(_config, model_type, fields)
 
 
 def vision_encoders() -> Iterator[tuple[str, Callable[..., PreTrainedConfig]]]:

@@ -109,3 +109,20 @@ def test_look_works_with_a_tokenizer_without_offsets():
     ask = QCAVisualQuestionAnsweringPipeline(model=tiny_model(query_tokens="attended"), processor=processor)
     looks = ask.look(tiny_image(), ["what is red", "what"])
     assert [[word for word, _ in look.words[0]] for look in looks] == [["what", "is", "red"], ["what"]]
+
+
+class PieceTokenizer(WordTokenizer):
+    """As a sentence-piece model: a token that begins a word is marked."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.words += ["\u2581what", "\u2581", "re", "d"]
+
+    def _tokenize(self, text):
+        return {"what": ["\u2581what"], "what red": ["\u2581what", "\u2581", "re", "d"]}[text]
+
+
+def test_pieces_of_a_tokenizer_without_offsets_are_joined_to_words():
+    """SigLIP's tokenizer is one of these."""
+    words = shares_of(PieceTokenizer(), "what red")
+    assert words == [("what", 2 / 14), ("red", pytest.approx(12 / 14))]
