@@ -123,7 +123,7 @@ def _pieces(tokenizer: PreTrainedTokenizerBase, question: str, length: int) -> l
     if not tokenizer.is_fast:
         with TOKENIZER_LOCK:
             encoding = tokenizer(question, truncation=True, max_length=length, return_special_tokens_mask=True)
-        tokens = tokenizer.convert_ids_to_tokens(encoding["input_ids"])
+        tokens: Any = tokenizer.convert_ids_to_tokens(encoding["input_ids"])
         return _joined(tokens, encoding["special_tokens_mask"])
     with TOKENIZER_LOCK:
         encoding = tokenizer(question, truncation=True, max_length=length, return_offsets_mapping=True)
