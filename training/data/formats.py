@@ -12,6 +12,7 @@ from .readers.gqa import GQA
 from .readers.hub import HubTable
 from .readers.memory import InMemory
 from .readers.tabular import Table
+from .readers.vizwiz_grounding import VizWizGrounding
 from .readers.vqa_hat import VQAHat
 from .readers.vqa_v2 import VQAv2
 from .readers.webdataset import WebDataset
@@ -24,6 +25,7 @@ FORMATS: dict[str, type] = {
     "vqa_hat": VQAHat,
     "daquar": DAQUAR,
     "gqa": GQA,
+    "vizwiz_grounding": VizWizGrounding,
     "webdataset": WebDataset,
 }
 _ELSEWHERE = {

@@ -44,7 +44,7 @@ def load_rows(
             `IterableDataset`, DataFrame or list of dicts.
         split: `train`, `validation` or another split of the data.
         format: a key of `FORMATS`: `table` (CSV, TSV, Excel, JSON, JSON lines or Parquet with a folder of images),
-            `hub`, `vqa_v2`, `vqa_hat`, `daquar`, `gqa` or `webdataset`.
+            `hub`, `vqa_v2`, `vqa_hat`, `daquar`, `gqa`, `vizwiz_grounding` or `webdataset`.
         validation_ratio: cut both splits from the data's train split, with this share of the rows for validation. By
             default the splits are the data's own.
         group_by: keep rows together when cutting: a column, or a column of numbered names and a divisor. `image_id`

@@ -1,6 +1,7 @@
 """From the marked objects of a picture and a question to one relevance map for each hop."""
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -73,7 +74,8 @@ def draw_hop_maps(hops: Sequence[HopObjects], size: Size, grid: Grid, count: int
     return np.stack([*maps, *maps[-1:] * (count - len(maps))])
 
 
-def draw_objects(objects: Iterable[MarkedObject], size: Size, grid: Grid) -> NDArray[np.float32]:
+@lru_cache(maxsize=16384)  # questions about a picture name the same objects
+def draw_objects(objects: tuple[MarkedObject, ...], size: Size, grid: Grid) -> NDArray[np.float32]:
     """[rows, columns]: the share of each cell that the union of the objects covers, as a mean over annotators."""
     scale = min(1.0, LONGEST_SIDE / max(size))
     canvas = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))

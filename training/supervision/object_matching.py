@@ -6,6 +6,11 @@ from functools import cache
 from typing import Any, NamedTuple
 
 _WORD = re.compile(r"[^\W_]+")
+_PHOTO = frozenset({"image", "photo", "photograph", "picture"})
+_WITHIN = re.compile(  # "to the left of the picture" is beside a picture; "at the left of the picture" is in the photo
+    r"\b((half|part|center|middle|corner|side|edge|top|bottom|(top|bottom) (left|right)|(on|at) the (left|right))"
+    r" of|in) (the|this)$"
+)
 
 
 class Mention(NamedTuple):
@@ -18,7 +23,8 @@ class Mention(NamedTuple):
 class LabelMatcher:
     """Finds labels in questions. The longest label wins: "dining table" is not also a "table".
 
-    A label and its English singular and plural are the same. Case, `_` and `-` do not matter.
+    A label and its English singular and plural are the same. Case, `_` and `-` do not matter. The words "in the
+    picture" and "half of the picture" (image, photo) mean the photo itself, and name no label `picture`.
 
     Args:
         labels: all labels of the data set, also those that a picture at hand does not have.
@@ -59,8 +65,9 @@ class LabelMatcher:
         start = 0
         while start < len(words):
             for length in range(min(self._longest, len(words) - start), 0, -1):
-                labels = self._labels.get(tuple(words[start : start + length]))
-                if labels:
+                named = tuple(words[start : start + length])
+                labels = self._labels.get(named)
+                if labels and not (named[0] in _PHOTO and _WITHIN.search(" ".join(words[:start]))):
                     yield Mention(" ".join(words[start : start + length]), frozenset(labels))
                     start += length
                     break

@@ -69,14 +69,14 @@ def test_single_hop_is_repeated_and_further_hops_are_united():
 
 def test_overlapping_objects_count_once():
     other = MarkedObject("a.jpg", "bed", Box(5, 0, 15, 20))
-    assert draw_objects([BED, other], SIZE, GRID) == pytest.approx(np.array([[1, 0.5, 0, 0]] * 2))
+    assert draw_objects((BED, other), SIZE, GRID) == pytest.approx(np.array([[1, 0.5, 0, 0]] * 2))
 
 
 def test_annotators_are_averaged():
     wide = MarkedObject("a.jpg", "bed", Box(0, 0, 20, 20), annotator="two")
-    assert draw_objects([BED, wide], SIZE, GRID) == pytest.approx(np.array([[1, 0.5, 0, 0]] * 2))
+    assert draw_objects((BED, wide), SIZE, GRID) == pytest.approx(np.array([[1, 0.5, 0, 0]] * 2))
 
 
 def test_large_pictures_give_the_same_map():
     big = MarkedObject("a.jpg", "bed", Box(0, 0, 1000, 1500))
-    assert draw_objects([big], (4000, 3000), GRID) == pytest.approx(np.array([[1, 0, 0, 0], [0, 0, 0, 0]]), abs=1e-3)
+    assert draw_objects((big,), (4000, 3000), GRID) == pytest.approx(np.array([[1, 0, 0, 0], [0, 0, 0, 0]]), abs=1e-3)

@@ -40,6 +40,16 @@ def test_longest_label_wins():
     ]
 
 
+@pytest.mark.parametrize("photo", ["picture", "image", "photo"])
+def test_photo_itself_is_no_label(photo):
+    labels = ["picture", "image", "photo", "bed"]
+    question = f"is there a bed in the left half of the {photo}"
+    assert found(labels, question) == [("bed", {"bed"})]
+    assert found(labels, f"is the {photo} above the bed in this {photo}") == [(photo, {photo}), ("bed", {"bed"})]
+    assert found(labels, f"what is at the top-right of the {photo}") == []
+    assert found(labels, f"is the bed to the left of the {photo}") == [("bed", {"bed"}), (photo, {photo})]
+
+
 def test_order_of_first_mention_is_kept():
     labels = ["bed", "lamp"]
     assert [words for words, _ in found(labels, "is the lamp left of the bed or is the bed left of it")] == [
