@@ -4,9 +4,11 @@ The folder is written anew from the loaded checkpoint, never copied. Then it is 
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+from qca_cli.serving import handler
 from safetensors import SafetensorError
 from transformers.utils import CONFIG_NAME
 
@@ -18,6 +20,8 @@ from .adapter_folder import ADAPTER_CONFIG, write_adapter_folder
 from .card import CARD, Release, is_hub_id, model_card
 from .private_data import check_private_data, copy_pixels, shorten_paths
 from .results_file import Results, read_json, read_results
+
+HANDLER = "handler.py"  # the name that Inference Endpoints look for
 
 
 def write_upload_folder(
@@ -91,6 +95,7 @@ def _write_model_folder(
     for state in ("is_local", "local_files_only"):  # transformers would save these with the tokenizer
         processor.tokenizer.init_kwargs.pop(state, None)
     processor.save_pretrained(folder)
+    shutil.copyfile(handler.__file__, folder / HANDLER)
     picture = OVERLAY if with_example_picture else None
     if picture is not None:
         copy_pixels(checkpoint / picture, folder / picture)

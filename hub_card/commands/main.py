@@ -16,6 +16,7 @@ from .measure import bench, bench_training, evaluate, faithfulness, results
 from .options import Command, RecipeCommand, hyphenate
 from .predict import predict
 from .prepare_data import check, make_questions, make_views, vocab
+from .serve import serve
 from .share import export, push
 from .train import train
 from .try_model import ask, demo, launch
@@ -41,7 +42,7 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
         "bench-training": bench_training,
     },
     "Explain": {"explain": explain},
-    "Share": {"push": push, "export": export},
+    "Share": {"push": push, "export": export, "serve": serve},
 }
 TAKES_RECIPE_KEYS = ("check", "train", "results", "bench-training")
 

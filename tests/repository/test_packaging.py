@@ -17,6 +17,7 @@ from modeling_qca import __version__
 ROOT = Path(__file__).parents[2]
 tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads pyproject.toml")
 MAPPED = {"configuration", "hub_card", "training"}
+INSTALLED_AS = {"modeling_qca.hub_card.commands": "qca_cli", "modeling_qca.hub_card.serving": "qca_cli.serving"}
 
 
 def test_every_package_is_listed():
@@ -25,7 +26,7 @@ def test_every_package_is_listed():
     for folder in MAPPED:
         for marker in (ROOT / folder).rglob("__init__.py"):
             package = ".".join(("modeling_qca", *marker.parent.relative_to(ROOT).parts))
-            found.add("qca_cli" if package == "modeling_qca.hub_card.commands" else package)
+            found.add(INSTALLED_AS.get(package, package))
     assert set(settings["packages"]) == found
 
 
@@ -52,7 +53,9 @@ def test_wheel_is_complete_and_builds_from_the_source_distribution(tmp_path):
         for path in (source / folder).rglob("*"):
             if path.is_file():
                 file = f"{inside}/{path.relative_to(source / folder)}"
-                assert file.replace("modeling_qca/hub_card/commands", "qca_cli") in wheel, path
+                for package, name in INSTALLED_AS.items():
+                    file = file.replace(package.replace(".", "/"), name.replace(".", "/"))
+                assert file in wheel, path
 
 
 def test_every_dependency_has_a_version_in_the_constraints():
