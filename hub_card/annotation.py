@@ -54,7 +54,7 @@ def annotation_page(
     command = f"qca train RECIPE.yaml --data {folder} --attention-supervision every_hop"
     if checkpoint is not None:
         confidence = question_confidence(checkpoint, rows, folder / CONFIDENCE)
-        held_out = held_out_rows(checkpoint, data, rows)
+        held_out = held_out_rows(checkpoint, folder, data, rows)
         order.sort(key=lambda row: (row in held_out, confidence[row]))
         write_continued_recipe(folder / RECIPE, checkpoint, folder, data, options)
         command = f"qca train {folder / RECIPE}"

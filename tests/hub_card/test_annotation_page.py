@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from modeling_qca.hub_card.annotation import annotation_folder, annotation_page
 from modeling_qca.hub_card.annotation_page import BOX, STROKES, Session, drawn_region, gr
 from modeling_qca.training.data.rows import load_rows
 from modeling_qca.training.evaluation.checkpoint import load_pipeline
+from modeling_qca.training.fitting.continued_recipe import held_out_rows, write_continued_recipe
 from modeling_qca.training.fitting.recipe import load_recipe, make_recipe
 from modeling_qca.training.fitting.training_run import train
 from modeling_qca.training.supervision.marked_objects import MarkedObject, write_objects
@@ -25,6 +27,7 @@ from modeling_qca.training.supervision.regions import Box, Mask
 
 QUESTIONS = ("what color is the cube", "is there a cube above the ball", "how many ring")
 COLORS = ("red", "blue", "green")
+CUT = {"validation_ratio": 0.34, "group_by": "image_id"}
 
 
 def save_pictures(folder: Path, count: int = 6) -> Path:
@@ -150,21 +153,61 @@ def test_outline_is_filled():
     assert isinstance(region, Mask) and (region.array == expected).all()
 
 
-def test_least_sure_questions_come_first_and_held_out_rows_last(data, tmp_path):
-    run = train_run(data, tmp_path / "run")
-    page = annotation_page(str(data), {}, str(run), "eva", tmp_path / "annotated")
-    rows = load_rows(str(data))
-    ask = load_pipeline(str(run))
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with `data`, its pictures elsewhere, and a `run` on them that keeps the answers of its model."""
+    folder = tmp_path_factory.mktemp("trained")
+    save_pictures(folder / "data")
+    (folder / "data" / "images").rename(folder / "photos")
+    train_run(folder / "data", folder / "run", vocabulary=None, data_options={"images": str(folder / "photos")})
+    return folder
+
+
+def test_least_sure_questions_come_first_and_held_out_rows_last(trained, tmp_path):
+    data, run, images = str(trained / "data"), str(trained / "run"), str(trained / "photos")
+    order = annotation_page(data, {}, run, "eva", tmp_path).order
+    ask = load_pipeline(run)
+    rows = load_rows(data, images=images)
     sure = [ask(row["image"], row["question"], top_k=1)[0]["score"] for row in rows]
-    held_out = set(load_rows(str(data), split="validation", validation_ratio=0.34, group_by="image_id")["question_id"])
-    last = [row["question_id"] in held_out for row in rows]
+    held_out = load_rows(data, images=images, split="validation", **CUT)
+    last = [row["question_id"] in set(held_out["question_id"]) for row in rows]
     assert 0 < sum(last) < 9
-    order = page.order
     assert [last[row] for row in order] == sorted(last)
     for one, other in itertools.pairwise(order):
         assert last[other] > last[one] or sure[one] <= sure[other] + 1e-5
-    (tmp_path / "annotated" / "confidence.json").write_text("{}")  # is made anew
-    assert annotation_page(str(data), {}, str(run), "tom", tmp_path / "annotated").order == order
+    (tmp_path / "confidence.json").write_text("{}")  # is made anew
+    assert annotation_page(data, {}, run, "tom", tmp_path).order == order
+
+
+def test_recipe_of_the_run_goes_on_with_its_split_and_all_answers(trained, tmp_path):
+    annotation_page(str(trained / "data"), {}, str(trained / "run"), "eva", tmp_path)
+    recipe, begun = load_recipe(tmp_path / "train.yaml"), train_recipe(trained / "data", trained / "run")
+    assert (recipe.data, recipe.data_options, recipe.model) == (str(tmp_path), {}, str(trained / "run"))
+    assert recipe.output_dir == trained / "run_round2"
+    assert recipe.vocabulary == {} and recipe.attention_supervision == "every_hop"
+    assert (recipe.validation_ratio, recipe.group_by) == (begun.validation_ratio, begun.group_by)
+    assert recipe.arguments["learning_rate"] == begun.arguments["learning_rate"]
+    rows = load_rows(str(tmp_path))  # read with the images of the run, from the table alone
+    assert rows["image_id"][:] == load_rows(str(trained / "data"), images=str(trained / "photos"))["image_id"][:]
+
+
+def test_next_round_goes_on_from_the_last(trained, tmp_path):
+    file, (run, second) = tmp_path / "train.yaml", (tmp_path / name for name in ("run", "run_round2"))
+    for folder in (run, second):
+        shutil.copytree(trained / "run", folder)
+    for name in ("run.json", "_recipe.json"):  # the second run was trained on the annotations
+        written = (second / name).read_text()
+        (second / name).write_text(written.replace(str(trained / "data"), str(tmp_path / "marked")))
+    rows = load_rows(str(trained / "data"), images=str(trained / "photos"))
+    kept = set(load_rows(str(trained / "data"), images=str(trained / "photos"), **CUT)["question_id"])
+    held_out = {index for index, name in enumerate(rows["question_id"]) if name not in kept}
+    for checkpoint in (run, second):
+        write_continued_recipe(file, str(checkpoint), tmp_path / "marked", str(trained / "data"), {})
+        assert load_recipe(file).output_dir == tmp_path / "run_round3"
+        assert load_recipe(file).validation_ratio == 0.34
+        assert held_out_rows(str(checkpoint), tmp_path / "marked", str(trained / "data"), rows) == held_out
+    write_continued_recipe(file, str(run), tmp_path / "marked", str(tmp_path), {})  # other data, without a split
+    assert (load_recipe(file).validation_ratio, load_recipe(file).group_by) == (0.2, "image_id")
 
 
 def test_objects_beside_the_table_are_taken_over(data, tmp_path):
@@ -172,28 +215,6 @@ def test_objects_beside_the_table_are_taken_over(data, tmp_path):
     write_objects(data / "objects.jsonl", objects)
     page = annotation_page(str(data), {}, None, "eva", tmp_path / "annotated")
     assert page.annotations.counts == (18, 0, 4, 2)
-
-
-def test_recipe_of_the_run_goes_on_with_its_split_and_all_answers(data, tmp_path):
-    run = train_run(data, tmp_path / "run", vocabulary=None)
-    annotation_page(str(data), {}, str(run), "eva", tmp_path / "annotated")
-    begun, recipe = train_recipe(data, run), load_recipe(tmp_path / "annotated" / "train.yaml")
-    assert (recipe.data, recipe.model) == (str(tmp_path / "annotated"), str(run))
-    assert recipe.output_dir == tmp_path / "run_round2"
-    assert recipe.vocabulary == {} and recipe.attention_supervision == "every_hop"
-    assert (recipe.validation_ratio, recipe.group_by) == (begun.validation_ratio, begun.group_by)
-    assert recipe.arguments["learning_rate"] == begun.arguments["learning_rate"]
-
-
-def test_options_of_the_data_are_those_of_the_run(data, tmp_path):
-    (data / "images").rename(tmp_path / "photos")
-    run = train_run(data, tmp_path / "run", data_options={"images": str(tmp_path / "photos")})
-    page = annotation_page(str(data), {}, str(run), "eva", tmp_path / "annotated")
-    assert page.annotations.picture("picture0").size == (64, 64)
-    assert (
-        load_rows(str(tmp_path / "annotated"))["image_id"][:]
-        == load_rows(str(data), images=str(tmp_path / "photos"))["image_id"][:]
-    )
 
 
 def test_folder_of_annotations_lies_beside_the_data(data, monkeypatch):
@@ -210,8 +231,7 @@ def train_recipe(data, run, **keys):
             "data": str(data),
             "model": str(run.with_name("tiny")),
             "output_dir": str(run),
-            "validation_ratio": 0.34,
-            "group_by": "image_id",
+            **CUT,
             "max_steps": 1,
             "learning_rate": 3e-3,
             "warmup_steps": 0,
@@ -230,12 +250,10 @@ def train_run(data, run, **keys):
     return run
 
 
-def mass(checkpoint, picture, question, box):
+def answer_and_mass(checkpoint, picture, question, box):
     """The answer, and the share of the last hop's relevance in a box of the picture."""
     look = load_pipeline(str(checkpoint)).look(picture, question)
-    share = Mask.from_array(np.ones((1, 1), dtype=bool)) if box is None else box
-    grid = look.relevance.shape[-2:]
-    inside = share.coverage(Image.open(picture).size, grid[::-1])
+    inside = box.coverage(Image.open(picture).size, look.relevance.shape[:0:-1])
     return look.answers[0]["answer"], float((look.relevance[-1].numpy() * inside).sum())
 
 
@@ -276,10 +294,10 @@ def test_annotator_draws_names_saves_and_the_trained_model_answers_and_looks_as_
     }
     assert [maps[question] is not None for question in QUESTIONS] == [True, True, False]
     picture = data / "images" / f"{row['image_id']}.png"
-    _, before = mass(run, picture, QUESTIONS[0], marked.region)
+    _, before = answer_and_mass(run, picture, QUESTIONS[0], marked.region)
     recipe = load_recipe(tmp_path / "annotated" / "train.yaml", {"max_steps": "60"})
     train(recipe)
-    answer, after = mass(recipe.output_dir, picture, QUESTIONS[0], marked.region)
+    answer, after = answer_and_mass(recipe.output_dir, picture, QUESTIONS[0], marked.region)
     assert answer == "purple"
     assert after > before + 0.2
 

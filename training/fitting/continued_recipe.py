@@ -31,7 +31,7 @@ def write_continued_recipe(
     Write a recipe that trains `checkpoint` further on the folder `annotated`.
 
     It is the recipe of the run, if `checkpoint` is one, with all answers of the data, and with attention supervision.
-    Validation rows stay those of the run, if the run was trained on `data`.
+    Validation rows stay those of the run, if the run was trained on `data` or on its annotations.
 
     Args:
         file: the YAML file.
@@ -46,7 +46,7 @@ def write_continued_recipe(
         "data_options": {},
         "model": checkpoint,
         "output_dir": str(_next_round(Path(checkpoint) if Path(checkpoint).exists() else Path("runs/annotated"))),
-        **_validation(begun, data, dict(options)),
+        **_validation(begun, annotated, data, dict(options)),
     }
     if QCAConfig.from_pretrained(checkpoint).num_attention_layers == 0:
         values["attention_supervision"] = "none"
@@ -68,10 +68,10 @@ def run_options(checkpoint: str, data: str) -> dict[str, Any]:
     return {} if run is None or not _same(run["data"], data) else {"format": run["format"], **run["data_options"]}
 
 
-def held_out_rows(checkpoint: str, data: str, rows: Any) -> set[int]:
+def held_out_rows(checkpoint: str, annotated: Path, data: str, rows: Any) -> set[int]:
     """The numbers of the rows of `data` that the run `checkpoint` cut off for validation; none for other data."""
     run = read_run(checkpoint)
-    if run is None or run["validation_ratio"] is None or not _same(run["data"], data):
+    if run is None or run["validation_ratio"] is None or not _same(run["data"], data, annotated):
         return set()
     numbered = rows.remove_columns(["image", "relevance"]).add_column("number", list(range(len(rows))))
     _, held_out = split_rows(numbered, run["validation_ratio"], run["group_by"], run["data_seed"])
@@ -84,12 +84,12 @@ def _changed(begun: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in begun.items() if key not in _DROPPED and value != default.get(key)}
 
 
-def _validation(begun: Mapping[str, Any], data: str, options: dict[str, Any]) -> dict[str, Any]:
+def _validation(begun: Mapping[str, Any], annotated: Path, data: str, options: dict[str, Any]) -> dict[str, Any]:
     """The keys that say which rows are validation rows, where they are not those of the run's recipe."""
     if begun.get("validation_data") is not None:
         return {}
     own_split = {"validation_data": data, "validation_options": options}
-    if _same(begun.get("data"), data):
+    if _same(begun.get("data"), data, annotated):
         return own_split if begun.get("validation_ratio") is None else {}
     with suppress(ValueError, OSError):
         chosen = {key: value for key, value in options.items() if key not in ("format", "on_bad_image")}
@@ -98,8 +98,8 @@ def _validation(begun: Mapping[str, Any], data: str, options: dict[str, Any]) ->
     return _CUT
 
 
-def _same(first: str | None, second: str) -> bool:
-    return first is not None and (first == second or Path(first).resolve() == Path(second).resolve())
+def _same(data: str | None, *others: str | Path) -> bool:
+    return data is not None and Path(data).resolve() in {Path(other).resolve() for other in others}
 
 
 def _next_round(run: Path) -> Path:
