@@ -1,13 +1,14 @@
 """Export a checkpoint to a program that runs without this package: ONNX or `torch.export`.
 
 The exporters of transformers trace the model. Batch size, questions per image and question length stay free; the image
-size is fixed. The program is loaded again and compared with the model before it is moved to its folder.
+size is fixed. Fixed questions can be built in, and images are then the only input. The program is loaded again and
+compared with the model before it is moved to its folder.
 """
 
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -19,10 +20,15 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.export import Dim
+from transformers import PreTrainedModel
 
 from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor
 from modeling_qca.training.evaluation.checkpoint import load_checkpoint, load_processor
+from modeling_qca.training.evaluation.evaluation_data import EvaluationData, evaluation_data
+from modeling_qca.training.files.run_files import read_run, write_json
 
+from .answer_changes import AnswerChanges, count_answer_changes
+from .fixed_questions import FixedQuestionModel
 from .upload_folder import remove_local_names
 
 try:
@@ -49,14 +55,24 @@ QUESTIONS = ("what is it", "where is the small red ball", "is there a big cube o
 class Export:
     """Args:
     files: name -> size in bytes.
-    differences: largest absolute difference of `logits` and `relevance` from the checkpoint's, over a few inputs.
+    differences: largest absolute difference of `logits` and `relevance` from the checkpoint's, over a few inputs;
+        empty for int8.
+    changes: for int8, how many answers differ from the checkpoint's; None if there is no data to compare them on.
     """
 
     files: dict[str, int]
     differences: dict[str, float]
+    changes: AnswerChanges | None
 
 
-def export_checkpoint(checkpoint: str, output_dir: Path, format: Format = "onnx", int8: bool = False) -> Export:
+def export_checkpoint(
+    checkpoint: str,
+    output_dir: Path,
+    format: Format = "onnx",
+    int8: bool = False,
+    questions: Sequence[tuple[str, str]] | None = None,
+    data: EvaluationData | None = None,
+) -> Export:
     """
     Write a program with its processor and config. `ExportedModel.from_pretrained` loads the folder, and ONNX Runtime
     loads `model.onnx` alone.
@@ -66,6 +82,8 @@ def export_checkpoint(checkpoint: str, output_dir: Path, format: Format = "onnx"
         output_dir: folder to make.
         format: `onnx`, or `torch` for a `torch.export` program.
         int8: 8-bit weights and activations in the encoders, for ONNX only. Hops and answer head stay in float.
+        questions: (id, text) of questions to build in, see `FixedQuestionModel`; `questions.json` keeps their order.
+        data: rows on which the answers of int8 are compared; by default the run's own validation rows.
 
     Raises:
         ImportError: A package that ONNX needs is not installed.
@@ -78,9 +96,12 @@ def export_checkpoint(checkpoint: str, output_dir: Path, format: Format = "onnx"
         raise ValueError(f"{checkpoint} selects patches at random (`token_budget_scorer`): no program repeats that.")
     processor = load_processor(checkpoint)
     remove_local_names(model.config)
+    exported: QCAForVisualQuestionAnswering | FixedQuestionModel = model
+    if questions is not None:
+        exported = FixedQuestionModel(model, processor, [text for _, text in questions]).eval()
     with _quietly():
         try:
-            program = trace_program(model, _inputs(model, processor, images=2, questions=3), format, int8)
+            program = trace_program(exported, _inputs(exported, processor, images=2, questions=3), format, int8)
         except Exception as error:  # the exporters raise errors of many types
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(f"{checkpoint} cannot be exported as {format}: {reason}") from error
@@ -89,12 +110,17 @@ def export_checkpoint(checkpoint: str, output_dir: Path, format: Format = "onnx"
             folder = Path(temporary) / "export"
             program.save_pretrained(folder)
             processor.save_pretrained(folder)
-            differences = _differences(model, processor, ExportedModel.from_pretrained(folder), exact=not int8)
+            if questions is not None:
+                asked = [{"question_id": name, "question": text} for name, text in questions]
+                write_json(folder / "questions.json", asked)
+            loaded = ExportedModel.from_pretrained(folder)
+            differences = {} if int8 else _differences(exported, processor, loaded)
+            changes = _changes(checkpoint, exported, processor, loaded, data) if int8 else None
             files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
             if output_dir.exists():
                 output_dir.rmdir()
             folder.rename(output_dir)
-    return Export(files, differences)
+    return Export(files, differences, changes)
 
 
 def _check_request(output_dir: Path, format: Format, int8: bool) -> None:
@@ -109,13 +135,11 @@ def _check_request(output_dir: Path, format: Format, int8: bool) -> None:
         raise ImportError(f'ONNX needs {", ".join(missing)}: pip install "modeling-qca[export]"')
 
 
-def trace_program(
-    model: QCAForVisualQuestionAnswering, inputs: dict[str, Any], format: Format, int8: bool
-) -> ExportedModel:
+def trace_program(model: PreTrainedModel, inputs: dict[str, Any], format: Format, int8: bool) -> ExportedModel:
     """Trace `model` with free sizes of everything but the images, without names of local folders."""
     free = Dim.DYNAMIC  # raises if tracing would fix the size
-    shapes: dict[str, Any] = {name: {0: free, 1: free} for name in inputs}
-    shapes |= {name: {0: free} for name in ("pixel_values", "image_index")}
+    per_image = ("pixel_values", "image_index")
+    shapes: dict[str, Any] = {name: {0: free} if name in per_image else {0: free, 1: free} for name in inputs}
     if format == "torch":
         exported = DynamoExporter().export(model, inputs, DynamoConfig(dynamic_shapes=shapes))
         for node in exported.program.graph.nodes:
@@ -143,25 +167,25 @@ class EncoderQuantizer(OnnxRuntimeQuantizer):
         return super().quantize(model, sample_inputs, export_format)
 
 
-def _inputs(
-    model: QCAForVisualQuestionAnswering, processor: QCAProcessor, images: int, questions: int
-) -> dict[str, Any]:
-    """`questions` questions about `images` random images."""
-    size = [cells * pixels for cells, pixels in zip(model.config.image_grid, model.config.patch_size, strict=True)]
+def _inputs(model: PreTrainedModel, processor: QCAProcessor, images: int, questions: int) -> dict[str, Any]:
+    """`questions` questions about `images` random images; the images alone for a model that has its questions."""
+    config: Any = model.config
+    size = [cells * pixels for cells, pixels in zip(config.image_grid, config.patch_size, strict=True)]
     noise = np.random.default_rng(0).integers(256, size=(images, *size, 3), dtype=np.uint8)
+    pictures = [Image.fromarray(each) for each in noise]
+    if isinstance(model, FixedQuestionModel):
+        return {**processor(pictures)}
     text = [QUESTIONS[i % len(QUESTIONS)] for i in range(questions)]
     image_index = [i % images for i in range(questions)]
-    inputs = processor([Image.fromarray(each) for each in noise], text, image_index, text_kwargs={"truncation": True})
+    inputs = processor(pictures, text, image_index, text_kwargs={"truncation": True})
     return {**inputs, "image_index": torch.tensor(image_index)}  # a program always reads it
 
 
-def _differences(
-    model: QCAForVisualQuestionAnswering, processor: QCAProcessor, program: ExportedModel, exact: bool
-) -> dict[str, float]:
+def _differences(model: PreTrainedModel, processor: QCAProcessor, program: ExportedModel) -> dict[str, float]:
     """The largest difference of `logits` and of `relevance`, at other sizes than the traced ones.
 
     Raises:
-        ValueError: A difference of an `exact` program exceeds the tolerance.
+        ValueError: A difference exceeds the tolerance.
     """
     differences = {"logits": 0.0, "relevance": 0.0}
     for images, questions in ((1, 1), (1, 5), (3, 4)):
@@ -170,7 +194,7 @@ def _differences(
             expected = model(**inputs)
         found = program(**inputs)
         for name, worst in differences.items():
-            if exact and not torch.allclose(found[name], expected[name], rtol=TOLERANCE, atol=TOLERANCE):
+            if not torch.allclose(found[name], expected[name], rtol=TOLERANCE, atol=TOLERANCE):
                 raise ValueError(
                     f"The exported program's {name} differ from the checkpoint's by up to "
                     f"{float((found[name] - expected[name]).abs().max()):.1e}; nothing was written."
@@ -178,6 +202,22 @@ def _differences(
             if found[name].numel():
                 differences[name] = max(worst, float((found[name] - expected[name]).abs().max()))
     return differences
+
+
+def _changes(
+    checkpoint: str,
+    model: PreTrainedModel,
+    processor: QCAProcessor,
+    program: ExportedModel,
+    data: EvaluationData | None,
+) -> AnswerChanges | None:
+    """How many answers `program` changes on `data`, or else on the validation rows that the run remembers."""
+    if data is None:
+        run = read_run(checkpoint)
+        if run is None:
+            return None
+        data = evaluation_data(checkpoint, run, None, None, {})
+    return count_answer_changes(model, program, processor, data, not isinstance(model, FixedQuestionModel))
 
 
 @contextmanager

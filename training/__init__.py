@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from .fitting.recipe import load_recipe
     from .fitting.trainer import QCATrainer
     from .fitting.training_run import train
+    from .prediction.predictor import Predictor
 
 # Imported on first use: a part such as `files` or a metric does not need the trainer.
 _PLACES = {
+    "Predictor": ("prediction.predictor", "Predictor"),
     "QCATrainer": ("fitting.trainer", "QCATrainer"),
     "QuestionCollator": ("data.collator", "QuestionCollator"),
     "build_vocabulary": ("data.vocabulary", "build_vocabulary"),
@@ -34,6 +36,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "Predictor",
     "QCATrainer",
     "QuestionCollator",
     "build_vocabulary",

@@ -7,8 +7,8 @@ import typer
 from rich.filesize import decimal
 
 from .console import say, say_table
-from .options import Checkpoint
-from .preflight import check_checkpoint
+from .options import Checkpoint, DataOptions, parse_mapping
+from .preflight import check_checkpoint, check_data
 
 
 def push(
@@ -62,14 +62,34 @@ def export(
     output_dir: Annotated[Path, typer.Argument(help="Folder to make.")],
     format: Annotated[Literal["onnx", "torch"], typer.Option(help="torch is a `torch.export` program.")] = "onnx",
     int8: Annotated[bool, typer.Option("--int8", help="Encoders in 8 bits, heads in float (ONNX).")] = False,
+    questions: Annotated[
+        Path | None,
+        typer.Option(help="Questions to build in, one a line or a table; images are then the only input."),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Data to count changed answers of --int8 on; by default the run's own.")
+    ] = None,
+    data_options: DataOptions = "{}",
 ):
     """Export a checkpoint to a program that runs without this package. ONNX needs the `export` extra."""
     check_checkpoint(checkpoint)
+    if data is not None:
+        check_data(data, data_options)
     from modeling_qca.hub_card.export import export_checkpoint
+    from modeling_qca.training.evaluation.evaluation_data import evaluation_data
+    from modeling_qca.training.prediction.sources import read_questions
 
-    exported = export_checkpoint(checkpoint, output_dir, format, int8)
+    chosen = None
+    if data is not None:
+        chosen = evaluation_data(checkpoint, None, data, None, parse_mapping(data_options, "--data-options"))
+    asked = None if questions is None else read_questions(questions)
+    exported = export_checkpoint(checkpoint, output_dir, format, int8, asked, chosen)
     for name, size in exported.files.items():
         say(f"{name}  {decimal(size)}")
     for name, difference in exported.differences.items():
         say(f"{name}: within {difference:.1e} of the checkpoint's")
+    if (changes := exported.changes) is not None:
+        say(f"{changes.changed} of {changes.answers} answers differ from the checkpoint's ({changes.data})")
+    elif int8:
+        say("The answers were not compared, because the checkpoint remembers no data: pass --data")
     say(f"Exported: {output_dir}")

@@ -1,5 +1,8 @@
 """`qca export`: programs with the checkpoint's outputs at any batch size and question length, or one clear error."""
 
+import itertools
+import json
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.data_files import table_folder
 from helpers.tiny import (
     ANSWERS,
     WORDS,
@@ -28,9 +32,12 @@ from typer.testing import CliRunner
 
 from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor
 from modeling_qca.hub_card import export
+from modeling_qca.hub_card.answer_changes import count_answer_changes
 from modeling_qca.hub_card.export import EncoderQuantizer, export_checkpoint
+from modeling_qca.hub_card.fixed_questions import FixedQuestionModel
 from modeling_qca.training.data.rows import load_rows
 from modeling_qca.training.evaluation.checkpoint import load_checkpoint
+from modeling_qca.training.evaluation.evaluation_data import evaluation_data
 from modeling_qca.training.experiments.demo import run_demo
 from modeling_qca.training.fitting.model_factory import CONFIGURATION
 
@@ -164,6 +171,94 @@ def test_int8_quantizes_only_the_encoders(onnx: Path, checkpoint: Path):
     assert len(gone) == layers == sum(node.op_type == "MatMulInteger" for node in quantized)
     assert all(".backbone." in name or ".text_encoder." in name for name in gone)
     assert kept >= {"classifier.0", "fusion.0"}
+
+
+FIXED = [("a", "what is the color of the ball"), ("b", "where"), ("007", "is there a big red cube")]
+
+
+def assert_same_answers_to_fixed_questions(folder: Path, model: QCAForVisualQuestionAnswering) -> None:
+    """Images are the only input, and the outputs are those of each pair asked alone."""
+    asked = json.loads((folder / "questions.json").read_text())
+    assert [(each["question_id"], each["question"]) for each in asked] == FIXED
+    assert_answers_fixed_questions(load(folder), model)
+
+
+def assert_answers_fixed_questions(program: Callable[..., Any], model: QCAForVisualQuestionAnswering) -> None:
+    processor = tiny_processor()
+    for count in (1, 4):
+        images = [tiny_image(seed, (40, 30)) for seed in range(count)]
+        found = program(pixel_values=processor(images)["pixel_values"])
+        assert found.logits.shape == (count, 3, 5) and found.relevance.shape[:2] == (count, 3)
+        for image in range(count):
+            for number, (_, question) in enumerate(FIXED):
+                with torch.inference_mode():
+                    expected = model(**processor([images[image]], question))
+                torch.testing.assert_close(found.logits[image, number], expected.logits[0], rtol=0, atol=1e-4)
+                torch.testing.assert_close(found.relevance[image, number], expected.relevance[0], rtol=0, atol=1e-4)
+
+
+def test_fixed_questions_have_the_outputs_of_each_pair_asked_alone():
+    model = tiny_model(token_budget=[2, 9], token_budget_layer=1, vision_conditioning_layers="all")
+    fixed = FixedQuestionModel(model, tiny_processor(), [text for _, text in FIXED]).eval()
+    with torch.inference_mode():
+        assert_answers_fixed_questions(fixed, model)
+
+
+@needs_onnx
+@pytest.mark.slow
+def test_onnx_program_with_fixed_questions_takes_images_alone(checkpoint: Path, tmp_path: Path):
+    from onnxruntime import InferenceSession
+
+    file = tmp_path / "questions.csv"
+    file.write_text("question_id,question\n" + "".join(f"{name},{text}\n" for name, text in FIXED))
+    command = ["export", str(checkpoint), str(tmp_path / "out"), "--questions", str(file)]
+    shown = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert shown.exit_code == 0, shown.output
+    assert [each.name for each in InferenceSession(tmp_path / "out" / "model.onnx").get_inputs()] == ["pixel_values"]
+    assert_same_answers_to_fixed_questions(tmp_path / "out", load_checkpoint(str(checkpoint)))
+    weights = load_checkpoint(str(checkpoint)).qca.text_encoder.embeddings.word_embeddings.weight.detach().numpy()
+    assert weights.tobytes() not in (tmp_path / "out" / "model.onnx.data").read_bytes()  # no text encoder inside
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fields", VARIANTS, ids=str)
+@pytest.mark.parametrize("format", ["torch", pytest.param("onnx", marks=needs_onnx)])
+def test_every_variant_exports_with_fixed_questions(fields: dict[str, Any], format: Any, tmp_path: Path):
+    model = save_variant(tmp_path / "checkpoint", **fields)
+    export_checkpoint(str(tmp_path / "checkpoint"), tmp_path / "out", format, questions=FIXED)
+    assert_same_answers_to_fixed_questions(tmp_path / "out", model)
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_counts_the_answers_that_a_program_changes(checkpoint: Path, tmp_path: Path, fixed: bool):
+    folder, model, processor = table_folder(tmp_path / "data"), load_checkpoint(str(checkpoint)), tiny_processor()
+    asked = FixedQuestionModel(model, processor, [text for _, text in FIXED]) if fixed else model
+    number = itertools.count()
+
+    def program(**inputs: torch.Tensor) -> Any:
+        """Changes every third answer."""
+        outputs = asked(**inputs)
+        for logits in outputs.logits.flatten(0, -2).unbind():
+            logits *= -1 if next(number) % 3 == 0 else 1
+        return outputs
+
+    chosen = evaluation_data("run", None, str(folder), "train", {})
+    changes = count_answer_changes(asked, program, processor, chosen, ask_rows=not fixed)
+    assert (changes.changed, changes.answers) == ((24, 72) if fixed else (8, 24))
+    assert changes.data == "data, train"
+
+
+@needs_onnx
+@pytest.mark.slow
+def test_int8_reports_changed_answers_and_no_logit_distance(checkpoint: Path, tmp_path: Path):
+    table_folder(tmp_path / "data")
+    (tmp_path / "data" / "train.csv").rename(tmp_path / "data" / "validation.csv")
+    command = ["export", str(checkpoint), str(tmp_path / "out"), "--int8", "--data", str(tmp_path / "data")]
+    shown = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert re.search(r"\d+ of 24 answers differ from the checkpoint's \(data, validation\)", shown.output)
+    assert "within" not in shown.output
+    unknown = CliRunner().invoke(app, [*command[:2], str(tmp_path / "other"), "--int8"], catch_exceptions=False)
+    assert "remembers no data: pass --data" in " ".join(unknown.output.split())
 
 
 @needs_onnx

@@ -60,7 +60,8 @@ class Workload:
     resolution: int | None = None
     """Pixels of a side of the image; `None` is the model's own."""
     mode: str = "answer"
-    """`answer`; `train`: a training step; `cached`: `answer` with image features that are computed before."""
+    """`answer`; `train`: a training step; `cached`: `answer` with image features that are computed before;
+    `fixed_questions`: `answer` the same questions about every image, with text features that are computed before."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,12 @@ class QCA(Model):
             with torch.inference_mode():
                 features = self.module.get_image_features(inputs.pop("pixel_values"))
             inputs |= {"image_features": features.last_hidden_state, "image_grid": features.grid}
+        if workload.mode == "fixed_questions":
+            fixed = workload.questions // workload.images
+            with torch.inference_mode():
+                text = self.module.get_text_features(inputs.pop("input_ids")[:fixed], inputs["attention_mask"][:fixed])
+            inputs |= {"text_features": text.last_hidden_state, "attention_mask": text.attention_mask}
+            inputs["question_index"] = torch.arange(workload.questions, device=self.device) // workload.images
         return inputs
 
 

@@ -14,6 +14,10 @@ COMPARED = {
     "one_image_16_questions": "16 questions on one image",
     "train_8_questions": "training step, 8 questions on one image",
 }
+FIXED = {
+    "fixed_questions": "12 fixed questions on each of 4 images, text features cached",
+    "one_pair_fixed_question": "one pair, text features cached",
+}
 IMPLEMENTATIONS = {"implementations_one_pair": "one pair", "implementations_batch_8": "batch of 8 pairs"}
 MEMORY = {"memory_batch_8": "batch of 8 pairs", "memory_train_8_questions": "training step"}
 GROWTH = {
@@ -45,7 +49,7 @@ def render_report(results: dict[str, Any]) -> str:
     if settings["quick"]:
         introduction += "\n**A quick run with narrow models: it shows that the program runs, and measures nothing.**"
     parts = [introduction]
-    for name, title in COMPARED.items():
+    for name, title in (COMPARED | FIXED).items():
         if name in cases:
             parts += [f"### {title[0].upper()}{title[1:]}", _compared(cases[name], peak)]
     for name, title in IMPLEMENTATIONS.items():
@@ -54,6 +58,8 @@ def render_report(results: dict[str, Any]) -> str:
     if "agreement" in results:
         share, pairs = results["agreement"]["agreement"], results["agreement"]["pairs"]
         parts.append(f"A trained checkpoint gives the same answer in bfloat16 to {share:.1%} of {pairs} pairs.")
+    if "prediction" in results:
+        parts += ["### Photos a second of qca predict", _prediction(results["prediction"])]
     if "questions" in cases:
         parts += ["### Questions about one image", _questions(cases["questions"])]
     for name, title in MEMORY.items():
@@ -112,6 +118,17 @@ def _questions(rows: Sequence[dict[str, Any]]) -> str:
         for count in counts
     ]
     return markdown_table(["questions", *(f"{model}, ms a question" for model in models), "cheapest"], table)
+
+
+def _prediction(measured: dict[str, Any]) -> str:
+    names = {"preprocessing": "decode and resize", "model": "the model alone", "predict": "qca predict"}
+    table = markdown_table(
+        ["", "photos a second"], [[title, f"{measured[name]:.4g}"] for name, title in names.items()]
+    )
+    return (
+        f"{measured['preset']}, {measured['photos']} JPEG photos of 640 x 480 pixels with {measured['questions']} "
+        f"questions each. `qca predict` reaches {measured['ratio']:.0%} of the model's own speed.\n\n{table}"
+    )
 
 
 def _ms(seconds: float) -> str:

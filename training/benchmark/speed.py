@@ -28,6 +28,7 @@ from ..evaluation.device import device_name, synchronize
 from ..files.run_files import write_json
 from .models import EAGER_ONLY, Contender, Models, Workload, packed_products
 from .precision import PAIRS, answer_agreement
+from .prediction_speed import QUICK, measure_prediction
 from .report import write_report
 
 RESULTS = "benchmark.json"
@@ -80,6 +81,8 @@ def benchmark_cases(device: torch.device) -> dict[str, list[Task]]:
     implementations = [Contender(model, *variant) for model in OURS for variant in variants]
     implementations += [contender for contender in beside_vilt if contender.model == "vilt"]
     one_image = Workload(images=1, questions=16)
+    fixed = Workload(images=4, questions=48, mode="fixed_questions")
+    beside_vilt_uncompiled = [c for c in contenders if c.model in (*OURS, "vilt")]
     train = Workload(images=1, questions=8, mode="train")
     training = contenders + ([replace(c, compiled=True) for c in ours] if cuda else [])
     scaling = [c for c in contenders if c.model != "blip"]
@@ -87,6 +90,8 @@ def benchmark_cases(device: torch.device) -> dict[str, list[Task]]:
         "one_pair": [Task(c, Workload()) for c in contenders],
         "batch_8": [Task(c, Workload(images=8, questions=8)) for c in contenders],
         "one_image_16_questions": [Task(c, one_image) for c in contenders],
+        "fixed_questions": [Task(c, fixed) for c in beside_vilt_uncompiled],
+        "one_pair_fixed_question": [Task(c, replace(fixed, images=1, questions=1)) for c in beside_vilt_uncompiled],
         "train_8_questions": [Task(c, train) for c in training],
         "implementations_one_pair": [Task(c, Workload()) for c in beside_vilt],
         "implementations_batch_8": [Task(c, Workload(images=8, questions=8)) for c in implementations],
@@ -148,6 +153,9 @@ def run_benchmark(
         write_json(file, results)
         if name.startswith(("train", "implementations")):
             models.clear()  # gradients and compiled copies of the weights
+    if cases is None and "prediction" not in results:
+        results["prediction"] = measure_prediction(*QUICK) if quick else measure_prediction()
+        write_json(file, results)
     if trained is not None:  # not skipped: it may be another checkpoint than last time
         results["agreement"] = answer_agreement(*trained, device)
         write_json(file, results)

@@ -139,7 +139,8 @@ class _Way:
             synchronize(device)
             self.seconds.append(time.perf_counter() - start)
             self.losses.append(loss.item())
-            self.images.append(len(torch.unique(batch["image_index"])))
+            shown = batch.get("image_index")  # without it, each question has an image of its own
+            self.images.append(len(batch["labels"]) if shown is None else len(torch.unique(shown)))
         return sum(self.seconds[-len(self.loader) :])
 
     def summary(self) -> dict[str, Any]:

@@ -40,6 +40,7 @@ class QuestionCollator:
 
     A row is in the schema `FEATURES`, its image not decoded, or has plain columns such as `image`, `question` and
     `answer`. The first tensor of a batch has one entry for each question, as `Trainer` expects of a batch.
+    `image_index` and `question_index` are there only where some pair b has another image or question than b.
 
     Raises:
         ValueError: an image cannot be read, the maps of a row do not fit the hops, two answers of the model are one
@@ -86,7 +87,9 @@ class QuestionCollator:
         else:
             batch["image_features"] = self.image_features.read(list(images))  # [I, P + N, E]
             grid = batch["image_grid"] = self.image_features.grid
-        batch["image_index"] = torch.tensor([position[row["image_id"]] for row in rows])
+        image_index = [position[row["image_id"]] for row in rows]
+        if image_index != list(range(len(images))):
+            batch["image_index"] = torch.tensor(image_index)
         batch["labels"] = self._labels(rows)
         if self.with_question_ids:
             batch["question_ids"] = [row["question_id"] for row in rows]

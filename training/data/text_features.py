@@ -59,8 +59,8 @@ class TextFeatureCache:
             questions: tokens `[B, L]` with their `attention_mask`.
 
         Returns:
-            `question_index` `[B]`, `text_features` `[U, L, E]` padded behind the tokens, and their `attention_mask`
-            `[U, L]`. The first has one entry for each question, as `Trainer` expects of a batch.
+            `question_index` `[B]` where questions repeat, `text_features` `[U, L, E]` padded behind the tokens, and
+            their `attention_mask` `[U, L]`. The first has one entry for each pair, as `Trainer` expects of a batch.
         """
         tokens = _tokens(questions)
         if any(question not in self._features for question in tokens):
@@ -68,8 +68,10 @@ class TextFeatureCache:
         position = {question: index for index, question in enumerate(dict.fromkeys(tokens))}
         states = [self._features[question] for question in position]
         mask = [torch.ones(len(question), dtype=torch.long) for question in position]
+        index = [position[question] for question in tokens]
+        needed = {"question_index": torch.tensor(index)} if index != list(range(len(position))) else {}
         return {
-            "question_index": torch.tensor([position[question] for question in tokens]),
+            **needed,
             "text_features": torch.nn.utils.rnn.pad_sequence(states, batch_first=True),
             "attention_mask": torch.nn.utils.rnn.pad_sequence(mask, batch_first=True),
         }

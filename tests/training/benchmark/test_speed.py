@@ -23,6 +23,7 @@ from modeling_qca.training.benchmark import precision as benchmark_precision
 from modeling_qca.training.benchmark import speed as benchmark
 from modeling_qca.training.benchmark.models import Contender, Models, Workload
 from modeling_qca.training.benchmark.precision import answer_agreement
+from modeling_qca.training.benchmark.prediction_speed import measure_prediction
 from modeling_qca.training.benchmark.report import render_report, render_short_report
 from modeling_qca.training.benchmark.speed import Task, benchmark_cases, measure_memory, measure_times, run_benchmark
 from modeling_qca.training.evaluation.checkpoint import load_checkpoint
@@ -144,6 +145,32 @@ def test_counts_operations_of_the_batch() -> None:
     assert quarter < half < dense
     assert counted[many][3] == 16 * reference and counted[many][4] == 16 * vilt  # the image again for every question
     assert counted[many][0] < 8 * dense
+
+
+def test_fixed_questions_are_asked_about_every_image_without_the_text_encoder() -> None:
+    work, models = Workload(images=2, questions=6, mode="fixed_questions"), quick_models()
+    model = models.get(Contender("qca"))
+    model.module.eval()
+    inputs, plain = model.inputs(work), model.inputs(Workload(images=2, questions=6))
+    pairs = zip(inputs["image_index"].tolist(), inputs["question_index"].tolist(), strict=True)
+    assert sorted(pairs) == [(image, question) for image in range(2) for question in range(3)]
+    repeated = {name: plain[name][inputs["question_index"]] for name in ("input_ids", "attention_mask")}
+    expected = model.run({**plain, **repeated}, "answer")
+    torch.testing.assert_close(model.run(inputs, "fixed_questions"), expected, atol=1e-5, rtol=1e-4)
+    (fixed,), (fresh,) = (
+        measure_times(models, [Task(Contender("qca"), each)], 2, "")
+        for each in (work, Workload(images=2, questions=6))
+    )
+    assert fixed["flops"] < fresh["flops"]
+
+
+def test_measures_photos_a_second_of_predict_beside_the_model_alone() -> None:
+    measured = measure_prediction("qca-tiny", photos=16, rounds=1, workers=0)
+    assert measured["preprocessing"] > measured["predict"] > 0 and measured["model"] > measured["predict"]
+    assert 0 < measured["ratio"] < 1
+    results = {"settings": {"device": "", "threads": 1, "rounds": 2, "quick": True, "packages": {}}, "cases": {}}
+    report = render_report(results | {"matmul_peak": {}, "prediction": measured | {"ratio": 0.91, "predict": 4.321}})
+    assert "reaches 91% of the model's own speed" in report and "| qca predict | 4.321 |" in report
 
 
 def test_our_models_share_encoders() -> None:

@@ -182,3 +182,18 @@ def test_cached_text_features_replace_the_tokens(processor, pictures):
         torch.testing.assert_close(model(**batch).logits, model(**fresh).logits, rtol=1e-4, atol=1e-5)
     unknown = [*rows, row(pictures[0], "a", "how many circles are there")]
     assert "input_ids" in QuestionCollator(processor, config(), text_features=cache)(unknown)
+
+
+def test_indices_are_there_only_where_needed(processor, pictures):
+    model = QCAForVisualQuestionAnswering(config()).eval()
+    model.qca.text_encoder.requires_grad_(False)
+    rows = [row(pictures[0], "a", "red"), row(pictures[1], "b", "how many circles are there")]
+    cache = TextFeatureCache(model, [processor(text=[one["question"] for one in rows])])
+    for features, first in ((None, "input_ids"), (cache, "text_features")):
+        batch = QuestionCollator(processor, config(), text_features=features)(rows)
+        assert not {"image_index", "question_index"} & batch.keys() and next(iter(batch)) == first
+        assert {len(value) for value in batch.values()} == {2}
+        alone = [QuestionCollator(processor, config())([one]) for one in rows]
+        with torch.no_grad():
+            expected = torch.cat([model(**one).logits for one in alone])
+            torch.testing.assert_close(model(**batch).logits, expected, rtol=1e-4, atol=1e-5)
