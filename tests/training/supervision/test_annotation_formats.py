@@ -337,7 +337,7 @@ def test_marked_objects(folder):
             "<annotations/>",
             "not Pascal VOC: its root is <annotations>, not <annotation>; use --from cvat",
         ),
-        ("voc", "a.xml", VOC.replace("<xmin>16", "<xmin>x"), "object 1: <bndbox/xmin> is a number, not 'x'"),
+        ("voc", "a.xml", VOC.replace("<xmin>16", "<xmin>x"), "object 1: `bndbox/xmin` is a number, not 'x'"),
         ("voc", "a.xml", '<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>', "not XML that can be read"),
         ("yolo", "a.yaml", "names: 3", "`names` is a list of class names"),
         ("yolo", "room.txt", "0 1 1 1 1", "pass the folder of the YOLO labels, or its data.yaml"),
@@ -356,7 +356,7 @@ def test_marked_objects(folder):
             "csv",
             "a.csv",
             "image,x,y,width,height,label\nroom.png,1,1,one,1,bed\n",
-            "row 2: `width` is a number of pixels, not 'one'",
+            "row 2: `width` is a number, not 'one'",
         ),
         (
             "csv",

@@ -1,5 +1,6 @@
 """Label Studio exports: percents, rotation about the corner, brush masks, annotators, and what is left out."""
 
+import copy
 from itertools import pairwise
 
 import numpy as np
@@ -168,3 +169,27 @@ def test_email_of_an_annotator_is_not_kept(tmp_path):
     write_json(tmp_path / "export.json", [task(region(BED), completed_by=who)])
     (annotation,) = read_label_studio(tmp_path / "export.json").annotations
     assert annotation.annotator == "2"
+
+
+def places(value, path=()):
+    """The paths to all values inside lists and dicts."""
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield (*path, key)
+        yield from places(value[key], (*path, key))
+
+
+@pytest.mark.parametrize("junk", [None, "", -1, "x", [], {}, [1], True, float("inf")], ids=repr)
+def test_any_value_replaced_is_read_or_refused_with_one_message(tmp_path, junk):
+    polygon = region({"points": [[1, 2], [3, 4], [5, 0]], "polygonlabels": ["bed"]}, "polygonlabels", id="r2")
+    export = [task(region(BED), polygon), {"image": "room.png", "label": [BED | {"original_width": 80}], "id": 2}]
+    for path in places(export):
+        changed = copy.deepcopy(export)
+        inner = changed
+        for key in path[:-1]:
+            inner = inner[key]
+        inner[path[-1]] = junk
+        write_json(tmp_path / "export.json", changed)
+        try:
+            read_label_studio(tmp_path / "export.json")
+        except ValueError as refused:
+            assert "export.json" in str(refused)

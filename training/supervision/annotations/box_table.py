@@ -1,6 +1,5 @@
 """Boxes in a table of their own: `image, x, y, width, height`, and optionally `label, hop, question_id`."""
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from ...data.readers.cells import cell_text, is_empty
 from ...data.readers.table_files import read_records
 from ..marked_objects import parse_region
-from .export import Annotation, Export, fixed, parse_hop
+from .export import Annotation, Export, fixed, parse_hop, parse_number
 
 _NUMBERS = ("x", "y", "width", "height")
 _COLUMNS = ("image", *_NUMBERS, "label", "hop", "question_id")
@@ -26,7 +25,7 @@ def read_box_table(path: Path) -> Export:
     largest = 0.0
     for place, record in read_records(path, "boxes"):
         cells = _cells(record, path)
-        x, y, width, height = (_number(cells[name], name, place) for name in _NUMBERS)
+        x, y, width, height = (parse_number(cells[name], name, place) for name in _NUMBERS)
         largest = max(largest, x + width, y + height)
         image = cell_text(cells["image"], place, "image")
         if not image:
@@ -52,13 +51,3 @@ def _cells(record: Mapping[str, Any], path: Path) -> dict[str, Any]:
             f"{path}: no column {missing[0]!r}, only {', '.join(record)}; it needs {', '.join(_COLUMNS[:5])}"
         )
     return plain
-
-
-def _number(value: Any, name: str, place: str) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise ValueError(f"{place}: `{name}` is a number of pixels, not {value!r:.40}")
-    return number

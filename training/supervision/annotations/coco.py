@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..marked_objects import parse_region
-from ..regions import Box, Mask, Polygon, Region, rotated_box
-from .export import Annotation, Export, fixed, parse_hop, read_json
+from ..regions import Box, Mask, Polygon, Region, Size, rotated_box
+from .export import Annotation, Export, entry_at, fixed, parse_hop, parse_number, parse_size, read_json
 
 
 def read_coco(path: Path) -> Export:
@@ -24,39 +24,35 @@ def read_coco(path: Path) -> Export:
         isinstance(content.get(key), list) for key in ("images", "annotations", "categories")
     ):
         raise ValueError(f"{path}: not COCO: it needs the lists `images`, `annotations` and `categories`")
-    if any("segments_info" in entry for entry in content["annotations"]):
+    if any(isinstance(entry, dict) and "segments_info" in entry for entry in content["annotations"]):
         raise ValueError(f"{path}: COCO-panoptic; pass the folder of its PNGs with --from masks --classes {path}")
-    try:
-        images = {image["id"]: image for image in content["images"]}
+    with entry_at(f"{path} images and categories"):
+        files = {image["id"]: str(image["file_name"]) for image in content["images"]}
         names = {category["id"]: str(category["name"]) for category in content["categories"]}
-        sizes = {key: (int(image["width"]), int(image["height"])) for key, image in images.items() if "width" in image}
-        files = {key: str(image["file_name"]) for key, image in images.items()}
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: an image or category is malformed: {error!r}") from error
+        sizes = {
+            image["id"]: parse_size(image.get("width"), image.get("height"), f"{path} image {image['id']}")
+            for image in content["images"]
+        }
     export = Export()
     for index, entry in enumerate(content["annotations"]):
         place = f"{path} annotation {entry.get('id', index) if isinstance(entry, dict) else index}"
-        try:
-            image, label = files[entry["image_id"]], names[entry["category_id"]]
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{place}: its image or category is not in the file: {error!r}") from error
-        attributes = entry.get("attributes") or {}
-        question_id = attributes.get("question_id")
-        region = _region(entry, attributes, place)
-        if region is None:
-            export.left_out["annotations without a box and without a segmentation"] += 1
-            continue
-        annotation = Annotation(
-            place,
-            image,
-            label,
-            fixed(region),
-            sizes.get(entry["image_id"]),
-            question_id=str(question_id) if question_id not in (None, "") else None,
-            hop=parse_hop(attributes.get("hop"), place),
-        )
-        export.annotations.append(annotation)
+        with entry_at(place):
+            if entry["image_id"] not in files or entry["category_id"] not in names:
+                raise ValueError(f"{place}: its image or category is not in the file")
+            _add(export, entry, place, files[entry["image_id"]], names[entry["category_id"]], sizes[entry["image_id"]])
     return export
+
+
+def _add(export: Export, entry: Mapping[str, Any], place: str, image: str, label: str, size: Size | None) -> None:
+    attributes = entry.get("attributes") or {}
+    region = _region(entry, attributes, place)
+    if region is None:
+        export.left_out["annotations without a box and without a segmentation"] += 1
+        return
+    question_id = attributes.get("question_id")
+    question_id = None if question_id in (None, "") else str(question_id)
+    hop = parse_hop(attributes.get("hop"), place)
+    export.annotations.append(Annotation(place, image, label, fixed(region), size, question_id=question_id, hop=hop))
 
 
 def _region(entry: Mapping[str, Any], attributes: Mapping[str, Any], place: str) -> Region | None:
@@ -77,7 +73,7 @@ def _region(entry: Mapping[str, Any], attributes: Mapping[str, Any], place: str)
     left, top, width, height = entry["bbox"]
     box = parse_region("box", [left, top, left + width, top + height], place)
     assert isinstance(box, Box)
-    return turn_about_center(box, float(attributes.get("rotation") or 0))
+    return turn_about_center(box, parse_number(attributes.get("rotation") or 0, "rotation", place))
 
 
 def turn_about_center(box: Box, degrees: float) -> Box | Polygon:
@@ -101,7 +97,7 @@ def _mask(segmentation: Mapping[str, Any], place: str) -> Mask:
     try:
         height, width = (int(side) for side in segmentation["size"])
         runs = coco_mask.decode({"size": [height, width], "counts": counts.encode("ascii")})
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (ArithmeticError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{place}: its mask cannot be decoded: {error!r}") from error
     if not runs.any():
         raise ValueError(f"{place}: its mask chooses no pixel")

@@ -8,7 +8,7 @@ import numpy as np
 from ..marked_objects import parse_region
 from ..regions import Box, Mask, Region, Size, ellipse
 from .coco import turn_about_center
-from .export import Annotation, Export, fixed, parse_hop, read_xml
+from .export import Annotation, Export, fixed, parse_hop, parse_number, parse_size, read_xml
 
 _WITHOUT_AREA = ("polyline", "points", "cuboid", "skeleton", "tag")
 
@@ -32,7 +32,8 @@ def read_cvat(path: Path) -> Export:
     export = Export()
     for image in root.iter("image"):
         name = image.get("name", "")
-        size = (_whole(image, "width", str(file)), _whole(image, "height", str(file)))
+        size = parse_size(_number(image, "width", f"{file} image {name}"), image.get("height"), f"{file} image {name}")
+        assert size is not None  # its width is stated
         for number, item in enumerate(image, start=1):
             place = f"{file} image {name} shape {number}"
             if item.tag in _WITHOUT_AREA:
@@ -66,6 +67,8 @@ def _region(item: Any, size: Size, place: str) -> Region:
         return parse_region("polygon", corners, place)
     if item.tag == "ellipse":
         cx, cy, rx, ry = (_number(item, name, place) for name in ("cx", "cy", "rx", "ry"))
+        if min(rx, ry) <= 0:
+            raise ValueError(f"{place}: an ellipse without width or height")
         return ellipse((cx, cy), (rx, ry), _number(item, "rotation", place, "0"))
     if item.tag == "mask":
         return _mask(item, size, place)
@@ -91,11 +94,7 @@ def _mask(item: Any, size: Size, place: str) -> Mask:
 
 
 def _number(item: Any, name: str, place: str, default: str | None = None) -> float:
-    text = item.get(name, default)
-    try:
-        return float(text)
-    except (TypeError, ValueError):
-        raise ValueError(f"{place}: `{name}` is a number, not {text!r}") from None
+    return parse_number(item.get(name, default), name, place)
 
 
 def _whole(item: Any, name: str, place: str) -> int:

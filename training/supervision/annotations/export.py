@@ -1,8 +1,10 @@
 """What a reader of an annotation format gives: the annotations of an export, and what it left out."""
 
 import json
+import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,6 +89,48 @@ def read_xml(path: Path) -> Any:
         raise ValueError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (ElementTree.ParseError, DefusedXmlException, ValueError, LookupError) as error:
         raise ValueError(f"{path}: not XML that can be read: {error!r}") from error
+
+
+@contextmanager
+def entry_at(place: str) -> Iterator[None]:
+    """Read an entry of an export. What Python raises for an entry of another form becomes one message.
+
+    Raises:
+        ValueError: naming `place`.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        raise ValueError(f"{place}: the entry is malformed: {error!r:.200}") from error
+
+
+def parse_size(width: Any, height: Any, place: str) -> Size | None:
+    """Width and height as an export states them; None if it states none.
+
+    Raises:
+        ValueError: they are no positive numbers.
+    """
+    if width is None and height is None:
+        return None
+    size = (round(parse_number(width, "width", place)), round(parse_number(height, "height", place)))
+    if min(size) < 1:
+        raise ValueError(f"{place}: the picture has {width} x {height} pixels")
+    return size
+
+
+def parse_number(value: Any, what: str, place: str) -> float:
+    """A finite number, or text of one.
+
+    Raises:
+        ValueError: it is no such number. The message names `place` and `what`.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if isinstance(value, bool) or not math.isfinite(number):
+        raise ValueError(f"{place}: `{what}` is a number, not {value!r:.80}")
+    return number
 
 
 def parse_hop(value: Any, place: str) -> int | None:

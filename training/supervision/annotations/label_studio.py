@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ...data.images import SUFFIXES
 from ..marked_objects import parse_region
 from ..regions import Mask, Region, Size, ellipse, rotated_box
-from .export import Annotation, Export, Shape, fixed, read_json
+from .export import Annotation, Export, Shape, entry_at, fixed, parse_number, parse_size, read_json
 
 _SHAPES = ("rectangle", "polygon", "ellipse", "brush")
 _WITHOUT_AREA = ("keypoint", "vector", "cuboid", "bitmask")
@@ -38,16 +38,21 @@ def read_label_studio(path: Path) -> Export:
         data = task.get("data") if "data" in task else task  # JSON-MIN has no `data`
         if not isinstance(data, dict):
             raise ValueError(f"{place}: `data` is a mapping, not {data!r:.80}")
-        found = list(_results(task, data, place, export))
-        if not found:
-            export.left_out["tasks without a submitted annotation"] += 1
-            continue
-        image = _image_name(data, place)
-        question_id = data.get("question_id")
-        for annotator, regions in found:
-            for region in _joined(regions):
-                _add(export, region, place, image, annotator, None if question_id is None else str(question_id))
+        with entry_at(place):
+            _read_task(export, task, data, place)
     return export
+
+
+def _read_task(export: Export, task: Mapping[str, Any], data: Mapping[str, Any], place: str) -> None:
+    found = list(_results(task, data, place, export))
+    if not found:
+        export.left_out["tasks without a submitted annotation"] += 1
+        return
+    image = _image_name(data, place)
+    question_id = data.get("question_id")
+    for annotator, regions in found:
+        for region in _joined(regions):
+            _add(export, region, place, image, annotator, None if question_id is None else str(question_id))
 
 
 def _results(
@@ -108,7 +113,7 @@ def _add(
         return
     if region.get("image_rotation"):
         raise ValueError(f"{place}: its picture is turned in Label Studio (`image_rotation`); turn it back and export")
-    size = (region["original_width"], region["original_height"]) if region.get("original_width") else None
+    size = parse_size(region.get("original_width"), region.get("original_height"), place)
     shape = _shape(shape_kind, value, size, place)
     labels = next((value[key] for key in value if key.endswith("labels") and value[key]), [""])
     for label in labels:
@@ -129,8 +134,8 @@ def _shape(kind: str, value: Mapping[str, Any], size: Size | None, place: str) -
             polygon = parse_region("polygon", points, place)
             return lambda size: polygon.scaled(*size)
         names = ("x", "y", "radiusX", "radiusY") if kind == "ellipse" else ("x", "y", "width", "height")
-        x, y, across, down = (float(value[name]) / 100 for name in names)
-        degrees = float(value.get("rotation") or 0)
+        x, y, across, down = (parse_number(value.get(name), name, place) / 100 for name in names)
+        degrees = parse_number(value.get("rotation") or 0, "rotation", place)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{place}: a malformed {kind}: {error!r}") from error
     if across <= 0 or down <= 0:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ..marked_objects import parse_region
-from .export import Annotation, Export, fixed, read_xml
+from .export import Annotation, Export, fixed, parse_number, read_xml
 
 
 def read_voc(path: Path) -> Export:
@@ -45,8 +45,4 @@ def _size(root: Any, file: Path) -> tuple[int, int] | None:
 
 
 def _number(element: Any, name: str, place: str) -> float:
-    text = element.findtext(name)
-    try:
-        return float(text)
-    except (TypeError, ValueError):
-        raise ValueError(f"{place}: <{name}> is a number, not {text!r}") from None
+    return parse_number(element.findtext(name), name, place)
