@@ -92,8 +92,11 @@ class DotProductScorer(nn.Module):
         """Scores `[B, H, Q, N]` of `patches` `[I, N, D]` for `query` `[B, Q, D]`. Question b reads the row
         `image_index.rows[b]` of the patches, or row b without an index."""
         queries = self.q_proj(query)[:, None] * self.scaling  # [B, 1, Q, D]
-        queries = self.key_proj(queries * head_mask(queries, self.num_heads))  # [B, H, Q, D]
-        return _products(queries, patches, image_index)
+        queries = (queries * head_mask(queries, self.num_heads)).flatten(1, 2)  # [B, H * Q, D]
+        queries = self.key_proj(queries).unflatten(
+            1, (self.num_heads, -1)
+        )  # three dimensions: OFT takes four for an image
+        return query_products(queries, patches, image_index)
 
 
 class BilinearScorer(nn.Module):
@@ -113,7 +116,7 @@ class BilinearScorer(nn.Module):
     ) -> torch.Tensor:
         """Arguments and result as in [`DotProductScorer.forward`]."""
         queries = split_heads(self.q_proj(query), self.num_heads) * self.scaling  # [B, H, Q, D]
-        return _products(queries, patches, image_index)
+        return query_products(queries, patches, image_index)
 
 
 class AdditiveScorer(nn.Module):
@@ -136,8 +139,9 @@ class AdditiveScorer(nn.Module):
         return torch.einsum("bhqnd,hd->bhqn", hidden, self.score_weight)
 
 
-def _products(queries: torch.Tensor, patches: torch.Tensor, image_index: ImageIndex | None) -> torch.Tensor:
-    """`[B, H, Q, D] x [I, N, D] -> [B, H, Q, N]`"""
+def query_products(queries: torch.Tensor, patches: torch.Tensor, image_index: ImageIndex | None) -> torch.Tensor:
+    """Dot products of the queries `[B, H, Q, D]` of each question with the patches of its image `[I, N, D]`, as
+    `[B, H, Q, N]`."""
     products = image_matmul(queries.flatten(1, 2), patches.transpose(1, 2), image_index)
     return products.unflatten(1, queries.shape[1:3])
 
@@ -154,11 +158,11 @@ class QueryConditionedAttention(nn.Module):
     values does not tell where they are.
     """
 
-    def __init__(self, config: QCAConfig):
+    def __init__(self, config: QCAConfig, scorer_class: type[nn.Module] | None = None):
         super().__init__()
         size = config.hidden_size
         self.num_heads = config.num_attention_heads
-        self.scorer = SCORERS[config.relevance_scorer](size, size, size, self.num_heads)
+        self.scorer = (scorer_class or SCORERS[config.relevance_scorer])(size, size, size, self.num_heads)
         self.softmax = MaskedSoftmax()
         self.v_proj = nn.Linear(size, size)
         self.evidence_dropout = nn.Dropout(config.evidence_dropout)
@@ -230,13 +234,13 @@ class AttentionHop(GradientCheckpointingLayer):
     updates the query only if the answer head reads that (`answer_query="updated"`).
     """
 
-    def __init__(self, config: QCAConfig, is_last: bool):
+    def __init__(self, config: QCAConfig, is_last: bool, scorer_class: type[nn.Module] | None = None):
         super().__init__()
         size = config.hidden_size
         self.question_attention = QuestionAttention(config) if config.query_tokens == "attended" else None
         self.query_norm = nn.LayerNorm(size)
         self.patch_norm = nn.LayerNorm(size)
-        self.attention = QueryConditionedAttention(config)
+        self.attention = QueryConditionedAttention(config, scorer_class)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.updates_query = not is_last or config.answer_query == "updated"
         if self.updates_query:
@@ -279,14 +283,14 @@ class AttentionHop(GradientCheckpointingLayer):
 class AttentionHops(nn.Module):
     """The stack of hops (Yang et al. 2016): each hop starts from the query that the last one updated."""
 
-    def __init__(self, config: QCAConfig):
+    def __init__(self, config: QCAConfig, scorer_class: type[nn.Module] | None = None):
         super().__init__()
         self.num_heads = config.num_attention_heads
         self.mean_dropout = nn.Dropout(config.evidence_dropout)
         depth = config.num_attention_layers
         self.reads_mean = depth == 0 or config.answer_evidence == "hops_and_mean"
         self.num_evidence = depth + self.reads_mean
-        self.layers = nn.ModuleList([AttentionHop(config, is_last=i == depth - 1) for i in range(depth)])
+        self.layers = nn.ModuleList([AttentionHop(config, i == depth - 1, scorer_class) for i in range(depth)])
 
     def forward(
         self, question: QuestionStates, patches: torch.Tensor, places: PatchPlaces
@@ -321,4 +325,6 @@ __all__ = [
     "BilinearScorer",
     "DotProductScorer",
     "QueryConditionedAttention",
+    "query_products",
+    "split_heads",
 ]

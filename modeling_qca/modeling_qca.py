@@ -59,6 +59,10 @@ NO_PREFIX = (
 )
 
 
+OWN_CLASS = (
+    "The checkpoint is a `{0}`, which its own code defines: import that class and call its `from_pretrained`, or load "
+    "it by an Auto class with `trust_remote_code=True` in a process that has not imported modeling_qca."
+)
 # Release 0.1 stored the last hop's update of the query also if the answer head did not read it.
 UNREAD_UPDATE = r"hops\.layers\.\d+\.update(_norm)?\."
 
@@ -70,6 +74,8 @@ class QCAPreTrainedModel(PreTrainedModel):
     main_input_name = "input_ids"
     input_modalities = ["image", "text"]  # noqa: RUF012
     supports_gradient_checkpointing = True
+    # A subclass may name a scorer of its own, in place of `config.relevance_scorer`. See "Write your own scorer".
+    scorer_class: type[nn.Module] | None = None
     accepts_loss_kwargs = False
     _keys_to_ignore_on_load_unexpected = [UNREAD_UPDATE]  # noqa: RUF012
     _no_split_modules = ["AttentionHops", "GatedConditioning", "PatchEmbedder", "QueryEmbedder", "TokenBudget"]  # noqa: RUF012
@@ -101,9 +107,19 @@ class QCAPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """Same as `PreTrainedModel.from_pretrained`, except that weights are read from safetensors only: a pickle may
-        hold a program."""
-        return super().from_pretrained(*args, **{"use_safetensors": True} | kwargs)
+        """Same as `PreTrainedModel.from_pretrained`, except that weights are read from safetensors only, because a
+        pickle may hold a program.
+
+        Raises:
+            ValueError: if the checkpoint was saved from a class of its own code, such as one with its own scorer.
+        """
+        model: Any = super().from_pretrained(*args, **{"use_safetensors": True} | kwargs)
+        config = model[0].config if isinstance(model, tuple) else model.config
+        auto_map = config.auto_map if isinstance(config.auto_map, dict) else {}
+        written = str(auto_map.get("AutoModelForVisualQuestionAnswering", cls.__name__))
+        if cls.__name__ == "QCAForVisualQuestionAnswering" != written.split(".")[-1]:
+            raise ValueError(OWN_CLASS.format(written))
+        return model
 
     def save_pretrained(
         self,
@@ -171,14 +187,14 @@ class QCAModel(QCAPreTrainedModel):
 
     _keys_to_ignore_on_load_unexpected = [UNREAD_UPDATE, r"^fusion\.", r"^classifier\."]  # noqa: RUF012  of a head
 
-    def __init__(self, config: QCAConfig):
+    def __init__(self, config: QCAConfig, scorer_class: type[nn.Module] | None = None):
         super().__init__(config)
         self.vision_encoder = QuestionAwareVisionEncoder(config)
         self.text_encoder = build_text_encoder(config)
         self.max_question_length = max_question_length(self.text_encoder)
         self.query_embedder = QueryEmbedder(config)
         self.patch_embedder = PatchEmbedder(config)
-        self.hops = AttentionHops(config)
+        self.hops = AttentionHops(config, scorer_class or self.scorer_class)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -370,7 +386,7 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
     def __init__(self, config: QCAConfig):
         super().__init__(config)
         size = config.hidden_size
-        self.qca = QCAModel(config)
+        self.qca = QCAModel(config, self.scorer_class)
         width = (self.qca.hops.num_evidence + 1) * size  # evidence and query
         self.fusion = nn.Sequential(
             nn.Linear(width, size), nn.LayerNorm(size), nn.GELU(), nn.Dropout(config.classifier_dropout)
@@ -411,15 +427,17 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         target_relevance: torch.Tensor | None = None,
+        past_key_values: None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> QCAForVisualQuestionAnsweringOutput:
         r"""
         Args, besides those of [`QCAModel.forward`]:
             labels: `[B]` answer indices (-100: not in the vocabulary) or `[B, C]` soft scores, see `problem_type`.
+            past_key_values: refused. Named here because PEFT looks for the name before it passes prefixes.
             target_relevance: `[B, N]` target of the last hop's relevance map, or `[B, T, N]` of each hop's. Rows
                 without a target are zero. The union of the targets also supervises a learned token budget.
         """
-        options: dict[str, Any] = dict(kwargs)
+        options: dict[str, Any] = {**kwargs, "past_key_values": past_key_values}
         if (renamed := options.pop("relevance_labels", None)) is not None:
             logger.warning_once("`relevance_labels` is now called `target_relevance`; please rename it.")
             target_relevance = renamed if target_relevance is None else target_relevance

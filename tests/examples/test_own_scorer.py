@@ -1,94 +1,70 @@
-"""The steps of "Write your own scorer" in docs/model.md, from the edits to a checkpoint that carries its code."""
+"""The steps of "Write your own scorer" in docs/model.md, from the file to a fresh process that loads it."""
 
-import os
 import re
-import shutil
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import pytest
+from helpers import fresh_process
+from helpers.encoders import save_encoders
 
-from modeling_qca.training.supervision.scenes import write_scenes
-
-ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "model.md").read_text().split("## Write your own scorer")[1]
-RECIPE = """
-data: scenes
-model: qca-tiny
-max_steps: 1
-per_device_train_batch_size: 16
-eval_strategy: "no"
-save_strategy: "no"
+PAGE = (Path(__file__).parents[2] / "docs" / "model.md").read_text().split("## Write your own scorer")[1]
+BLOCKS = [textwrap.dedent(block) for block in re.findall(r"^ +```python\n(.*?)^ +```", PAGE, re.DOTALL | re.MULTILINE)]
+INPUTS = """
+import torch
+torch.manual_seed(0)
+inputs = {"input_ids": torch.tensor([[2, 5, 6, 3]]), "pixel_values": torch.randn(1, 3, *size)}
 """
-LOAD = """
-import sys
-from transformers import AutoModelForVisualQuestionAnswering
-model = AutoModelForVisualQuestionAnswering.from_pretrained("runs/cosine", trust_remote_code=True)
-assert "modeling_qca" not in sys.modules
+COMPOSED = (
+    """
+size = [model.config.vision_config.image_size] * 2
+model.eval()
+"""
+    + INPUTS
+    + """
+torch.save(model(**inputs).logits, "logits.pt")
 print(type(model.qca.hops.layers[0].attention.scorer).__name__)
 """
+)
+LOADED = (
+    """
+size = [model.config.vision_config.image_size] * 2
+"""
+    + INPUTS
+    + """
+scorer = model.qca.hops.layers[0].attention.scorer
+print(type(scorer).__name__, type(scorer).__module__.startswith("transformers_modules."))
+print(torch.equal(model(**inputs).logits, torch.load("logits.pt")))
+"""
+)
+BESIDE = """
+import modeling_qca
+from transformers import AutoModelForVisualQuestionAnswering
+for trust in (True, False):
+    try:
+        AutoModelForVisualQuestionAnswering.from_pretrained("cosine-qca", trust_remote_code=trust)
+    except ValueError as error:
+        print(error)
+import sys
+sys.path.insert(0, ".")
+from cosine import CosineQCA
+print(type(CosineQCA.from_pretrained("cosine-qca").qca.hops.layers[0].attention.scorer).__name__)
+"""
 
 
-def indented_blocks(language: str) -> list[str]:
-    found = re.findall(rf"^ +```{language}\n(.*?)^ +```", PAGE, re.DOTALL | re.MULTILINE)
-    return [textwrap.dedent(block) for block in found]
-
-
-def install_copy(site: Path) -> None:
-    """The packages as a wheel lays them out, so that the copy can be edited."""
-    ignored = shutil.ignore_patterns("__pycache__")
-    for source, place in {
-        "modeling_qca": "modeling_qca",
-        "configuration": "modeling_qca/configuration",
-        "training": "modeling_qca/training",
-        "hub_card": "modeling_qca/hub_card",
-        "hub_card/commands": "qca_cli",
-    }.items():
-        shutil.copytree(ROOT / source, site / place, ignore=ignored)
-
-
-def follow_edits(package: Path) -> None:
-    """The three edits of the page: the class, its registration, and its name in the config."""
-    scorer, registration, field = indented_blocks("python")
-    attention, configuration = package / "attention_qca.py", package / "configuration_qca.py"
-    text, count = re.subn(
-        r"^SCORERS = \{.*?\}\n", lambda _: f"{scorer}\n\n{registration}", attention.read_text(), flags=re.M | re.S
+@pytest.mark.slow  # starts processes
+def test_own_scorer_saves_its_code_and_loads_in_a_fresh_process(tmp_path):
+    scorer, composing, loading = BLOCKS
+    (tmp_path / "cosine.py").write_text(scorer)
+    save_encoders(tmp_path)
+    quiet = (
+        "import sys; sys.path.insert(0, '.')\nfrom transformers.utils import logging; logging.set_verbosity_error()\n"
     )
-    assert count == 1
-    attention.write_text(text)
-    text, count = re.subn(
-        r"^ +relevance_scorer: Literal\[.*\n",
-        lambda _: textwrap.indent(field, "    "),
-        configuration.read_text(),
-        flags=re.M,
-    )
-    assert count == 1
-    configuration.write_text(text)
-
-
-@pytest.mark.slow
-def test_own_scorer_trains_pushes_and_loads_without_the_edit(tmp_path):
-    site, work = tmp_path / "site", tmp_path / "work"
-    install_copy(site)
-    follow_edits(site / "modeling_qca")
-    work.mkdir()
-    write_scenes(work / "scenes", {"train": 8, "validation": 2}, seed=0)
-    (work / "configuration" / "recipes").mkdir(parents=True)
-    (work / "configuration" / "recipes" / "demo.yaml").write_text(RECIPE)
-    edited = {**os.environ, "PYTHONPATH": str(site)}
-    lines = [line for block in indented_blocks("text") for line in block.splitlines()]
-    assert [line.split()[:2] for line in lines] == [["qca", "train"], ["qca", "push"]]
-    for line in lines:
-        program = "from qca_cli.main import main; main()"
-        run(sys.executable, "-c", program, *line.split()[1:], folder=work, environment=edited)
-    assert "class CosineScorer" in (work / "runs" / "cosine" / "attention_qca.py").read_text()
-    loaded = run(sys.executable, "-c", LOAD, folder=work, environment=dict(os.environ))
-    assert loaded.strip().splitlines()[-1] == "CosineScorer"
-
-
-def run(*command: str, folder: Path, environment: dict[str, str]) -> str:
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    assert fresh_process.run(quiet + composing + COMPOSED, folder=tmp_path) == "CosineScorer\n"
+    (tmp_path / "cosine.py").rename(tmp_path / "elsewhere.py")
+    quiet = quiet.split("\n")[1] + "\n"
+    assert fresh_process.run(quiet + loading + LOADED, folder=tmp_path) == "CosineScorer True\nTrue\n"
+    (tmp_path / "elsewhere.py").rename(tmp_path / "cosine.py")
+    first, second, name = fresh_process.run(quiet + BESIDE, folder=tmp_path).splitlines()
+    assert first == second and "`cosine.CosineQCA`" in first and "`from_pretrained`" in first
+    assert name == "CosineScorer"

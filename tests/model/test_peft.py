@@ -6,7 +6,15 @@ import pytest
 import torch
 from helpers import fresh_process
 from helpers.tiny import VISION_CONFIGS, tiny_batch, tiny_model, tiny_processor, tiny_vision_config
-from peft import LoraConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from peft import (
+    LoraConfig,
+    OFTConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    get_peft_model,
+)
 from torch import nn
 from transformers import DistilBertConfig, RobertaConfig
 
@@ -161,12 +169,32 @@ def test_adapter_of_any_task_type_gives_the_same_logits(task_type):
     adapted.train()(**tiny_batch(), labels=LABELS).loss.backward()
 
 
-@pytest.mark.parametrize("task_type", ["SEQ_CLS", "FEATURE_EXTRACTION"])
-def test_prompt_tuning_trains_virtual_tokens(task_type):
+@pytest.mark.parametrize("method", [PromptTuningConfig, PromptEncoderConfig])
+@pytest.mark.parametrize("task_type", ["SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION"])
+def test_prompt_methods_train_virtual_tokens(method, task_type):
     shape = {"num_layers": 2, "token_dim": 24, "num_attention_heads": 2}
-    adapted = get_peft_model(tiny_model(), PromptTuningConfig(task_type=task_type, num_virtual_tokens=3, **shape))
+    adapted = get_peft_model(tiny_model(), method(task_type=task_type, num_virtual_tokens=3, **shape))
     adapted(**tiny_batch(), labels=LABELS).loss.backward()
     assert adapted.prompt_encoder["default"].embedding.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "k_proj", "query"]])
+def test_gates_train_with_any_list_of_targets(targets):
+    """A closed gate passes no gradient to the adapters behind it, so it has to open."""
+    model = tiny_model(**EVERYTHING)
+    adapted = get_peft_model(model, lora_config(model, target_modules=targets))
+    train(adapted)
+    gates = [weight for name, weight in adapted.named_parameters() if name.endswith("gate") and weight.requires_grad]
+    behind = [weight for name, weight in adapted.named_parameters() if "conditioning" in name and "lora_B" in name]
+    assert len(gates) == 2 and all(gate.item() != 0 for gate in gates)
+    assert behind and all(weight.abs().sum() > 0 for weight in behind)
+
+
+def test_orthogonal_adapter_of_key_proj_trains():
+    adapted = get_peft_model(tiny_model(), OFTConfig(target_modules=["key_proj"], r=0, oft_block_size=4))
+    torch.testing.assert_close(adapted.eval()(**tiny_batch()).logits, tiny_model()(**tiny_batch()).logits)
+    adapted.train()(**tiny_batch(), labels=LABELS).loss.backward()
+    assert all(weight.grad.abs().sum() > 0 for weight in adapted.parameters() if weight.requires_grad)
 
 
 @pytest.mark.parametrize("task_type", ["CAUSAL_LM", "SEQ_2_SEQ_LM"])
@@ -178,9 +206,10 @@ def test_task_types_that_generate_text_are_refused(task_type, whole):
         get_peft_model(model, LoraConfig(task_type=task_type, target_modules=["query"]))
 
 
-def test_prefix_tuning_is_refused():
+@pytest.mark.parametrize("task_type", ["SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION"])
+def test_prefix_tuning_is_refused(task_type):
     shape = {"num_layers": 2, "token_dim": 24, "num_attention_heads": 2, "num_virtual_tokens": 3}
-    adapted = get_peft_model(tiny_model(), PrefixTuningConfig(task_type="FEATURE_EXTRACTION", **shape))
+    adapted = get_peft_model(tiny_model(), PrefixTuningConfig(task_type=task_type, **shape))
     with pytest.raises(TypeError, match=r"prefix tuning. Use LoRA, or prompt tuning with `task_type` SEQ_CLS"):
         adapted(**tiny_batch())
 
