@@ -47,13 +47,15 @@ Person = TypeVar("Person", bound="Visitor")
 class Visitor:
     """What a visitor does and sees."""
 
+    patience = 60  # seconds
+
     def __init__(self, browser: webdriver.Chrome, address: str):
         self.browser = browser
         browser.get(address)
         self.wait(lambda: self.question)
 
     def wait(self, happened: Callable):
-        return WebDriverWait(self.browser, 60, 0.1).until(lambda _: happened())
+        return WebDriverWait(self.browser, self.patience, 0.1).until(lambda _: happened())
 
     def find(self, selector: str) -> list[WebElement]:
         return self.browser.find_elements(By.CSS_SELECTOR, selector)
@@ -90,6 +92,8 @@ class Visitor:
 
 class Annotator(Visitor):
     """What an annotator does and sees."""
+
+    patience = 240  # the editor draws with WebGL, which a busy processor computes slowly
 
     @property
     def question(self) -> WebElement | None:
