@@ -13,7 +13,7 @@ from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.errors import HTTPError
 from huggingface_hub.utils import validate_repo_id
 
-from modeling_qca.training.files.run_files import OVERLAY, RESULTS
+from modeling_qca.training.files.run_files import CALIBRATION, OVERLAY, RESULTS
 
 from .adapter_folder import ADAPTER_CONFIG, check_base_is_not_merged, merged_weights
 from .card import Release
@@ -23,7 +23,7 @@ from .upload_folder import write_upload_folder
 
 # files at the top of a repository that a push deletes if it does not replace them
 REPLACED_SUFFIXES = {".py", ".safetensors", ".bin", ".pt", ".pth", ".pkl", ".ckpt"}
-REPLACED_FILES = {"config.json", ADAPTER_CONFIG, RESULTS, OVERLAY}
+REPLACED_FILES = {"config.json", ADAPTER_CONFIG, CALIBRATION, RESULTS, OVERLAY}
 
 Files = dict[str, int]
 

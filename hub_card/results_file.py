@@ -13,6 +13,8 @@
     command            the command that trained and evaluated
     cost               {"milliseconds_per_question", "trained_parameters", ...}
     recipe             the training recipe; optional
+    calibration        the error of the probabilities, and the bins of its diagram; optional
+    selective          accuracy if the least sure answers are not given; optional
     baseline           the kind of control model, or null for a model to use; optional
 
 Names are lower case with underscores. Every value is finite.
@@ -34,7 +36,7 @@ SECTIONS: dict[str, type] = {
     "command": str,
     "cost": dict,
 }
-OPTIONAL = ("recipe", "baseline", "device")
+OPTIONAL = ("recipe", "baseline", "device", "calibration", "selective")
 DATA_FIELDS = {"name": str, "split": str, "rows": int, "images": int, "fingerprint": str}
 
 Results = dict[str, Any]
@@ -77,8 +79,8 @@ def read_results(path: Path) -> Results:
         for name, values in results[section].items():
             if not isinstance(values, dict):
                 raise ValueError(f"{path}: '{section}.{name}' must be a mapping of values.")
-    for section in ("metrics", "baselines", "attention", "per_question_type", "cost"):
-        _check_finite(path, section, results[section])
+    for section in ("metrics", "baselines", "attention", "per_question_type", "cost", "calibration", "selective"):
+        _check_finite(path, section, results.get(section, {}))
     return results
 
 
@@ -94,5 +96,8 @@ def _check_finite(path: Path, entry: str, value: Any) -> None:
     if isinstance(value, dict):
         for name, inner in value.items():
             _check_finite(path, f"{entry}.{name}", inner)
+    elif isinstance(value, list):
+        for place, inner in enumerate(value):
+            _check_finite(path, f"{entry}[{place}]", inner)
     elif isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{path}: '{entry}' is {value}.")

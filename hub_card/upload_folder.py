@@ -14,7 +14,9 @@ from transformers.utils import CONFIG_NAME
 
 from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor
 from modeling_qca.configuration_qca import AUTO_MAP, CUSTOM_PIPELINES
-from modeling_qca.training.files.run_files import OVERLAY, RESULTS
+from modeling_qca.training.confidence.abstention import read_calibration
+from modeling_qca.training.confidence.familiarity import QuestionFamiliarity
+from modeling_qca.training.files.run_files import CALIBRATION, OVERLAY, RESULTS, TRAINED_QUESTIONS
 
 from .adapter_folder import ADAPTER_CONFIG, write_adapter_folder
 from .card import CARD, Release, is_hub_id, model_card
@@ -95,11 +97,25 @@ def _write_model_folder(
     for state in ("is_local", "local_files_only"):  # transformers would save these with the tokenizer
         processor.tokenizer.init_kwargs.pop(state, None)
     processor.save_pretrained(folder)
+<<<<<<< HEAD
     shutil.copyfile(handler.__file__, folder / HANDLER)
+=======
+    _write_calibration(checkpoint, folder)
+>>>>>>> e84f0b1 (Calibrate probabilities, abstain below a threshold, flag unfamiliar questions, compare runs)
     picture = OVERLAY if with_example_picture else None
     if picture is not None:
         copy_pixels(checkpoint / picture, folder / picture)
     model_card(model.config, results, release, picture).save(folder / CARD)
+
+
+def _write_calibration(checkpoint: Path, folder: Path) -> None:
+    """Copy what `qca calibrate` stored, without the digests of images and the folders of this machine."""
+    calibration, questions = read_calibration(str(checkpoint)), checkpoint / TRAINED_QUESTIONS
+    if calibration is None:
+        return
+    (folder / CALIBRATION).write_text(json.dumps(shorten_paths(calibration) | {"images": None}, indent=2) + "\n")
+    if questions.exists():
+        QuestionFamiliarity.read(questions).write(folder / TRAINED_QUESTIONS)
 
 
 def remove_local_names(config: Any) -> None:

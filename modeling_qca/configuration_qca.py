@@ -96,6 +96,9 @@ class QCAConfig(PreTrainedConfig):
             Linear layers from the fused evidence and query to the answers.
         classifier_dropout (`float`, *optional*, defaults to 0.2):
             Dropout of the hops' updates and of the answer head.
+        temperature (`float`, *optional*, defaults to 1.0):
+            Temperature of the answers' probabilities: logits are divided by it. `qca calibrate` sets it. It changes
+            neither logits nor loss.
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of new weights, those that do not come from an encoder's checkpoint.
 
@@ -149,6 +152,7 @@ class QCAConfig(PreTrainedConfig):
     evidence_dropout: float | int = 0.3
     num_classifier_layers: int = 1
     classifier_dropout: float | int = 0.2
+    temperature: float | int = 1.0
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
@@ -291,6 +295,8 @@ class QCAConfig(PreTrainedConfig):
         for name in ("relevance_loss_weight", "initializer_range"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
+        if self.temperature <= 0:
+            raise ValueError(f"`temperature` must be positive, got {self.temperature}.")
         if min(self.vision_config.hidden_size, *self.patch_size) < 1 or min(self.image_grid) < 1:
             raise ValueError(
                 f"`vision_config` has no patches of at least 1 x 1 pixels and 1 channel: `image_size` "

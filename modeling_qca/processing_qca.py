@@ -13,6 +13,7 @@ from transformers import BatchFeature, PreTrainedConfig, ProcessorMixin
 from transformers.image_utils import ImageInput
 from transformers.processing_utils import ProcessingKwargs
 
+from .confidence_qca import answer_probabilities
 from .configuration_qca import AUTO_MAP
 from .image_qca import check_array, describe_image, is_collection, open_image
 from .question_qca import TOKENIZER_LOCK, check_token_counts, flatten_questions
@@ -153,7 +154,8 @@ class QCAProcessor(ProcessorMixin):
 
         Args:
             outputs: of `QCAForVisualQuestionAnswering`.
-            config: of the model, with the answers (`id2label`) and the meaning of the scores (`problem_type`).
+            config: of the model, with the answers (`id2label`), the meaning of the scores (`problem_type`) and their
+                `temperature`.
             top_k: number of answers, at most all of them.
 
         Returns:
@@ -164,9 +166,7 @@ class QCAProcessor(ProcessorMixin):
         """
         if top_k < 1:
             raise ValueError(f"`top_k` must be at least 1, got {top_k}.")
-        logits = outputs.logits.float()
-        several = config.problem_type == "multi_label_classification"
-        scores = logits.sigmoid() if several else logits.softmax(dim=-1)
+        scores = answer_probabilities(outputs.logits, config)
         best, answers = scores.topk(min(top_k, scores.shape[-1]), dim=-1)
         return [
             [

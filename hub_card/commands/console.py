@@ -59,3 +59,23 @@ def print_results(results: dict[str, Any]) -> None:
             for measure, values in results["attention"].items()
         ]
         say_table(rows, ["", *(source.replace("_", " ") for source in ATTENTION_SOURCES)], "Attention of the last hop")
+    print_confidence(results)
+
+
+def print_confidence(results: dict[str, Any]) -> None:
+    """Print the sections `calibration` and `selective` of an evaluation."""
+    if "calibration" in results:
+        calibration = results["calibration"]
+        error = interval(calibration["ece"], calibration["ece_interval"])
+        say(f"expected calibration error: {error} at temperature {calibration['temperature']:.2f}")
+    if "selective" in results:
+        for level in results["selective"]["at"]:
+            say(f"accuracy at {level['coverage']:.0%} coverage: {level['accuracy']:.3f}")
+        if (chosen := results["selective"].get("chosen")) is not None:
+            accuracy = "–" if chosen["accuracy"] is None else f"{chosen['accuracy']:.3f}"
+            say(f"threshold {chosen['threshold']:.3f}: {chosen['coverage']:.1%} answered, accuracy {accuracy}")
+
+
+def interval(value: float, bounds: list[float]) -> str:
+    """`0.120 [0.100, 0.140]`."""
+    return f"{value:.3f} [{bounds[0]:.3f}, {bounds[1]:.3f}]"

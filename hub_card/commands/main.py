@@ -12,7 +12,7 @@ from .add_relevance import add_relevance
 from .annotate import annotate
 from .console import FIRST_PROCESS, report_error
 from .explain import explain
-from .measure import bench, bench_training, evaluate, faithfulness, results
+from .measure import bench, bench_training, calibrate, compare, evaluate, faithfulness, results
 from .options import Command, RecipeCommand, hyphenate
 from .predict import predict
 from .prepare_data import check, make_questions, make_views, vocab
@@ -36,6 +36,8 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
     "Predict": {"predict": predict},
     "Measure": {
         "evaluate": evaluate,
+        "calibrate": calibrate,
+        "compare": compare,
         "faithfulness": faithfulness,
         "results": results,
         "bench": bench,

@@ -1,13 +1,25 @@
-"""Commands to measure: `qca evaluate`, `faithfulness`, `results`, `bench`, `bench-training`."""
+"""Commands to measure, from `qca evaluate` to `qca bench-training`."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from .confidence_tables import print_calibration, print_comparison
 from .console import print_results, say
-from .options import Checkpoint, Data, DataOptions, Method, Split, one_recipe, parse_mapping
-from .preflight import check_checkpoint, check_data, check_recipes, check_table
+from .options import (
+    BatchSize,
+    Checkpoint,
+    Coverage,
+    Data,
+    DataOptions,
+    Method,
+    Split,
+    Threshold,
+    one_recipe,
+    parse_mapping,
+)
+from .preflight import check_abstention, check_checkpoint, check_data, check_recipes, check_table
 from .train import stopped_on_request
 
 
@@ -27,19 +39,74 @@ def evaluate(
     metrics: Annotated[
         list[str] | None, typer.Option(help="vqa_accuracy or wups, beside accuracy; may be repeated.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Number of questions in a batch.")] = 128,
+    batch_size: BatchSize = 128,
+    threshold: Threshold = None,
+    coverage: Coverage = None,
 ):
     """Measure a checkpoint on a data set."""
     check_checkpoint(checkpoint)
+    check_abstention(threshold, coverage)
     if data is not None:
         check_data(data, data_options)
     folder = output_dir or Path("runs/evaluate") / _run_name(checkpoint)
     from modeling_qca.training.evaluation.evaluation import evaluate_checkpoint
 
     options = parse_mapping(data_options, "--data-options")
-    results = evaluate_checkpoint(checkpoint, data, split, options, folder, seed, report, metrics or (), batch_size)
+    results = evaluate_checkpoint(
+        *(checkpoint, data, split, options, folder, seed, report, metrics or (), batch_size, threshold, coverage)
+    )
     print_results(results)
     say(f"results.json and questions.parquet: {folder}")
+
+
+def calibrate(
+    checkpoint: Annotated[str, typer.Argument(help="Folder of a run or of another checkpoint.")],
+    data: Annotated[
+        str | None, typer.Argument(help="Held-out data; by default the run's own validation rows.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the data; of DATA, validation by default.")] = None,
+    data_options: DataOptions = "{}",
+    seed: Annotated[int, typer.Option(help="Seed of the cut into rows to fit on and rows to measure on.")] = 0,
+    batch_size: BatchSize = 128,
+):
+    """Make probabilities fit: a temperature from held-out rows, stored with the checkpoint.
+
+    Also stores the thresholds that `--coverage` needs, and what unfamiliar questions are told by.
+    """
+    check_checkpoint(checkpoint)
+    if data is not None:
+        check_data(data, data_options)
+    from modeling_qca.training.evaluation.calibrate import calibrate_checkpoint
+
+    options = parse_mapping(data_options, "--data-options")
+    print_calibration(calibrate_checkpoint(checkpoint, data, split, options, seed, batch_size))
+    say(f"calibration.json and the temperature in config.json: {checkpoint}")
+
+
+def compare(
+    first: Annotated[str, typer.Argument(help="A folder or a Hub id.")],
+    second: Annotated[str, typer.Argument(help="Another one.")],
+    data: Annotated[
+        str | None, typer.Argument(help="A folder, a file or a Hub data set; by default the runs' own data and split.")
+    ] = None,
+    output_dir: Annotated[Path, typer.Option(help="Folder for comparison.json and changed.csv.")] = Path(
+        "runs/compare"
+    ),
+    split: Annotated[str | None, typer.Option(help="Split of the data; of DATA, validation by default.")] = None,
+    data_options: DataOptions = "{}",
+    seed: Annotated[int, typer.Option(help="Seed of the resamples.")] = 0,
+    batch_size: BatchSize = 128,
+):
+    """Compare two checkpoints on the same questions: the difference with its interval, and what changed."""
+    for checkpoint in (first, second):
+        check_checkpoint(checkpoint)
+    if data is not None:
+        check_data(data, data_options)
+    from modeling_qca.training.evaluation.compare import compare_checkpoints
+
+    options = parse_mapping(data_options, "--data-options")
+    print_comparison(compare_checkpoints(first, second, data, split, options, output_dir, seed, batch_size))
+    say(f"comparison.json and changed.csv: {output_dir}")
 
 
 def faithfulness(

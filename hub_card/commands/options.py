@@ -17,6 +17,13 @@ DataOptions = Annotated[
     str, typer.Option(help="Options of the data as YAML, as in a recipe: `{format: vqa_v2, images: photos}`.")
 ]
 Split = Annotated[str, typer.Option(help="Split of the data.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Number of questions in a batch.")]
+Threshold = Annotated[
+    float | None, typer.Option(help="Give no answer whose probability is below this number, from 0 to 1.")
+]
+Coverage = Annotated[
+    float | None, typer.Option(help="Answer this share of the questions, the surest; needs `qca calibrate` before.")
+]
 Method = Annotated[str, typer.Option(help="relevance, rollout or gradient.")]
 
 

@@ -101,6 +101,16 @@ def check_checkpoint(checkpoint: str) -> None:
         raise ValueError(f"{checkpoint}: no checkpoint there; it has no {' or '.join(CHECKPOINT_FILES)}.{hint}")
 
 
+def check_abstention(threshold: float | None, coverage: float | None) -> None:
+    """Raise a ValueError if both are given, or one is out of range."""
+    if threshold is not None and coverage is not None:
+        raise ValueError("--threshold and --coverage are given: choose one of them")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ValueError(f"--threshold is a probability between 0 and 1, got {threshold}")
+    if coverage is not None and not 0 < coverage <= 1:
+        raise ValueError(f"--coverage is a share of the questions above 0 and at most 1, got {coverage}")
+
+
 def check_image(image: str) -> None:
     """Raise a ValueError if `image` is neither an existing file nor a URL."""
     if image.startswith(REMOTE):

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from .console import console, print_results, say, say_table
-from .options import Checkpoint, Image
-from .preflight import check_checkpoint, check_image, check_questions
+from .options import Checkpoint, Coverage, Image, Threshold
+from .preflight import check_abstention, check_checkpoint, check_image, check_questions
 from .train import stopped_on_request
 
 
@@ -34,19 +34,25 @@ def ask(
     overlay: Annotated[
         Path | None, typer.Option(help="Picture to write of where the model looked; numbered if there are several.")
     ] = None,
+    threshold: Threshold = None,
+    coverage: Coverage = None,
 ):
     """Answer questions about an image."""
     check_checkpoint(checkpoint)
+    check_abstention(threshold, coverage)
     check_image(image)
     check_questions(questions)
     from modeling_qca.training.evaluation.ask import answer_questions
 
-    for question, answers, picture in answer_questions(checkpoint, image, questions, top_k, overlay):
-        console.print(question, style="italic")
-        rows = [[answer["answer"], f"{answer['score']:.3f}"] for answer in answers]
-        say_table(rows, ["answer", "probability"])
-        if picture is not None:
-            say(f"relevance map: {picture}")
+    for asked in answer_questions(checkpoint, image, questions, top_k, overlay, threshold, coverage):
+        console.print(asked.question, style="italic")
+        if asked.abstained:
+            say(f"no answer: {asked.reason}")
+        say_table([[best["answer"], f"{best['score']:.3f}"] for best in asked.answers], ["answer", "probability"])
+        if asked.unfamiliar is not None:
+            say(f"unlike the questions it was trained on: {asked.unfamiliar}")
+        if asked.overlay is not None:
+            say(f"relevance map: {asked.overlay}")
 
 
 def launch(

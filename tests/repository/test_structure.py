@@ -9,8 +9,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # a package may import those before it
 ORDER = (
-    *("files", "data", "metrics", "supervision", "evaluation", "prediction", "inspection"),
-    *("fitting", "experiments", "benchmark"),
+    *("files", "data", "metrics", "supervision", "confidence", "evaluation", "prediction"),
+    *("inspection", "fitting", "experiments", "benchmark"),
 )
 ALLOWED = "qca_cli.serving"  # `hub_card/serving` is below `hub_card`: it imports no torch
 FOLDERS = ("modeling_qca", "training", "hub_card", "scripts")

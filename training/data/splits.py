@@ -44,6 +44,19 @@ def split_rows(
     return rows.select(kept), rows.select(sorted(chosen))
 
 
+def fold_of_groups(rows: datasets.Dataset, group_by: str | None, folds: int, seed: int = 0) -> list[int]:
+    """
+    The fold of each row, whole groups in one fold; folds have about equally many groups.
+
+    Raises:
+        ValueError: `group_by` is malformed.
+    """
+    groups = list(_groups(rows, group_by))
+    order = sorted(set(groups), key=lambda group: blake2b(f"{seed}:{group}".encode(), digest_size=8).digest())
+    fold = {group: place % folds for place, group in enumerate(order)}
+    return [fold[group] for group in groups]
+
+
 def group_key(value: str, divisor: int | None) -> str:
     """The group of an id: the id itself, or its last number divided by `divisor`: ("image25", 12) -> "2".
 

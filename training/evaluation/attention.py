@@ -27,7 +27,7 @@ def attention_table(
         empty, `shuffled_question`; `maps` says how many maps each mean is over. Empty if no row has a target region
         or the model has no hop.
     """
-    chosen = [index for index, target in enumerate(rows["relevance"]) if target is not None and np.any(target)]
+    chosen = _with_target(rows)
     if not chosen or not len(maps[0]):
         return {}
     grid = maps[0].shape[1:]
@@ -56,6 +56,24 @@ def shuffle_questions(rows: datasets.Dataset, seed: int) -> tuple[datasets.Datas
     indices, questions = sorted(other), rows["question"][:]
     shuffled = rows.select(indices).remove_columns("question")
     return shuffled.add_column("question", [questions[other[index]] for index in indices]), indices
+
+
+def pointing_hits(maps: Sequence[np.ndarray], rows: datasets.Dataset) -> dict[int, float]:
+    """The pointing accuracy of the last hop's map of each row that has a target region, by the index of the row.
+
+    Args:
+        maps: `[T, rows, columns]` of each row.
+    """
+    chosen = _with_target(rows) if len(maps[0]) else []
+    if not chosen:
+        return {}
+    targets = np.stack([_resized(rows[index]["relevance"][-1], maps[0].shape[1:]) for index in chosen])
+    hits = attention_quality(np.stack([maps[index][-1] for index in chosen]), targets)["pointing"]
+    return dict(zip(chosen, hits.tolist(), strict=True))
+
+
+def _with_target(rows: datasets.Dataset) -> list[int]:
+    return [index for index, target in enumerate(rows["relevance"]) if target is not None and np.any(target)]
 
 
 def _resized(target: Any, grid: tuple[int, int]) -> np.ndarray:

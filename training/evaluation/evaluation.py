@@ -12,6 +12,9 @@ from transformers.utils import cached_file
 
 from modeling_qca import QCAForVisualQuestionAnswering
 
+from ..confidence.abstention import Abstention, check_abstain_answer, read_abstention, read_calibration
+from ..confidence.calibration_error import calibration_table
+from ..confidence.selective import selective_table
 from ..data.answers import AnswerRule
 from ..data.collator import QuestionCollator
 from ..data.vocabulary import vocabulary_reach
@@ -20,12 +23,14 @@ from .accuracy import answer_accuracy, best_single_answer, by_type
 from .answer_metrics import compute_metrics, validate_metrics
 from .attention import attention_table, shuffle_questions
 from .checkpoint import load_pipeline
-from .evaluation_data import EvaluationData, count_training_images, evaluation_data
+from .evaluation_data import EvaluationData, count_images, evaluation_data
 from .predictions import BATCH_SIZE, milliseconds_per_question, predict
 from .provenance import provenance
 from .report import write_report
 
 logger = logging.getLogger(__name__)
+NO_ABSTENTION = Abstention()
+SCORING = ("answer_rule", "normalize_answers", "abstain_answer")  # options of the rules, not of the data
 
 
 def evaluate_model(
@@ -35,6 +40,7 @@ def evaluate_model(
     seed: int = 0,
     metrics: Sequence[str] = (),
     batch_size: int = BATCH_SIZE,
+    abstention: Abstention = NO_ABSTENTION,
 ) -> tuple[dict[str, Any], datasets.Dataset]:
     """
     Accuracy, attention quality and further metrics of `model` on `rows`.
@@ -45,11 +51,14 @@ def evaluate_model(
         seed: of the shuffled-question control.
         metrics: see `answer_metrics.compute_metrics`.
         batch_size: questions answered at once.
+        abstention: which questions get no answer.
 
     Returns:
-        `metrics` (accuracy first), `per_question_type`, `attention` (see `attention.attention_table`) and `baselines`;
-        and a data set of ids, question, answer, confidence, score and the expected answers of each row. `attention`
-        is empty, with a warning, if the image processor crops.
+        `metrics` (accuracy first), `per_question_type`, `attention` (see `attention.attention_table`), `baselines`,
+        `calibration` (see `calibration_error.calibration_table`) and `selective` (see `selective.selective_table`);
+        and a data set of ids, question, answer, confidence, score, the expected answers of each row, and whether it
+        `abstained`. `attention` is empty, with a warning, if the image processor crops. Accuracy is that of all
+        questions, also of those that get no answer.
     """
     rule, normalize = collator.answer_rule, collator.normalize_answers
     predicted = predict(model, rows, collator, batch_size)
@@ -65,11 +74,41 @@ def evaluate_model(
         },
         "attention": attention,
         "baselines": baselines,
+        **_confidence(model, rows, predicted, scores, seed, abstention),
     }
     details = rows.select_columns(["question_id", "image_id", "question", "question_type"])
     details = details.add_column("answer", predicted["answer"])
     details = details.add_column("confidence", predicted["confidence"]).add_column("score", scores.tolist())
+    details = details.add_column("abstained", _abstained(predicted, abstention).tolist())
     return results, details.add_column("expected_answers", [_by_count(answers) for answers in rows["answers"]])
+
+
+def _confidence(
+    model: QCAForVisualQuestionAnswering,
+    rows: datasets.Dataset,
+    predicted: Mapping[str, Sequence[Any]],
+    scores: np.ndarray,
+    seed: int,
+    abstention: Abstention,
+) -> dict[str, Any]:
+    """The sections `calibration` and `selective`; the second has `chosen` if a threshold is set."""
+    confidence = np.array(predicted["confidence"])
+    calibration = calibration_table(confidence, scores, rows["image_id"], seed)
+    unanswered = np.array([answer == abstention.abstain_answer for answer in predicted["answer"]])
+    selective = selective_table(confidence, scores, unanswered)
+    if abstention.threshold > 0:
+        given = ~_abstained(predicted, abstention)
+        accuracy = float(scores[given].mean()) if given.any() else None
+        selective["chosen"] = {
+            "threshold": abstention.threshold,
+            "coverage": float(given.mean()),
+            "accuracy": accuracy,
+        }
+    return {"calibration": {"temperature": float(model.config.temperature)} | calibration, "selective": selective}
+
+
+def _abstained(predicted: Mapping[str, Sequence[Any]], abstention: Abstention) -> np.ndarray:
+    return np.array([abstention(*best) for best in zip(predicted["answer"], predicted["confidence"], strict=True)])
 
 
 def _relevance_maps(
@@ -113,22 +152,27 @@ def evaluate_checkpoint(
     report: Path | None = None,
     metrics: Sequence[str] = (),
     batch_size: int = BATCH_SIZE,
+    threshold: float | None = None,
+    coverage: float | None = None,
 ) -> dict[str, Any]:
     """
     Args:
         checkpoint: folder or Hub id.
         data, split, options: of `rows.load_rows`; without `data` the run's own validation rows. The options
-            `answer_rule` and `normalize_answers` are of `answers.answer_scores`, by default those of the training.
+            `answer_rule` and `normalize_answers` are of `answers.answer_scores`, and `abstain_answer` is the answer
+            that counts as no answer; by default they are those of the training.
         output_dir: gets `results.json` and `questions.parquet`.
         seed: of the shuffled-question control.
         report: page to write, see `report.write_report`.
         metrics: see `answer_metrics.compute_metrics`.
         batch_size: questions answered at once; it changes no answer.
+        threshold, coverage: of `abstention.read_abstention`.
 
     Returns:
         The results. The baseline `majority` is the majority answer of the training, as after training. A checkpoint
         that does not remember its training has the baseline `best_single_answer` of these rows instead. `data` says
-        how much of the rows the vocabulary reaches, and how many of their images were trained on, if that is known.
+        how much of the rows the vocabulary reaches, and how many of their images were trained on and calibrated on, if
+        that is known.
 
     Raises:
         ValueError: an unknown metric or `answer_rule`; data that is not named and not remembered; no answer to
@@ -137,16 +181,19 @@ def evaluate_checkpoint(
     """
     validate_metrics(metrics)
     run = read_run(checkpoint)
-    scoring = {name: options[name] for name in ("answer_rule", "normalize_answers") if name in options}
+    scoring = {name: options[name] for name in SCORING if name in options}
     chosen = evaluation_data(checkpoint, run, data, split, {k: v for k, v in options.items() if k not in scoring})
-    rule, normalize = _scoring(checkpoint, scoring)
+    rule, normalize, abstain_answer = read_scoring(checkpoint, scoring)
+    abstention = read_abstention(checkpoint, threshold, coverage, abstain_answer)
     note = _note(checkpoint, chosen, rule, normalize)
     _check_folder(output_dir, note)
-    pipeline, rows = load_pipeline(checkpoint), chosen.rows()
+    pipeline = load_pipeline(checkpoint)
+    check_abstain_answer(abstention.abstain_answer, pipeline.model.config.label2id)
+    rows = chosen.rows()
     collator = QuestionCollator(
         pipeline.processor, pipeline.model.config, answer_rule=rule, normalize_answers=normalize
     )
-    results, details = evaluate_model(pipeline.model, rows, collator, seed, metrics, batch_size)
+    results, details = evaluate_model(pipeline.model, rows, collator, seed, metrics, batch_size, abstention)
     results["baselines"] |= _constant_baseline(run, rows, rule, normalize)
     results["cost"] = {
         "milliseconds_per_question": round(milliseconds_per_question(pipeline.model, rows, collator), 1)
@@ -156,8 +203,7 @@ def evaluate_checkpoint(
     answers = list(pipeline.model.config.id2label.values())
     reach = vocabulary_reach(rows["answers"], answers, rule, normalize)
     results["data"]["vocabulary"] = {"answers": len(answers), "validation": reach}
-    if (trained_on := count_training_images(run, rows)) is not None:
-        results["data"]["images_trained_on"] = trained_on
+    results["data"] |= _images_seen_before(checkpoint, run, rows)
     output_dir.mkdir(parents=True, exist_ok=True)
     details.to_parquet(output_dir / QUESTIONS)
     write_json(output_dir / EVALUATION, note)
@@ -165,6 +211,14 @@ def evaluate_checkpoint(
     if report is not None:
         write_report(report, results, details, rows, pipeline)
     return results
+
+
+def _images_seen_before(checkpoint: str, run: Mapping[str, Any] | None, rows: datasets.Dataset) -> dict[str, int]:
+    """`images_trained_on` and `images_calibrated_on`, where they are known."""
+    sources = {"trained": (run or {}).get("training_images")}
+    sources["calibrated"] = (read_calibration(checkpoint) or {}).get("images")
+    counts = {f"images_{name}_on": count_images(known, rows, name) for name, known in sources.items()}
+    return {name: count for name, count in counts.items() if count is not None}
 
 
 def _constant_baseline(
@@ -197,23 +251,26 @@ def _check_folder(output_dir: Path, note: dict[str, str]) -> None:
         )
 
 
-def _scoring(checkpoint: str, given: Mapping[str, Any]) -> tuple[AnswerRule, bool]:
-    """`answer_rule` and `normalize_answers`: as given, or as in the training, or the defaults.
+def read_scoring(checkpoint: str, given: Mapping[str, Any]) -> tuple[AnswerRule, bool, str | None]:
+    """`answer_rule`, `normalize_answers` and `abstain_answer`: as given, or as in the training, or the defaults.
 
     Raises:
         ValueError: an unknown value, or a file of the checkpoint that cannot be read.
     """
-    chosen = {"answer_rule": "consensus", "normalize_answers": True, **_trained_with(checkpoint), **given}
-    rule, normalize = chosen["answer_rule"], chosen["normalize_answers"]
+    defaults = {"answer_rule": "consensus", "normalize_answers": True, "abstain_answer": None}
+    chosen = {**defaults, **_trained_with(checkpoint), **given}
+    rule, normalize, abstain_answer = (chosen[name] for name in SCORING)
     if rule not in get_args(AnswerRule):
         raise ValueError(f"`answer_rule` is {rule!r}, not one of {', '.join(get_args(AnswerRule))}")
     if not isinstance(normalize, bool):
         raise ValueError(f"`normalize_answers` is {normalize!r}; it is true or false")
-    return rule, normalize
+    if not isinstance(abstain_answer, str | None):
+        raise ValueError(f"`abstain_answer` is {abstain_answer!r}; it is the text of an answer")
+    return rule, normalize, abstain_answer
 
 
 def _trained_with(checkpoint: str) -> dict[str, Any]:
-    """`answer_rule` and `normalize_answers` of the training, from the files that it left beside the checkpoint."""
+    """What of `SCORING` the training had, from the files that it left beside the checkpoint."""
     for source in (RUN, RESULTS, RECIPE):  # of a run; of a published checkpoint or of release 0.1; of a baseline
         file = cached_file(checkpoint, source, _raise_exceptions_for_missing_entries=False)
         if file is None:
@@ -221,7 +278,7 @@ def _trained_with(checkpoint: str) -> dict[str, Any]:
         try:
             content = json.loads(Path(file).read_text(encoding="utf-8"))
             recipe = content.get("recipe", {}) if source == RESULTS else content
-            return {name: recipe[name] for name in recipe.keys() & {"answer_rule", "normalize_answers"}}
+            return {name: recipe[name] for name in recipe.keys() & set(SCORING)}
         except (ValueError, AttributeError, RecursionError) as error:
             raise ValueError(f"{file} was written by no training: {error}") from error
     return {}

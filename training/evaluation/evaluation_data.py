@@ -1,7 +1,7 @@
 """The rows that `qca evaluate` measures on: the data that it is given, or the validation rows of the run itself."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,14 +74,21 @@ def evaluation_data(
     return EvaluationData(own, run["split"], {"on_bad_image": run["on_bad_image"], **chosen, **cut})
 
 
-def count_training_images(run: Mapping[str, Any] | None, rows: datasets.Dataset) -> int | None:
-    """How many images of `rows` the run was trained on, with a warning if there are any; None if it is not known."""
-    if run is None or run["training_images"] is None:
+def count_images(known: Sequence[str] | None, rows: datasets.Dataset, use: str) -> int | None:
+    """
+    How many images of `rows` are among the digests `known`, with a warning if there are any; None without `known`.
+
+    Args:
+        use: `trained` or `calibrated`, what these images were used for.
+    """
+    if known is None:
         return None
     shown = image_digests(rows)
-    seen = len(shown.intersection(run["training_images"]))
+    seen = len(shown.intersection(known))
     if seen:
-        logger.warning(
-            "%d of the %d images to evaluate on were trained on: the accuracy on new images is lower", seen, len(shown)
-        )
+        effect = {
+            "trained": "the accuracy on new images is lower",
+            "calibrated": "the probabilities fit new images a little worse",
+        }[use]
+        logger.warning("%d of the %d images to evaluate on were %s on: %s", seen, len(shown), use, effect)
     return seen

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from modeling_qca import QCAForVisualQuestionAnswering, QCAModel, QCAProcessor
+from modeling_qca.confidence_qca import answer_probabilities
 from modeling_qca.evaluation_copy_qca import evaluation_copy
 
 from ..data.images import read_image
@@ -184,9 +185,8 @@ def _by_fraction(
 
 @torch.no_grad()
 def _answered(model: QCAForVisualQuestionAnswering, inputs: dict[str, Any], answers: torch.Tensor) -> np.ndarray:
-    logits = model(**inputs).logits.float()
-    several = model.config.problem_type == "multi_label_classification"
-    probabilities = logits.sigmoid() if several else logits.softmax(dim=-1)
+    logits = model(**inputs).logits
+    probabilities = answer_probabilities(logits, model.config)
     given = probabilities.gather(1, answers[:, None])
     return np.array([float(given.sum()), float((logits.argmax(dim=-1) == answers).sum())])
 

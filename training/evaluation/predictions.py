@@ -3,6 +3,7 @@
 import dataclasses
 import statistics
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import datasets
@@ -10,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from modeling_qca import QCAForVisualQuestionAnswering
+from modeling_qca.confidence_qca import answer_probabilities
 
 from ..data.collator import QuestionCollator
 from ..files.progress import track
@@ -24,6 +26,29 @@ def sort_by_image(rows: datasets.Dataset) -> datasets.Dataset:
 
 
 @torch.no_grad()
+def forward_batches(
+    model: QCAForVisualQuestionAnswering,
+    rows: datasets.Dataset,
+    collator: QuestionCollator,
+    batch_size: int = BATCH_SIZE,
+    description: str = "Answering",
+) -> Iterator[Any]:
+    """The outputs of `model` in evaluation mode for each batch of `rows` (images not decoded), in order."""
+    was_training = model.training
+    model.eval()
+    loader = DataLoader(rows, batch_size, collate_fn=collator)
+    try:
+        for batch in track(loader, description, total=len(loader)):
+            inputs = {
+                name: value.to(model.device) if isinstance(value, torch.Tensor) else value
+                for name, value in batch.items()
+                if name not in ("labels", "target_relevance", "question_ids")
+            }
+            yield model(**inputs)
+    finally:
+        model.train(was_training)
+
+
 def predict(
     model: QCAForVisualQuestionAnswering,
     rows: datasets.Dataset,
@@ -37,24 +62,12 @@ def predict(
     Returns:
         Columns `answer`, `confidence` and `relevance`: `[T, rows, columns]` float32, the mean over heads.
     """
-    was_training = model.training
-    model.eval()
     columns: dict[str, list[Any]] = {"answer": [], "confidence": [], "relevance": []}
-    several = model.config.problem_type == "multi_label_classification"
-    loader = DataLoader(rows, batch_size, collate_fn=collator)
-    for batch in track(loader, description, total=len(loader)):
-        inputs = {
-            name: value.to(model.device) if isinstance(value, torch.Tensor) else value
-            for name, value in batch.items()
-            if name not in ("labels", "target_relevance", "question_ids")
-        }
-        outputs = model(**inputs)
-        scores = outputs.logits.sigmoid() if several else outputs.logits.softmax(dim=-1)
-        best = scores.max(dim=-1)
+    for outputs in forward_batches(model, rows, collator, batch_size, description):
+        best = answer_probabilities(outputs.logits, model.config).max(dim=-1)
         columns["answer"] += [model.config.id2label[index] for index in best.indices.tolist()]
         columns["confidence"] += best.values.tolist()
         columns["relevance"] += list(outputs.relevance.mean(dim=2).unflatten(-1, outputs.grid).float().cpu().numpy())
-    model.train(was_training)
     return columns
 
 

@@ -8,11 +8,13 @@ from typing import Any
 
 import datasets
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 from PIL import Image
 
 from modeling_qca import QCAVisualQuestionAnsweringPipeline
 from modeling_qca.explanation_qca import VisualExplanation
 
+from ..confidence.diagrams import coverage_diagram, reliability_diagram
 from ..data.images import read_image
 from ..files.atomic_write import atomic_write
 from ..files.progress import track
@@ -50,6 +52,8 @@ img { max-width: 100%; display: block; }
 figcaption { font-size: .9rem; }
 .right { color: #1a7f37; } .wrong { color: #d1242f; }
 .quiet { opacity: .7; }
+.diagrams { display: flex; flex-wrap: wrap; gap: 1rem; margin: 0 0 1rem; }
+svg { width: 20rem; height: 20rem; color: inherit; }
 </style>
 </head>
 <body>
@@ -73,6 +77,17 @@ figcaption { font-size: .9rem; }
 {% for measure, values in attention.items() -%}
 <tr><td>{{ measure | words }}</td>
 {%- for column in columns %}<td>{{ values[column] | number if column in values else "" }}</td>{% endfor %}</tr>
+{% endfor %}</table>
+{% endif %}{% if calibration %}<h2>Confidence</h2>
+<p class="quiet">Expected calibration error {{ calibration.ece | number }}
+({{ calibration.ece_interval[0] | number }} to {{ calibration.ece_interval[1] | number }}) at temperature
+{{ calibration.temperature | number }}. On the line, a probability is the share of right answers.</p>
+<div class="diagrams">{{ reliability }}{{ coverage }}</div>
+<table>
+<tr><th>share of the questions answered, the surest first</th><th>accuracy</th><th>best possible</th></tr>
+{% for level in selective["at"] -%}
+<tr><td>{{ level.coverage | number }}</td><td>{{ level.accuracy | number }}</td>
+<td>{{ level.best_possible | number }}</td></tr>
 {% endfor %}</table>
 {% endif %}{% for section in sections %}<h2>{{ section.title }}</h2>
 <p class="quiet">{{ section.order }}</p>
@@ -139,6 +154,7 @@ def write_report(
         sections=sections,
         attention=results["attention"],
         columns=ATTENTION_SOURCES,
+        **_confidence(results),
         **_accuracy(results),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -159,6 +175,16 @@ def _notes(data: dict[str, Any]) -> list[str]:
     if data.get("images_trained_on"):
         notes.append(f"{data['images_trained_on']:,} of the images were trained on.")
     return notes
+
+
+def _confidence(results: dict[str, Any]) -> dict[str, Any]:
+    """Calibration error and selective accuracy, with their diagrams."""
+    if "calibration" not in results:
+        return {"calibration": None}
+    calibration, selective = results["calibration"], results["selective"]
+    coverage = coverage_diagram(selective["curve"])
+    diagrams = {"reliability": Markup(reliability_diagram(calibration["bins"])), "coverage": Markup(coverage)}
+    return {"calibration": calibration, "selective": selective, **diagrams}
 
 
 def _accuracy(results: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ RECIPE = "_recipe.json"  # the recipe of the run; `Trainer` does not push files 
 RUN = "run.json"  # the data, split, answers and training images of the run; see `read_run`
 REFERENCE_WEIGHTS = "reference_model.safetensors"  # weights of the reference model; no config, so no loader takes them
 OVERLAY = "overlay.png"  # one answered question with its relevance map
+CALIBRATION = "calibration.json"  # see `confidence.abstention.read_calibration`
+TRAINED_QUESTIONS = "trained_questions.safetensors"  # see `confidence.familiarity`
 FAITHFULNESS = ("faithfulness.json", "faithfulness.png")
 
 # in the folder of a training, an evaluation or a table
@@ -25,6 +27,7 @@ RUN_KEYS = {
     *("data_seed", "split", "answers", "answer_rule", "normalize_answers", "training_images"),
     *("on_bad_image", "majority_answer"),
 }
+OPTIONAL_RUN_KEYS = {"abstain_answer"}
 ATTENTION_SOURCES = ("model", "center", "uniform", "shuffled_question")
 
 
@@ -53,8 +56,8 @@ def read_run(folder: str | Path) -> dict[str, Any] | None:
         `data`, `format`, `data_options`, `validation_data`, `validation_options`, `validation_ratio`, `group_by`,
         `data_seed` and `on_bad_image` as in its recipe; `split`, the split it was measured on; `answers` in the order
         of their classes, `answer_rule` and `normalize_answers`; `majority_answer`, the one answer that scores most on
-        the training rows; and `training_images`, the sorted digests of the images it was trained on
-        (`data.image_digests`), or None for a stream.
+        the training rows; `training_images`, the sorted digests of the images it was trained on
+        (`data.image_digests`), or None for a stream; and `abstain_answer` as in its recipe.
 
     Raises:
         ValueError: the file is not one that a training wrote.
@@ -69,4 +72,4 @@ def read_run(folder: str | Path) -> dict[str, Any] | None:
         raise ValueError(f"{file}: not the run.json of a training: {error}") from error
     if missing:
         raise ValueError(f"{file}: not the run.json of a training: it has no `{missing[0]}`")
-    return run
+    return {"abstain_answer": None} | run

@@ -46,6 +46,7 @@ def build_model(recipe: Recipe, answers: list[str]) -> tuple[QCAForVisualQuestio
         processor = QCAProcessor.from_pretrained(source)
         if source == recipe.model and not _is_config_alone(Path(source)):
             model = load_checkpoint(source, **recipe.config)
+            model.config.temperature = recipe.config.get("temperature", 1.0)  # that of the checkpoint fits no longer
             _set_answers(model, answers)
         else:
             model = QCAForVisualQuestionAnswering(QCAConfig.from_pretrained(source, **fields))

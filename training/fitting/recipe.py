@@ -85,6 +85,7 @@ class Recipe:
             `{top_k: 1000}` the most frequent. `null` keeps the answers in the config of `model`.
         answer_rule: How an answer scores: `consensus` by how many people gave it, `set` 1 for each answer of the row.
         normalize_answers: Compare answers in the form of the official VQA evaluation.
+        abstain_answer: Answer that means "no answer", such as `unanswerable` of VizWiz.
         attention_supervision: Which hops are trained towards the relevance maps of the rows.
         relevance_loss_schedule: Weight of that loss over training: `constant`, or `linear` down to 0.
         freeze: Parameter groups that do not train: `vision`, `text`, `conditioning`, `hops`, `head`.
@@ -116,6 +117,7 @@ class Recipe:
     vocabulary: dict[str, int] | None = field(default_factory=dict)
     answer_rule: AnswerRule = "consensus"
     normalize_answers: bool = True
+    abstain_answer: str | None = None
     attention_supervision: Literal["none", "last_hop", "every_hop"] = "none"
     relevance_loss_schedule: Literal["constant", "linear"] = "constant"
     freeze: list[str] = field(default_factory=list)

@@ -11,7 +11,9 @@ import datasets
 from ..data.image_digests import image_digests
 from ..evaluation.accuracy import best_single_answer
 from ..files.run_files import (
+    CALIBRATION,
     FAITHFULNESS,
+    OPTIONAL_RUN_KEYS,
     OVERLAY,
     QUESTIONS,
     RECIPE,
@@ -19,6 +21,7 @@ from ..files.run_files import (
     RESULTS,
     RUN,
     RUN_KEYS,
+    TRAINED_QUESTIONS,
     write_json,
 )
 from .callbacks import last_complete_checkpoint
@@ -68,7 +71,7 @@ def claim_folder(recipe: Recipe, should_save: bool, baseline: Baseline | None, a
         )
     if should_save:
         recipe.output_dir.mkdir(parents=True, exist_ok=True)
-        for name in (RESULTS, QUESTIONS, OVERLAY, REFERENCE_WEIGHTS, *FAITHFULNESS):
+        for name in (RESULTS, QUESTIONS, OVERLAY, REFERENCE_WEIGHTS, CALIBRATION, TRAINED_QUESTIONS, *FAITHFULNESS):
             (recipe.output_dir / name).unlink(missing_ok=True)
         if (recipe.output_dir / "adapter").exists():
             shutil.rmtree(recipe.output_dir / "adapter")
@@ -78,7 +81,7 @@ def claim_folder(recipe: Recipe, should_save: bool, baseline: Baseline | None, a
 def remember_run(recipe: Recipe, splits: Splits, answers: list[str]) -> None:
     """Write what `run_files.read_run` reads."""
     streamed = isinstance(splits.train, datasets.IterableDataset)
-    own = {key: value for key, value in describe(recipe).items() if key in RUN_KEYS}
+    own = {key: value for key, value in describe(recipe).items() if key in RUN_KEYS | OPTIONAL_RUN_KEYS}
     known = {
         "split": "validation",
         "answers": answers,

@@ -16,6 +16,7 @@ from transformers.trainer_callback import ProgressCallback
 
 from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor, QCAVisualQuestionAnsweringPipeline
 
+from ..confidence.abstention import Abstention, check_abstain_answer
 from ..data.collator import QuestionCollator
 from ..data.image_features import ImageFeatureCache, image_fingerprint
 from ..data.images import image_key, read_image
@@ -119,6 +120,7 @@ class TrainingRun:
         self.recipe, self.splits, self.baseline = recipe, splits, baseline
         self.arguments = runnable_arguments(recipe)
         self.answers = training_answers(recipe, splits.answered)
+        check_abstain_answer(recipe.abstain_answer, self.answers)
         self.base_folder = recipe.output_dir / "base"  # the model before LoRA: the run's own weights have it merged
 
     def train(self) -> dict[str, Any]:
@@ -251,6 +253,7 @@ class TrainingRun:
                 arguments.seed,
                 self.recipe.metrics,
                 arguments.per_device_eval_batch_size,
+                Abstention(abstain_answer=self.recipe.abstain_answer),
             )
         if arguments.should_save:
             details.to_parquet(folder / QUESTIONS)

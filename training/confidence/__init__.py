@@ -1,0 +1,1 @@
+"""How sure a model is of its answers, and when it should give none. Pure functions of probabilities and scores."""
