@@ -48,7 +48,7 @@ def write_upload_folder(
         )
     results = read_results(checkpoint / RESULTS) if (checkpoint / RESULTS).exists() else None
     if results is not None:
-        results = shorten_paths(results)
+        results = shorten_paths(_with_calibration(results, read_calibration(str(checkpoint))))
         (folder / RESULTS).write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if is_adapter:
         write_adapter_folder(checkpoint, folder, release, results)
@@ -106,6 +106,18 @@ def _write_model_folder(
     if picture is not None:
         copy_pixels(checkpoint / picture, folder / picture)
     model_card(model.config, results, release, picture).save(folder / CARD)
+
+
+def _with_calibration(results: Results, calibration: dict[str, Any] | None) -> Results:
+    """`results` with what was measured at the temperature of the checkpoint; without that of another temperature."""
+    if calibration is None:
+        return results
+    others = {name: value for name, value in results.items() if name not in ("calibration", "selective")}
+    if calibration["data"]["fingerprint"] != results["data"]["fingerprint"]:
+        return others
+    after = calibration["after"]
+    measured = {"temperature": calibration["temperature"]} | after["calibration"]
+    return others | {"calibration": measured, "selective": after["selective"]}
 
 
 def _write_calibration(checkpoint: Path, folder: Path) -> None:

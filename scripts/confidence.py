@@ -39,7 +39,7 @@ def main():
         }
         for name, folders in runs.items()
     }
-    write_json(arguments.output, {"confidence": measured})
+    write_json(arguments.output, {"tables": [_error_table(measured), *_other_tables(measured)], "measured": measured})
 
 
 def _confidence(run: str) -> dict[str, Any]:
@@ -105,6 +105,39 @@ def shuffled_words(questions: Sequence[str], seed: int = 0) -> list[str]:
                 generator.shuffle(order)
             found.append(" ".join(order) + "?" * question.endswith("?"))
     return found
+
+
+def _error_table(measured: Mapping[str, Any]) -> dict[str, Any]:
+    columns = ["calibration error [95 %]", "questions", "temperature", "before", "after", "if calibrated"]
+    rows = []
+    for name, of in measured.items():
+        for seed, run in enumerate(of["runs"]):
+            label = name if len(of["runs"]) == 1 else f"{name}, run {seed + 1}"
+            errors = [_interval(run[f"ece_{when}"], run[f"ece_{when}_interval"]) for when in ("before", "after")]
+            counts = [f"{run['questions']:,}", f"{run['temperature']:.2f}"]
+            rows.append([label, *counts, *errors, f"{run['ece_if_calibrated']:.3f}"])
+    return {"columns": columns, "rows": rows}
+
+
+def _other_tables(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
+    names = ("accuracy", "accuracy_at_80", "best_possible_at_80", "share_of_possible_gain")
+    answered, told = [], []
+    for name, of in measured.items():
+        for seed, run in enumerate(of["runs"]):
+            label = name if len(of["runs"]) == 1 else f"{name}, run {seed + 1}"
+            answered.append([label, *(f"{run[value]:.3f}" for value in names)])
+        for kind, values in (of["unfamiliar"] or {}).items():
+            area = f"{values['auroc']:.3f}" if "auroc" in values else ""
+            told.append([name, kind, area, f"{values['flagged']:.1%}"])
+    gains = ["accuracy", "all answers", "surest 80 %", "best possible at 80 %", "share of the possible gain"]
+    return [
+        {"columns": gains, "rows": answered},
+        {"columns": ["unfamiliar questions of", "asked", "AUROC", "flagged"], "rows": told},
+    ]
+
+
+def _interval(value: float, bounds: Sequence[float]) -> str:
+    return f"{value:.3f} [{bounds[0]:.3f}, {bounds[1]:.3f}]"
 
 
 def _held_out_questions(run: str) -> list[str]:

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.hub.card_validation import card_problems
@@ -20,6 +21,9 @@ from modeling_qca.hub_card.card import Release
 from modeling_qca.hub_card.publish import push
 from modeling_qca.hub_card.results_file import read_results
 from modeling_qca.hub_card.upload_folder import write_upload_folder
+from modeling_qca.training.confidence.calibration_error import calibration_table
+from modeling_qca.training.confidence.familiarity import fit_familiarity
+from modeling_qca.training.confidence.selective import selective_table
 from modeling_qca.training.fitting.recipe import load_recipe
 from modeling_qca.training.fitting.training_run import train
 from modeling_qca.training.supervision.scenes import write_scenes
@@ -138,6 +142,34 @@ def test_local_folders_are_removed_from_the_results(checkpoint: Path, folder: Pa
     published = read_results(folder / "results.json")
     assert published["command"] == "qca train rooms.yaml --data=rooms --output_dir runs/a"
     assert published["recipe"] == {"data": "rooms", "vision_model": "facebook/dinov2-small", "learning_rate": 2e-5}
+
+
+@pytest.mark.parametrize("fingerprint", ["c0ffee12", "of other rows"])
+def test_calibration_is_published_without_digests_and_with_its_own_measurements(
+    checkpoint: Path, folder: Path, fingerprint: str
+) -> None:
+    sure, score = np.array([0.9, 0.6, 0.4]), np.array([1.0, 0.0, 1.0])
+    measured = {
+        "calibration": calibration_table(sure, score, ["a", "b", "c"]),
+        "selective": selective_table(sure, score),
+    }
+    content = {"temperature": 1.75, "thresholds": [0.5] * 100, "abstain_answer": None, "images": ["0123456789abcdef"]}
+    content |= {"after": measured, "data": {"fingerprint": fingerprint}, "command": "qca calibrate /home/me/run"}
+    (checkpoint / "calibration.json").write_text(json.dumps(content))
+    fit_familiarity(np.eye(4), np.eye(4)).write(checkpoint / "trained_questions.safetensors")
+    stale = {"calibration": {"temperature": 1.0} | measured["calibration"], "selective": measured["selective"]}
+    (checkpoint / "results.json").write_text(json.dumps(example_results(**stale)))
+    write_upload_folder(checkpoint, folder, RELEASE)
+    published = json.loads((folder / "calibration.json").read_text())
+    assert published == content | {"images": None, "command": "qca calibrate run"}
+    assert (folder / "trained_questions.safetensors").exists()
+    results, card = read_results(folder / "results.json"), (folder / "README.md").read_text()
+    if fingerprint == "of other rows":
+        assert "calibration" not in results and "How sure it is" not in card
+    else:
+        assert results["calibration"]["temperature"] == 1.75
+        assert f"{results['calibration']['ece']:.3f}" in card and "at a temperature of\n1.750" in card
+    assert card_problems(card) == ([], [])
 
 
 # What is refused

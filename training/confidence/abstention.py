@@ -16,7 +16,7 @@ from modeling_qca.confidence_qca import abstains
 from ..files.run_files import CALIBRATION
 
 logger = logging.getLogger(__name__)
-KEYS = ("temperature", "thresholds", "abstain_answer", "images")
+KEYS = ("temperature", "thresholds", "abstain_answer", "images", "after", "data")
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,8 @@ def read_calibration(checkpoint: str) -> dict[str, Any] | None:
 
     Returns:
         `temperature`; `thresholds` of 1 to 100 % coverage; `abstain_answer`; `images`, the digests of the images it
-        was fitted on, or None in a published checkpoint; and what else `calibrate_checkpoint` measured.
+        was fitted on, or None in a published checkpoint; and `after`, `data` and what else `calibrate_checkpoint`
+        measured.
 
     Raises:
         ValueError: the file is not one that `qca calibrate` wrote.

@@ -10,7 +10,7 @@ from modeling_qca.training.confidence.abstention import Abstention, check_abstai
 @pytest.fixture
 def calibrated(tmp_path):
     content = {"temperature": 2.0, "thresholds": [1 - percent / 100 for percent in range(1, 101)]}
-    content |= {"abstain_answer": "unanswerable", "images": None}
+    content |= {"abstain_answer": "unanswerable", "images": None, "after": {}, "data": {}}
     (tmp_path / "calibration.json").write_text(json.dumps(content))
     return tmp_path
 
