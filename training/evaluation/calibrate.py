@@ -138,16 +138,15 @@ def embed_questions(
     model: QCAForVisualQuestionAnswering, processor: QCAProcessor, questions: Sequence[str]
 ) -> np.ndarray:
     """`[n, E]`: what the text encoder makes of each question, pooled over its tokens."""
-    order = sorted(range(len(questions)), key=lambda index: len(questions[index]))  # little padding in a batch
+    distinct = sorted(set(questions), key=lambda question: (len(question), question))  # little padding in a batch
     parts = []
-    starts = range(0, len(order), BATCH_SIZE)
+    starts = range(0, len(distinct), BATCH_SIZE)
     for start in track(starts, "Question embeddings", disable=len(starts) < 2):
-        chosen = order[start : start + BATCH_SIZE]
-        tokens = tokenize_questions(processor, [questions[index] for index in chosen], chosen)
+        chosen = distinct[start : start + BATCH_SIZE]
+        tokens = tokenize_questions(processor, chosen, list(range(start, start + len(chosen))))
         parts.append(model.get_text_features(**tokens.to(model.device)).pooler_output.float().cpu().numpy())
-    embeddings = np.concatenate(parts)
-    embeddings[order] = embeddings.copy()
-    return embeddings
+    place = {question: index for index, question in enumerate(distinct)}
+    return np.concatenate(parts)[[place[question] for question in questions]]
 
 
 def read_familiarity(checkpoint: str | Path) -> QuestionFamiliarity | None:

@@ -14,7 +14,13 @@ from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering
 from modeling_qca.training.confidence.calibration_error import calibration_error
 from modeling_qca.training.confidence.temperature import fit_temperature
 from modeling_qca.training.data.rows import load_rows
-from modeling_qca.training.evaluation.calibrate import calibrate_checkpoint, cross_fit, read_familiarity
+from modeling_qca.training.evaluation.calibrate import (
+    calibrate_checkpoint,
+    cross_fit,
+    embed_questions,
+    read_familiarity,
+)
+from modeling_qca.training.evaluation.checkpoint import load_pipeline
 from modeling_qca.training.evaluation.evaluation import evaluate_checkpoint
 from modeling_qca.training.fitting.recipe import make_recipe
 from modeling_qca.training.fitting.training_run import train
@@ -114,6 +120,15 @@ def test_ask_gives_no_answer_below_the_threshold_and_flags_an_unfamiliar_questio
     assert asked.output.count("unlike the questions it was trained on: distance") == 1
     refused = CliRunner().invoke(app, [*given, "--threshold", "1", "--coverage", "0.5"])
     assert isinstance(refused.exception, ValueError) and "choose one of them" in str(refused.exception)
+
+
+def test_embeddings_are_those_of_each_question_alone_in_the_order_asked(run):
+    pipeline = load_pipeline(str(run))
+    questions = ["what is 3", "is there a big red ball in the picture", "what is 3", "what is"]
+    together = embed_questions(pipeline.model, pipeline.processor, questions)
+    for question, embedding in zip(questions, together, strict=True):
+        alone = pipeline.model.get_text_features(**pipeline.processor(text=question)).pooler_output[0]
+        assert embedding == pytest.approx(alone.detach().numpy(), abs=1e-5)
 
 
 def test_training_from_a_calibrated_checkpoint_starts_at_temperature_one(run, trained, tmp_path):
