@@ -97,11 +97,8 @@ def _write_model_folder(
     for state in ("is_local", "local_files_only"):  # transformers would save these with the tokenizer
         processor.tokenizer.init_kwargs.pop(state, None)
     processor.save_pretrained(folder)
-<<<<<<< HEAD
     shutil.copyfile(handler.__file__, folder / HANDLER)
-=======
     _write_calibration(checkpoint, folder)
->>>>>>> e84f0b1 (Calibrate probabilities, abstain below a threshold, flag unfamiliar questions, compare runs)
     picture = OVERLAY if with_example_picture else None
     if picture is not None:
         copy_pixels(checkpoint / picture, folder / picture)

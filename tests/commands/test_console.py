@@ -11,6 +11,8 @@ from qca_cli.main import app
 from rich.console import Console
 from typer.testing import CliRunner
 
+from modeling_qca.training.evaluation.ask import AskedQuestion
+
 BRACKETS = "what is [/red] in [bold]here[/bold] :smile:"
 RESULTS = {
     "metrics": {"accuracy": 0.46, "wups_0.9": {"mean": 0.5, "std": 0.01, "seeds": 3}},
@@ -41,7 +43,7 @@ def test_brackets_in_questions_answers_and_paths_are_printed_as_they_are(tmp_pat
     tiny_image().save(folder / "[x].png")
     monkeypatch.setattr(
         "modeling_qca.training.evaluation.ask.answer_questions",
-        lambda *given: [(BRACKETS, [{"answer": "[/a] :smile:", "score": 0.5}], folder / "[y].png")],
+        lambda *given: [AskedQuestion(BRACKETS, [{"answer": "[/a] :smile:", "score": 0.5}], folder / "[y].png")],
     )
     arguments = ["ask", str(folder / "checkpoint"), str(folder / "[x].png"), BRACKETS]
     finished = CliRunner().invoke(app, arguments, catch_exceptions=False)
