@@ -42,7 +42,7 @@ def ask(
     check_abstention(threshold, coverage)
     check_image(image)
     check_questions(questions)
-    from modeling_qca.training.evaluation.ask import answer_questions
+    from modeling_qca.training.prediction.ask import answer_questions
 
     for asked in answer_questions(checkpoint, image, questions, top_k, overlay, threshold, coverage):
         console.print(asked.question, style="italic")

@@ -11,7 +11,7 @@ from qca_cli.main import app
 from rich.console import Console
 from typer.testing import CliRunner
 
-from modeling_qca.training.evaluation.ask import AskedQuestion
+from modeling_qca.training.prediction.ask import AskedQuestion
 
 BRACKETS = "what is [/red] in [bold]here[/bold] :smile:"
 RESULTS = {
@@ -42,7 +42,7 @@ def test_brackets_in_questions_answers_and_paths_are_printed_as_they_are(tmp_pat
     save_tiny_model(folder / "checkpoint")
     tiny_image().save(folder / "[x].png")
     monkeypatch.setattr(
-        "modeling_qca.training.evaluation.ask.answer_questions",
+        "modeling_qca.training.prediction.ask.answer_questions",
         lambda *given: [AskedQuestion(BRACKETS, [{"answer": "[/a] :smile:", "score": 0.5}], folder / "[y].png")],
     )
     arguments = ["ask", str(folder / "checkpoint"), str(folder / "[x].png"), BRACKETS]

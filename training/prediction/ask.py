@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ..confidence.abstention import Abstention, read_abstention
-from .calibrate import embed_questions, read_familiarity
-from .checkpoint import load_pipeline
+from ..evaluation.calibrate import embed_questions, read_familiarity
+from ..evaluation.checkpoint import load_pipeline
 
 
 @dataclass(frozen=True)
