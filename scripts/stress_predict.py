@@ -20,20 +20,20 @@ import pyarrow.parquet as parquet
 
 from modeling_qca.training.benchmark.prediction_speed import QUESTIONS, write_photos, write_random_checkpoint
 
-PHOTOS, QUESTIONS_OF_A_PHOTO = 200, len(QUESTIONS)
+PHOTOS = 200
 QCA = [sys.executable, "-c", "from qca_cli.main import main; main()"]
 
 
-def write_table(folder: Path, rows: int) -> Path:
+def write_table(folder: Path, rows: int, per_photo: int) -> Path:
     """A table of `rows` pairs. Each image has a name of its own, which leads to one of `PHOTOS` photos."""
     links, table = folder / f"links{rows}", folder / f"pairs{rows}.csv"
     links.mkdir(exist_ok=True)
     lines = ["image,question,question_id"]
     for row in range(rows):
-        link = links / f"{row // QUESTIONS_OF_A_PHOTO:06d}.jpg"
+        link = links / f"{row // per_photo:06d}.jpg"
         if not link.exists():
-            os.link(folder / "photos" / f"{row // QUESTIONS_OF_A_PHOTO % PHOTOS:06d}.jpg", link)
-        lines.append(f"{link},{QUESTIONS[row % QUESTIONS_OF_A_PHOTO]},{row:07d}")
+            os.link(folder / "photos" / f"{row // per_photo % PHOTOS:06d}.jpg", link)
+        lines.append(f"{link},{QUESTIONS[row % len(QUESTIONS)]} {row % per_photo},{row:07d}")
     table.write_text("\n".join(lines) + "\n")
     return table
 
@@ -63,18 +63,22 @@ def _held_bytes(pid: int) -> int:
     return own + sum(_held_bytes(int(child)) for child in children)
 
 
-def measure_memory(folder: Path, rows: int) -> dict:
+def measure_memory(folder: Path, rows: int, per_photo: int) -> dict:
     output = folder / f"memory{rows}.parquet"
     output.unlink(missing_ok=True)
     started = time.monotonic()
-    held = memory_of(subprocess.Popen(command(folder, write_table(folder, rows), output)))
+    held = memory_of(subprocess.Popen(command(folder, write_table(folder, rows, per_photo), output)))
     assert parquet.read_metadata(output).num_rows == rows
     return {"rows": rows, "peak_megabytes": round(held / 2**20), "seconds": round(time.monotonic() - started, 1)}
 
 
-def measure_kills(folder: Path, rows: int, kills: int) -> dict:
+def measure_kills(folder: Path, rows: int, kills: int, per_photo: int) -> dict:
     """Kill a run at random points, resume it each time, and compare its file with that of an undisturbed run."""
-    table, undisturbed, output = write_table(folder, rows), folder / "undisturbed.parquet", folder / "killed.parquet"
+    table, undisturbed, output = (
+        write_table(folder, rows, per_photo),
+        folder / "undisturbed.parquet",
+        folder / "killed.parquet",
+    )
     for file in (undisturbed, output):
         file.unlink(missing_ok=True)
     started = time.monotonic()
@@ -107,13 +111,17 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="*", default=[1000, 100_000])
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--killed-rows", type=int, default=8000)
+    parser.add_argument("--per-photo", type=int, default=len(QUESTIONS), help="questions about each photo")
     arguments = parser.parse_args()
     write_photos(arguments.folder / "photos", PHOTOS)
     write_random_checkpoint(arguments.folder / "run", "qca-tiny")
     for rows in arguments.rows:
-        print(json.dumps(measure_memory(arguments.folder, rows)), flush=True)
+        print(json.dumps(measure_memory(arguments.folder, rows, arguments.per_photo)), flush=True)
     if arguments.kills:
-        print(json.dumps(measure_kills(arguments.folder, arguments.killed_rows, arguments.kills)), flush=True)
+        print(
+            json.dumps(measure_kills(arguments.folder, arguments.killed_rows, arguments.kills, arguments.per_photo)),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

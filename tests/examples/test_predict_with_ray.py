@@ -19,7 +19,14 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "predict_with_ray.py"
 # Each worker takes a CPU, and reading another one; a small machine has fewer than Ray is told.
 FOUR_CPUS = """
 import runpy, sys, ray
-ray.init(num_cpus=4)
+for last in (False, False, True):
+    try:
+        ray.init(num_cpus=4, include_dashboard=False)
+        break
+    except Exception:  # on a busy machine Ray does not wait long enough for itself
+        ray.shutdown()
+        if last:
+            raise
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -46,12 +53,12 @@ def test_writes_every_answer_once_although_a_worker_is_killed(tmp_path):
     save_tiny_model(tmp_path / "run")
     (tmp_path / "photos").mkdir()
     images = []
-    for seed in range(640):
+    for seed in range(320):
         tiny_image(seed, (64, 48)).save(tmp_path / "photos" / f"{seed}.png")
         images.append((tmp_path / "photos" / f"{seed}.png").read_bytes())
     images[7] = b"damaged"
     for number in range(8):
-        rows = range(80 * number, 80 * number + 80)
+        rows = range(40 * number, 40 * number + 40)
         frame = pd.DataFrame({"image": [images[row] for row in rows], "number": list(rows)})
         (tmp_path / "source").mkdir(exist_ok=True)
         frame.to_parquet(tmp_path / "source" / f"{number}.parquet")
@@ -60,7 +67,6 @@ def test_writes_every_answer_once_although_a_worker_is_killed(tmp_path):
     environment = {
         "QCA_RAY_TEST": str(tmp_path / "run"),
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "RAY_raylet_start_wait_time_s": "300",  # a busy machine
         "OMP_NUM_THREADS": "1",
     }
     log = (tmp_path / "log").open("w")
@@ -80,8 +86,8 @@ def test_writes_every_answer_once_although_a_worker_is_killed(tmp_path):
     killer.join()
     assert killed, "no worker was found"
     found = pd.read_parquet(tmp_path / "out").sort_values("number", kind="stable").reset_index(drop=True)
-    expected = pd.DataFrame(Predictor(str(tmp_path / "run"), QUESTIONS)({"image": images, "number": list(range(640))}))
-    assert found["number"].tolist() == expected["number"].tolist() and found["question"].tolist() == QUESTIONS * 640
+    expected = pd.DataFrame(Predictor(str(tmp_path / "run"), QUESTIONS)({"image": images, "number": list(range(320))}))
+    assert found["number"].tolist() == expected["number"].tolist() and found["question"].tolist() == QUESTIONS * 320
     assert found["answer"].tolist() == expected["answer"].tolist()
     assert found["probability"].tolist() == pytest.approx(expected["probability"].tolist(), abs=1e-5, nan_ok=True)
     assert found.loc[found["error"] != "", "number"].unique().tolist() == [7]

@@ -71,10 +71,10 @@ class PredictionRequest:
     def settings(self) -> dict[str, Any]:
         """What must not change between a run and its resumption."""
         checkpoint = Path(self.checkpoint)
-        files = sorted(checkpoint.glob("*.safetensors")) if checkpoint.is_dir() else []
+        files = sorted([*checkpoint.glob("*.safetensors"), *checkpoint.glob("*config.json")])  # none for a Hub id
         return {
             "checkpoint": str(checkpoint.resolve()) if files else self.checkpoint,
-            "weights": [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files],
+            "checkpoint_files": [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files],
             "images": self.images,
             "split": self.split,
             "options": {name: str(value) for name, value in self.options.items()},

@@ -1,8 +1,10 @@
 """`predict_images`: the same rows however they are split, stopped and resumed."""
 
 import csv
+import dataclasses
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -164,6 +166,10 @@ def test_a_stopped_run_goes_on_where_it_stopped(desk, tmp_path, small_parts, mon
         predict_images(request(desk, output))
     with pytest.raises(ValueError, match="begun with another columns, top_k: repeat the command"):
         predict_images(request(desk, output, resume=True, top_k=2))
+    other = tmp_path / "run"
+    shutil.copytree(desk / "run", other)
+    with pytest.raises(ValueError, match="begun with another checkpoint: repeat"):
+        predict_images(dataclasses.replace(request(desk, output, resume=True), checkpoint=str(other)))
     monkeypatch.setattr(Predictor, "answer", lambda self, *given: answered.append(given) or plain(self, *given))
     predict_images(request(desk, output, resume=True))
     assert len(answered) == 4 + 2  # the part of the fifth batch and the one behind it, of two batches each
