@@ -82,8 +82,11 @@ def test_writes_every_answer_once_although_a_worker_is_killed(tmp_path):
 
     killer = threading.Thread(target=kill_one)
     killer.start()
-    assert process.wait(timeout=900) == 0, (tmp_path / "log").read_text()[-3000:]
-    killer.join()
+    try:
+        assert process.wait(timeout=900) == 0, (tmp_path / "log").read_text()[-3000:]
+    finally:
+        process.kill()  # nothing is left running after a failure
+        killer.join()
     assert killed, "no worker was found"
     found = pd.read_parquet(tmp_path / "out").sort_values("number", kind="stable").reset_index(drop=True)
     expected = pd.DataFrame(Predictor(str(tmp_path / "run"), QUESTIONS)({"image": images, "number": list(range(320))}))
