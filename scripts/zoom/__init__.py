@@ -1,0 +1,1 @@
+"""Parts of `scripts/zoom_gate.py`: pictures with small things, frozen features of windows, and heads on them."""
