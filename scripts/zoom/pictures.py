@@ -12,14 +12,9 @@ from numpy.typing import NDArray
 from modeling_qca.training.data.images import ImageFolder
 from modeling_qca.training.data.relevance_maps import cell_shares
 from modeling_qca.training.files.progress import track
+from modeling_qca.training.supervision.image_questions import HALVES, Question, RegionTarget, half_region
 from modeling_qca.training.supervision.label_maps import UNLABELED, read_label_maps
-from modeling_qca.training.supervision.segmentation_questions import (
-    HALVES,
-    Question,
-    RegionTarget,
-    balance,
-    half_region,
-)
+from modeling_qca.training.supervision.segmentation_questions import balance
 
 from .windows import CELLS
 
@@ -70,12 +65,12 @@ def facade_pictures(folder: Path, seed: int = 0) -> Pictures:
                 region = half_region(half, labels.shape)
                 answer = _answer(shown[region].mean(), (labels[region] == UNLABELED).mean())
                 if answer is not None:
-                    wording = (str(thing), f"{thing} {half}", answer)  # kind, question and answer for the balance
-                    candidates.append(Question(str(picture), *wording, (RegionTarget(),) * 2))
-    questions = [
-        Asked(int(asked.image_id), int(asked.kind), asked.question.split()[1], asked.answer == "yes")
-        for asked in balance(candidates, random.Random(seed))
-    ]
+                    text = f"is there a {THINGS[name]} in the {half} half of the picture"
+                    candidates.append(Question(str(picture), f"{thing} {half}", text, answer, (RegionTarget(),) * 2))
+    questions = []
+    for asked in balance(candidates, random.Random(seed)):
+        number, half = asked.kind.split()
+        questions.append(Asked(int(asked.image_id), int(number), half, asked.answer == "yes"))
     paths = [Path(images.find(row["image_id"])) for row in rows]
     return Pictures(paths, [row["sequence"] for row in rows], maps, questions)
 

@@ -51,7 +51,7 @@ class Scores:
 
 
 def fit_scores(
-    features: NDArray[np.float16], side: str | None, pictures: Pictures, train: NDArray[np.int64]
+    features: NDArray[np.floating], side: str | None, pictures: Pictures, train: NDArray[np.int64]
 ) -> Scores:
     """Ridge regression of the maps on the features [I, W, n, D] of the training pictures, applied to all pictures."""
     cells = patch_cells(side, round(features.shape[2] ** 0.5))
@@ -70,7 +70,7 @@ def fit_scores(
     return Scores(np.stack(scores), cells)
 
 
-def _with_one(features: NDArray[np.float16]) -> NDArray[np.float32]:
+def _with_one(features: NDArray[np.floating]) -> NDArray[np.float32]:
     """[W, n, D] -> [W * n, D + 1]"""
     flat = features.reshape(-1, features.shape[-1]).astype(np.float32)
     return np.concatenate([flat, np.ones((len(flat), 1), np.float32)], axis=1)
@@ -164,6 +164,16 @@ def chosen_by_question(part: Part, crop: str, side: str) -> NDArray[np.int64]:
         windows = choose(relevance(part, crop, sharpness), side, max(COUNTS))
         found[sharpness] = held_share(part.target[shown], side, windows[shown, :1]).mean(), windows
     return max(found.values(), key=lambda each: each[0])[1]
+
+
+def chosen_as_windows(part: Part, crop: str, side: str) -> NDArray[np.int64]:
+    """The windows [Q, most] in the asked half with the highest scores, fitted on the mean features of each window."""
+    pictures = np.unique(part.picture[part.train])
+    means = np.stack([each.mean(axis=1, keepdims=True, dtype=np.float32) for each in part.features[crop]])
+    scores = fit_scores(means, side, part.pictures, pictures)  # a window is one patch
+    inside = np.stack([scores.in_half(half)[:, 0] for half in HALVES])[part.half]  # [Q, W]
+    values = np.where(inside, scores.values[part.picture, :, 0, part.thing], -np.inf)
+    return values.argsort(axis=1)[:, ::-1][:, : max(COUNTS)]
 
 
 def choices(part: Part, glance: str, side: str) -> dict[str, NDArray[np.int64]]:

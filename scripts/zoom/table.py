@@ -13,11 +13,24 @@ from modeling_qca.training.files.run_files import format_value
 
 from .features import CROPS
 from .pictures import THINGS, Pictures
-from .probe import CHOICES, COUNTS, WINDOWS, Part, choices, chosen_by_question, holds, points, read, right
+from .probe import (
+    CHOICES,
+    COUNTS,
+    WINDOWS,
+    Part,
+    choices,
+    chosen_as_windows,
+    chosen_by_question,
+    holds,
+    points,
+    read,
+    right,
+)
 from .windows import SIDES
 
 TWICE = {"whole112": "whole224", "whole224": "whole448"}  # dense at twice the side of the glance
 CHOOSERS = ("whole112", "whole224", "half112_low", "quarter112_low")  # whose maps choose; low: all windows, 4 layers
+WINDOW_CHOOSERS = {"half": "half112_low", "quarter": "quarter112_low"}  # windows scored as a whole, by side
 GAIN_ERRORS, BEHIND, SHARE = 2, 0.01, 0.6  # the gate: over chance, behind dense, of its operations
 PATCH = 14  # pixels
 
@@ -47,6 +60,10 @@ def measure(part: Part, measures: Measures) -> None:
             windows = chosen_by_question(part, chooser, side)
             for count in COUNTS:
                 measures.add(part, f"chooser {chooser} {side} {count}", holds(part, side, windows[:, :count]))
+    for side, chooser in WINDOW_CHOOSERS.items():
+        windows = chosen_as_windows(part, chooser, side)
+        for count in COUNTS:
+            measures.add(part, f"chooser whole {chooser} {side} {count}", holds(part, side, windows[:, :count]))
     for (glance, crop), side in WINDOWS.items():
         for choice, windows in choices(part, glance, side).items():
             for count in COUNTS:
@@ -201,9 +218,9 @@ def _choice_table(data: str, summary: Mapping[str, Any]) -> dict[str, Any]:
 def _chooser_table(data: str, summary: Mapping[str, Any]) -> dict[str, Any]:
     measures, rows = summary["measures"], []
     named = [(side, count) for side in SIDES for count in COUNTS]
-    for chooser in CHOOSERS:
-        held = [measures[f"chooser {chooser} {side} {count}"] for side, count in named]
-        rows.append([_named(chooser), *map(format_value, [measures[f"points {chooser}"], *held])])
+    for name in (*CHOOSERS, *(f"whole {chooser}" for chooser in WINDOW_CHOOSERS.values())):
+        found = [f"points {name}", *(f"chooser {name} {side} {count}" for side, count in named)]
+        rows.append([_named(name), *(format_value(measures.get(measure)) for measure in found)])
     columns = [f"{data}: map that chooses", "pointing", *(f"{count} {side}" for side, count in named)]
     return {"columns": columns, "rows": rows}
 
@@ -215,11 +232,14 @@ def _setting(glance: str, windows: str, count: int) -> str:
 
 
 def _named(name: str) -> str:
-    crop = name.removesuffix("_low")
+    crop = name.removesuffix("_low").removeprefix("whole ")
     if crop not in CROPS:
         return name
     pixels = f"{CROPS[crop].pixels} px"
-    return pixels if crop == name else f"all {crop.rstrip('0123456789')} windows at {pixels}, four layers"
+    if crop == name:
+        return pixels
+    described = f"all {crop.rstrip('0123456789')} windows at {pixels}, four layers"
+    return f"{described}, scored as a whole" if name.startswith("whole ") else described
 
 
 def _error(found: Mapping[str, Any]) -> str:

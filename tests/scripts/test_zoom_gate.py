@@ -14,7 +14,7 @@ from sklearn.linear_model import Ridge
 from transformers import Dinov2Config, Dinov2Model
 from zoom.features import CROPS, Encoder, cut
 from zoom.pictures import Asked, Pictures, facade_pictures, folds, half_cells
-from zoom.probe import RIDGE, Part, Scores, choices, fit_scores, patch_cells, read, relevance
+from zoom.probe import RIDGE, Part, Scores, choices, chosen_as_windows, fit_scores, patch_cells, read, relevance
 from zoom.table import gate
 from zoom.windows import CELLS, SIDES, choose, held_share, on_cells, window_boxes, window_starts
 
@@ -103,6 +103,24 @@ def test_map_that_chooses_lies_in_the_asked_half_where_the_score_is_highest():
     left, right = relevance(part, "whole112", 4.0)
     assert left.sum() == pytest.approx(1) and left[:, 16:].sum() == 0 and right[:, :16].sum() == 0
     assert left[4:8, 4:8].sum() > 0.9 and right[4:8, 28:32].sum() > 0.9
+
+
+def test_windows_scored_as_a_whole_are_chosen_in_the_asked_half():
+    rng = np.random.default_rng(0)
+    maps = rng.random((6, 1, CELLS, CELLS)).astype(np.float32) ** 4
+    shares = np.stack(
+        [maps[:, 0, r : r + 8, c : c + 8].mean(axis=(1, 2)) for r, c in window_starts("quarter")], axis=1
+    )
+    features = np.repeat(shares[:, :, None, None], 64, axis=2).astype(np.float16)  # tell what a window shows
+    questions = [(picture, half, True) for picture in range(6) for half in ("left", "bottom")]
+    found = chosen_as_windows(
+        tiny_part(maps, questions, 12, {"quarter112_low": features}), "quarter112_low", "quarter"
+    )
+    starts = window_starts("quarter")
+    for (picture, half, _), windows in zip(questions, found, strict=True):
+        inside = starts[:, 1] < 12 if half == "left" else starts[:, 0] > 12
+        best = np.where(inside, features[picture, :, 0, 0], -1).argsort()[::-1][:2]
+        assert windows.tolist() == best.tolist()
 
 
 def test_reader_sees_the_chosen_windows_in_the_asked_half_alone():
