@@ -119,8 +119,8 @@ def test_windows_scored_as_a_whole_are_chosen_in_the_asked_half():
     starts = window_starts("quarter")
     for (picture, half, _), windows in zip(questions, found, strict=True):
         inside = starts[:, 1] < 12 if half == "left" else starts[:, 0] > 12
-        best = np.where(inside, features[picture, :, 0, 0], -1).argsort()[::-1][:2]
-        assert windows.tolist() == best.tolist()
+        shown = np.where(inside, features[picture, :, 0, 0], -1)
+        assert shown[windows].tolist() == np.sort(shown)[::-1][:2].tolist()  # some windows show the same share
 
 
 def test_reader_sees_the_chosen_windows_in_the_asked_half_alone():
