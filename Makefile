@@ -71,6 +71,7 @@ quality: $(VENV)/ready  ## check lint, format, types, spelling, language and gen
 	$(BIN)/python scripts/check_language.py README.md
 	$(BIN)/python scripts/render_documents.py $(DOCUMENTS) --check
 	$(BIN)/python scripts/reference.py --check
+	$(BIN)/python scripts/compatibility.py --check
 	$(BIN)/python -m modeling_qca.hub_card.row_card $(CARD) --check
 
 style: $(VENV)/ready  ## format the code and render the generated documents
