@@ -18,25 +18,32 @@ class VisualExplanation:
         answers: `{"answer": str, "score": float}`, best first.
         relevance: `[M, rows, columns]` shares of the patches: one map a hop, or a single one with
             `method="gradient"`.
-        words: for each map, or once for all maps, the words of the question with their shares. Empty where the method
-            has no relevance of words.
+        words: the words of the question in order, each with the probability of the best answer that is lost when the
+            word is left out; negative for a word that lowers it. See [`word_importance`].
         kept: `[rows, columns]` boolean, the patches that the token budget kept; `None` without a budget.
         box: (left, top, right, bottom) in pixels of the part of the image that the patch grid covers.
+        method: of `relevance`. For a model without hops it is `"gradient"`, whichever was asked for.
     """
 
     image: Image.Image
     question: str
     answers: list[dict[str, Any]]
     relevance: torch.Tensor
-    words: list[list[tuple[str, float]]]
+    words: list[tuple[str, float]]
     kept: torch.Tensor | None
     box: Box
+    method: str = "relevance"
 
     @property
     def caption(self) -> str:
         """The question and, on a second line, the best answer with its score."""
         best = self.answers[0]
         return f"{self.question}\n{best['answer']} ({best['score']:.0%})"
+
+    def important_words(self, count: int) -> str:
+        """The `count` most important words with what the answer loses without each: `yellow -93%, shape -41%`."""
+        first = sorted(self.words, key=lambda word: -word[1])[:count]
+        return ", ".join(f"{word} {-lost:+.0%}" for word, lost in first)
 
     def fit(self, side: int) -> "VisualExplanation":
         """The same explanation on a resized image, whose longer side has `side` pixels."""

@@ -29,7 +29,7 @@ class WeightedAttention:
     conditioning: dict[int, torch.Tensor]  # [B, S', L], or [B, 1, S'] where the question reads the patches
     pooling: torch.Tensor  # [B, 1, L]
     words: list[torch.Tensor]  # [B, 1, L] a hop, with `query_tokens="attended"`
-    hops: list[torch.Tensor]  # [B, 1, N or K] a hop
+    hops: list[torch.Tensor]  # [B, 1, N or K] a hop; without hops, the mean of the patches
 
 
 def gradient_relevance(
@@ -38,9 +38,10 @@ def gradient_relevance(
     """
     Relevancy of patches `[B, N]` and of question tokens `[B, L]` for the answer (eq. 6-11).
 
-    The pooled question counts as one more token that attends to the tokens it is pooled of. Text reads no image before
-    the hops, so R_ti is zero until then. Only attention is followed, not the amount of evidence and not the patch
-    update of a hop.
+    The pooled question counts as one more token that attends to the tokens it is pooled of. Without hops, the mean of
+    the patches counts as a hop: its map is Grad-CAM (Selvaraju et al. 2017) of the pooled patches, and is followed
+    back through the encoder. Text reads no image before the hops, so R_ti is zero until then. Only attention is
+    followed, not the amount of evidence and not the patch update of a hop.
 
     Args:
         mask: `[B, L]` boolean.
@@ -112,11 +113,17 @@ class AttentionRecorder(TorchFunctionMode):
         body: Any = model.base_model
         self.embedder = body.query_embedder
         self.question: dict[str, torch.Tensor] = {}
+        self.patches: dict[str, torch.Tensor] = {}  # "pooled" [B, D] and "states" [B, N or K, D], without hops
         self.conditioning: list[torch.Tensor] = []  # [B, heads, S', L] in the order of the layers
         self.hops: list[torch.Tensor] = []  # [B, H, 1, N or K]
         self.words: list[torch.Tensor] = []  # [B, 1, 1, L]
-        for module, hook in self._hooks(model, body.hops.layers):
+        for module, hook in [*self._hooks(model, body.hops.layers), *self._mean_hooks(body)]:
             module.register_forward_hook(hook)
+
+    def _mean_hooks(self, body: Any) -> Iterator[tuple[nn.Module, Any]]:
+        if len(body.hops.layers) == 0:
+            yield body.patch_embedder, lambda module, inputs, output: self.patches.update(states=output)
+            yield body.hops.mean_dropout, lambda module, inputs, output: self.patches.update(pooled=inputs[0])
 
     def _hooks(self, model: PreTrainedModel, hops: Any) -> Iterator[tuple[nn.Module, Any]]:
         def keep_question(module: nn.Module, inputs: tuple, output: torch.Tensor):
@@ -138,12 +145,15 @@ class AttentionRecorder(TorchFunctionMode):
         self.conditioning.append(masked_softmax(scores, kwargs["attn_mask"]))
         return self.conditioning[-1].to(value.dtype) @ value
 
-    def weighted(self, score: torch.Tensor, outputs: Any, mask: torch.Tensor) -> WeightedAttention:
+    def weighted(
+        self, score: torch.Tensor, outputs: Any, mask: torch.Tensor, patch_mask: torch.Tensor | None = None
+    ) -> WeightedAttention:
         """
         Args:
             score: of the answers, summed over the questions. Each question has an image of its own.
             outputs: of the recorded pass, with `output_attentions=True`.
             mask: `[B, L]` boolean, of the question tokens.
+            patch_mask: `[B, N or K]` boolean, of the patches that a model without hops averages.
         """
         parts = {
             "text": outputs.text_attentions,
@@ -153,12 +163,13 @@ class AttentionRecorder(TorchFunctionMode):
             "hops": self.hops,
         }
         maps = [weights for part in parts.values() for weights in part]
-        *gradients, pooled = torch.autograd.grad(
-            score, [*maps, self.question["pooled"]], allow_unused=True, materialize_grads=True
-        )
-        weighted = iter([_weighted(*pair) for pair in zip(maps, gradients, strict=True)])
+        ends = [self.question["pooled"], *([self.patches["pooled"]] if self.patches else [])]
+        gradients = torch.autograd.grad(score, [*maps, *ends], allow_unused=True, materialize_grads=True)
+        pooled, *mean = gradients[len(maps) :]
+        weighted = iter([_weighted(*pair) for pair in zip(maps, gradients, strict=False)])
         text, vision, conditioning, words, hops = (list(islice(weighted, len(part))) for part in parts.values())
         by_layer = dict(zip(self.config.conditioned_layers, conditioning, strict=True))
+        hops = [_weighted_mean(self.patches["states"], mean[0], patch_mask)] if mean else hops
         return WeightedAttention(text, vision, by_layer, self._pooling(pooled, mask), words, hops)
 
     def _pooling(self, pooled_gradient: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -167,6 +178,14 @@ class AttentionRecorder(TorchFunctionMode):
             return weights[:, 0]  # the query is a single token
         gradient = pooled_gradient[:, None] @ self.question["states"].transpose(1, 2)  # pooled = weights @ states
         return _weighted(weights, gradient[:, None])
+
+
+def _weighted_mean(states: torch.Tensor, gradient: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """The mean of patches `[B, N, D]` as attention with equal weights, weighted as in eq. 5: `[B, 1, N]`."""
+    present = torch.ones_like(states[..., 0]) if mask is None else mask.to(states.dtype)
+    weights = present / present.sum(dim=-1, keepdim=True).clamp(min=1)
+    effect = torch.einsum("bnd,bd->bn", states, gradient)
+    return _weighted(weights[:, None, None], effect[:, None, None])
 
 
 def pooling_weights(query_embedder: Any, mask: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,8 @@ from .evaluation_copy_qca import evaluation_copy, is_training, unwrapped_model
 from .explanation_qca import VisualExplanation
 from .image_qca import ImageSource, describe_image, is_collection, is_stream, open_image
 from .overlay_qca import place_maps, seen_box
-from .question_qca import word_relevance
+from .relevance_qca import available_method
+from .words_qca import word_importance
 
 Question = str | Sequence[str]
 
@@ -101,11 +102,14 @@ class QCAVisualQuestionAnsweringPipeline(Pipeline):
         self, image: ImageSource, question: Question, method: str = "relevance", top_k: int = 5
     ) -> VisualExplanation | list[VisualExplanation]:
         """
-        Where the model looks and which words it reads; `ask.look("room.jpg", "is there a bed").overlay()` shows it.
+        Where the model looks and which words its answer depends on.
+
+        `ask.look("room.jpg", "is there a bed").overlay()` shows where.
 
         Args:
             image: one image, as in [`__call__`].
-            method: `"relevance"`, `"rollout"` or `"gradient"`, see `QCAForVisualQuestionAnswering.explain`.
+            method: `"relevance"`, `"rollout"` or `"gradient"`, see `QCAForVisualQuestionAnswering.explain`. A model
+                without hops has only the gradient's map, which is given in place of the others.
 
         Returns:
             A [`VisualExplanation`], or one for each of a list of questions.
@@ -113,20 +117,17 @@ class QCAVisualQuestionAnsweringPipeline(Pipeline):
         picture, questions = open_image(image), [question] if isinstance(question, str) else list(question)
         inputs = self.processor(images=picture, text=questions).to(self.device)
         model = unwrapped_model(self.model)
+        method = available_method(model.config, method)
         explanation = model.explain(inputs, method)
         answers = self.processor.post_process_question_answering(explanation, model.config, top_k)
         maps = self.processor.post_process_relevance(explanation)
-        words: list[list] = [[] for _ in questions]
-        if explanation.token_relevance is not None:
-            words = word_relevance(
-                self.processor.tokenizer, questions, inputs["attention_mask"], explanation.token_relevance
-            )
+        words = word_importance(model, self.processor.tokenizer, questions, inputs, explanation.answers)
         kept = [None] * len(questions)
         if explanation.patch_mask is not None:
             kept = explanation.patch_mask.unflatten(-1, explanation.grid).cpu()
         box = seen_box(self.processor.image_processor, *picture.size)
         parts = zip(questions, answers, maps, words, kept, strict=True)
-        looks = [VisualExplanation(picture, *row, box=box) for row in parts]
+        looks = [VisualExplanation(picture, *row, box=box, method=method) for row in parts]
         return looks[0] if isinstance(question, str) else looks
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any):

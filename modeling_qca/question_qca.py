@@ -118,6 +118,23 @@ def word_relevance(
     return words
 
 
+def word_tokens(
+    tokenizer: PreTrainedTokenizerBase, question: str, attention_mask: torch.Tensor
+) -> list[tuple[str, list[int]]]:
+    """
+    The words of a question in order, each with the places of its tokens; see [`word_relevance`].
+
+    Args:
+        attention_mask: `[L]` of the question.
+    """
+    places = attention_mask.nonzero()[:, 0].tolist()
+    words: dict[tuple[Any, str], list[int]] = {}
+    for piece, place in zip(_pieces(tokenizer, question, len(places)), places, strict=True):
+        if piece is not None:
+            words.setdefault(piece, []).append(place)
+    return [(text, tokens) for (_, text), tokens in words.items()]
+
+
 def _pieces(tokenizer: PreTrainedTokenizerBase, question: str, length: int) -> list[tuple[Any, str] | None]:
     """The word of each token as (key, text), `None` for special tokens and spaces."""
     if not tokenizer.is_fast:
@@ -166,4 +183,11 @@ def _word_shares(pieces: list[tuple[Any, str] | None], relevance: list[float]) -
     return [(text, share / total) for (_, text), share in shares.items()]
 
 
-__all__ = ["TOKENIZER_LOCK", "check_questions", "check_token_counts", "flatten_questions", "word_relevance"]
+__all__ = [
+    "TOKENIZER_LOCK",
+    "check_questions",
+    "check_token_counts",
+    "flatten_questions",
+    "word_relevance",
+    "word_tokens",
+]

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 from transformers.utils import ModelOutput
 
 from .evaluation_copy_qca import evaluation_copy, is_training, unwrapped_model
@@ -59,20 +60,22 @@ def explain(
         method: `"relevance"`: the relevance maps of the hops. `"rollout"`: these maps followed back through the
             self-attention of the vision encoder to the patches of the image (Abnar & Zuidema 2020, eq. 1), and the
             pooling of the question through the text encoder. `"gradient"`: the attention that raised the score of the
-            answer, in the hops and both encoders (Chefer et al. 2021). It copies the image for every question and
-            keeps all attention maps with their gradients, so pass few questions at a time.
+            answer, in the hops and both encoders (Chefer et al. 2021). A model without hops has this method alone. It
+            copies the image for every question and keeps all attention maps with their gradients, so pass few
+            questions at a time.
         answers: `[B]` indices of the answers to explain, by default the predicted ones. Only `"gradient"` depends on
             them.
 
     Raises:
-        ValueError: for an unknown method, a model without hops, and inputs or encoders that the method cannot follow.
+        ValueError: for an unknown method, one that needs hops in a model without, and inputs or encoders that the
+            method cannot follow.
     """
     methods = {"relevance": _by_hops, "rollout": _by_rollout, "gradient": _by_gradient}
     if method not in methods:
         raise ValueError(f"Unknown `method` {method!r}; it is one of {', '.join(methods)}.")
     model = unwrapped_model(model)
-    if model.config.num_attention_layers == 0:
-        raise ValueError("A model with `num_attention_layers=0` averages all patches; there is no relevance to show.")
+    if available_method(model.config, method) != method:
+        raise ValueError("A model with `num_attention_layers=0` averages all patches: pass `method='gradient'`.")
     inputs = {name: value for name, value in inputs.items() if value is not None}
     for name, cached in (("pixel_values", "image_features"), ("input_ids", "text_features")):
         if method != "relevance" and name not in inputs:
@@ -86,6 +89,11 @@ def explain(
             relevance = nn.functional.pad(relevance, (0, places.shape[1] - relevance.shape[2]))
             explanation.token_relevance = relevance.gather(2, places[:, None].expand_as(relevance))
     return explanation
+
+
+def available_method(config: PreTrainedConfig, method: str) -> str:
+    """`method`, or `"gradient"` for a model without hops, whose average of all patches has no other map."""
+    return method if config.num_attention_layers else "gradient"
 
 
 def _normal(value: Any) -> Any:
@@ -152,10 +160,15 @@ def _by_gradient(model: Any, inputs: dict, answers: torch.Tensor | None) -> Rele
         answers = outputs.logits.argmax(dim=-1) if answers is None else answers
         tokens = ImageTokens.of(model.config, outputs)
         score = outputs.logits.gather(1, answers[:, None]).sum()
-        attention = recorder.weighted(score, outputs, mask)
+        attention = recorder.weighted(score, outputs, mask, _kept_patches(outputs.patch_mask, tokens))
     with torch.no_grad():
         relevance, token_relevance = gradient_relevance(model.config, attention, tokens, mask)
         return _relevance_output(outputs, relevance[:, None, None], token_relevance[:, None], answers)
+
+
+def _kept_patches(patch_mask: torch.Tensor | None, tokens: ImageTokens) -> torch.Tensor | None:
+    """`[B, N] -> [B, N or K]`, at the patches that the head reads."""
+    return None if patch_mask is None else tokens.of_patches(patch_mask[:, None, None])[:, 0, 0]
 
 
 def _image_of_each_question(image_index: torch.Tensor | None, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -204,4 +217,4 @@ def _record_words(model: Any) -> list[torch.Tensor]:
     return words
 
 
-__all__ = ["RelevanceOutput", "explain"]
+__all__ = ["RelevanceOutput", "available_method", "explain"]

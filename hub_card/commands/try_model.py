@@ -52,7 +52,9 @@ def ask(
         if asked.unfamiliar is not None:
             say(f"unlike the questions it was trained on: {asked.unfamiliar}")
         if asked.overlay is not None:
-            say(f"relevance map: {asked.overlay}")
+            say(f"{asked.map_name}: {asked.overlay}")
+        if asked.words is not None:
+            say(f"without the word: {asked.words}")
 
 
 def launch(

@@ -25,6 +25,7 @@ METHODS = {
     "Attention rollout to the image": "rollout",
     "Gradient of the answer's score": "gradient",
 }
+NO_HOPS = "This model has no hops. The map shows the gradient of the answer's score."
 SIDE = 640  # pixels of the longer side of a drawn picture
 COLORS = {"red": "#d62728", "green": "#2ca02c", "blue": "#1f77b4", "yellow": "#f2c12e", "purple": "#8e44ad"}
 SHAPES = ("square", "circle", "triangle")
@@ -67,10 +68,7 @@ def answer(ask: Any, image: Image.Image | None, question: str, method: str, earl
     if image is None:
         raise gr.Error("Choose a picture first.")
     try:
-        explanation = ask.look(image, question, method=METHODS[method])
-        if not explanation.words:
-            explanation.words = ask.look(image, question, method="gradient").words
-        explanation = explanation.fit(SIDE)
+        explanation = ask.look(image, question, method=METHODS[method]).fit(SIDE)
     except ValueError as error:
         raise gr.Error(str(error)) from error
     maps = len(explanation.relevance)
@@ -82,12 +80,12 @@ def answer(ask: Any, image: Image.Image | None, question: str, method: str, earl
 
 
 def show_hop(explanation: Any, hop: int) -> tuple:
-    """The overlay of a hop, and the words it read with their weights."""
+    """The overlay of a hop, and the words with the share of the answer's probability that is lost without each."""
     if explanation is None:
         return None, None
-    words = explanation.words[min(int(hop), len(explanation.words)) - 1]
-    highest = max(share for _, share in words) or 1.0
-    return explanation.overlay(int(hop) - 1, caption=False), [(word, share / highest) for word, share in words]
+    score = explanation.answers[0]["score"]
+    words = [(word, round(max(lost, 0.0) / score, 3)) for word, lost in explanation.words]
+    return explanation.overlay(int(hop) - 1, caption=False), words
 
 
 def store_wrong(
@@ -133,19 +131,17 @@ def build_app(checkpoint: str, annotations: str | None = None) -> gr.Blocks:
         annotations: folder that gets the questions that were answered wrong, see [`store_wrong`].
 
     Raises:
-        ValueError: There is no such checkpoint, or the model has no hops.
+        ValueError: There is no such checkpoint.
     """
     ask = load_pipeline(checkpoint)
     config = ask.model.config
-    if config.num_attention_layers == 0:
-        raise ValueError(
-            f"{checkpoint} has no hops (`num_attention_layers=0`), so there are no relevance maps to show."
-        )
     with gr.Blocks(title="Where does it look?", analytics_enabled=False) as app:
         gr.Markdown("# Where does it look?\nAsk about a picture and see which patches the model read for its answer.")
+        if config.num_attention_layers == 0:
+            gr.Markdown(NO_HOPS, elem_id="no-hops")
         with gr.Row():
             with gr.Column(min_width=300):
-                inputs = input_components()
+                inputs = input_components(config.num_attention_layers)
                 button = gr.Button("Ask", variant="primary", elem_id="ask")
                 right_answer, wrong, stored = wrong_components()
             with gr.Column(min_width=300):
@@ -169,12 +165,13 @@ def build_app(checkpoint: str, annotations: str | None = None) -> gr.Blocks:
     return app
 
 
-def input_components() -> list[Any]:
-    """Picture, question and method."""
+def input_components(hops: int) -> list[Any]:
+    """Picture, question and method, which is the gradient alone without hops."""
+    methods = [name for name, method in METHODS.items() if hops or method == "gradient"]
     return [
         gr.Image(type="pil", label="Picture", sources=["upload", "clipboard"], elem_id="picture"),
         gr.Textbox(label="Question", placeholder="what is left of the table", elem_id="question"),
-        gr.Radio(list(METHODS), value=next(iter(METHODS)), label="Show", elem_id="method"),
+        gr.Radio(methods, value=methods[0], label="Show", elem_id="method"),
     ]
 
 
@@ -191,8 +188,8 @@ def output_components(hops: int, has_budget: bool) -> dict[str, Any]:
     explanation = gr.State(None)
     answers = gr.Label(label="Answers", num_top_classes=5, elem_id="answers")
     overlay = picture("Where it looked", "overlay")
-    hop = gr.Slider(1, max(hops, 2), hops, step=1, label="Hop", visible=hops > 1, elem_id="hop")
-    words = gr.HighlightedText(label="Words it read", elem_id="words")
+    hop = gr.Slider(1, max(hops, 2), max(hops, 1), step=1, label="Hop", visible=hops > 1, elem_id="hop")
+    words = gr.HighlightedText(label="Words that its answer depends on", elem_id="words")
     kept = picture("Patches that the token budget kept", "kept", visible=has_budget)
     return {
         "explanation": explanation,

@@ -146,7 +146,19 @@ def test_nothing_is_stored_without_a_folder_or_a_right_answer(tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_model_without_hops_is_refused(tmp_path):
+def test_page_of_a_model_without_hops_has_the_gradient_alone_and_says_so(tmp_path):
     save_tiny_model(tmp_path, num_attention_layers=0)
-    with pytest.raises(ValueError, match="has no hops"):
-        space.build_app(str(tmp_path))
+    components = {part.elem_id: part for part in space.build_app(str(tmp_path)).blocks.values()}
+    assert components["no-hops"].value == space.NO_HOPS
+    assert [name for _, name in components["method"].choices] == ["Gradient of the answer's score"]
+    assert not components["hop"].visible
+    ask = space.load_pipeline(str(tmp_path))
+    explanation, scores, *_ = space.answer(ask, tiny_image(), "what is red", "Gradient of the answer's score", None)
+    assert explanation.method == "gradient" and len(scores) == 5
+
+
+def test_words_are_marked_by_the_share_of_the_answer_that_is_lost(tmp_path):
+    save_tiny_model(tmp_path)
+    explanation = space.load_pipeline(str(tmp_path)).look(tiny_image(), "what is red")
+    explanation.answers[0]["score"], explanation.words = 0.8, [("what", 0.4), ("is", -0.1), ("red", 0.8)]
+    assert space.show_hop(explanation, 1)[1] == [("what", 0.5), ("is", 0.0), ("red", 1.0)]

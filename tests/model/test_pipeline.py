@@ -116,10 +116,8 @@ def test_look_returns_the_explanation_of_the_model(ask, method):
         for index in (0, -1):
             expected = overlay(image, look.relevance[index], f"{question}\n{best['answer']} ({best['score']:.0%})")
             assert look.overlay(index).tobytes() == expected.tobytes()
-        for words in look.words:
-            assert [word for word, _ in words] == question.split()
-            assert sum(share for _, share in words) == pytest.approx(1)
-    assert len(looks[0].words) == (0 if method == "relevance" else 1)
+        assert look.method == method
+        assert [word for word, _ in look.words] == question.split()
     assert ask.look(image, QUESTIONS[1], method=method).question == QUESTIONS[1]
 
 
@@ -136,7 +134,6 @@ def test_look_shows_the_patches_that_the_token_budget_kept():
         for column in range(4):
             box = (10 * column, 10 * row, 10 * column + 10, 10 * row + 10)
             assert (picture.crop(box).tobytes() == image.crop(box).tobytes()) == bool(look.kept[row, column])
-    assert len(look.words) == 2
     without = QCAVisualQuestionAnsweringPipeline(model=tiny_model(), processor=tiny_processor())
     with pytest.raises(ValueError, match="no token budget"):
         without.look(image, QUESTIONS[0]).kept_patches()

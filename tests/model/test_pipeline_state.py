@@ -84,7 +84,7 @@ def test_eight_threads_give_the_results_of_one(fields, calls):
             one = expected[number % 60]
             if isinstance(one, tuple):
                 assert result[0] == one[0] and result[1] == one[1]
-                assert result[2] == [[(w, pytest.approx(s, abs=1e-6)) for w, s in words] for words in one[2]]
+                assert result[2] == [(word, pytest.approx(lost, abs=1e-6)) for word, lost in one[2]]
                 torch.testing.assert_close(result[3], one[3])
             else:
                 assert_same(result, one)

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.utils import ModelOutput
 
-from modeling_qca import QCAForVisualQuestionAnswering
+from modeling_qca import QCAForVisualQuestionAnswering, QCAVisualQuestionAnsweringPipeline
+from modeling_qca.evaluation_copy_qca import evaluation_copy
 from modeling_qca.rollout_qca import ImageTokens, rollout
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -367,8 +368,9 @@ def test_methods_and_inputs_that_cannot_be_explained_are_refused():
     model, batch = tiny_model(), tiny_batch()
     with pytest.raises(ValueError, match="'saliency'; it is one of relevance, rollout, gradient"):
         model.explain(batch, method="saliency")
-    with pytest.raises(ValueError, match="num_attention_layers=0"):
-        tiny_model(num_attention_layers=0).explain(batch)
+    for method in ("relevance", "rollout"):
+        with pytest.raises(ValueError, match=r"num_attention_layers=0.*method='gradient'"):
+            tiny_model(num_attention_layers=0).explain(batch, method=method)
     features = model.get_image_features(batch.pop("pixel_values"))
     cached = {**batch, "image_features": features.last_hidden_state}
     assert model.explain(cached).relevance.shape == (3, 2, 4, 16)
@@ -449,3 +451,39 @@ def test_an_image_index_out_of_range_is_refused_by_every_method():
         for image in (-1, 2):
             with pytest.raises(ValueError, match="image_index"):
                 tiny_model().explain(tiny_batch() | {"image_index": torch.tensor([0, image, 1])}, method)
+
+
+@pytest.mark.parametrize("vision", ["vit", "siglip_vision_model"])
+def test_gradient_without_hops_is_grad_cam_of_the_mean_followed_back_through_the_encoder(vision):
+    model = tiny_model(vision, num_attention_layers=0)
+    inputs = tiny_processor()(images=tiny_image(), text="what is left of the cube")
+    copied, embedded = evaluation_copy(model, eager_attention=True), []
+    copied.qca.patch_embedder.register_forward_hook(lambda module, args, output: embedded.append(output))
+    outputs = copied(**inputs | {"pixel_values": inputs["pixel_values"].requires_grad_()}, output_attentions=True)
+    attentions = outputs.vision_attentions
+    of_patches, *gradients = torch.autograd.grad(outputs.logits.max(), [embedded[0], *attentions])
+    relevancy = identity = torch.eye(attentions[0].shape[-1])
+    for attention, gradient in zip(attentions, gradients, strict=True):
+        relevancy = relevancy + (attention * gradient).clamp(min=0).mean(dim=1)[0] @ relevancy
+    added = relevancy - identity
+    rows = (added / added.sum(dim=-1, keepdim=True) + identity)[-16:]  # of the patches
+    grad_cam = (embedded[0] * of_patches).sum(dim=-1).clamp(min=0)[0]
+    expected = (grad_cam @ rows)[-16:]
+    explanation = model.explain(inputs, method="gradient")
+    torch.testing.assert_close(explanation.relevance[0, 0, 0], expected / expected.sum())
+    assert explanation.relevance.std() > 0.001
+
+
+def test_gradient_without_hops_is_zero_where_the_budget_dropped_patches():
+    model = tiny_model(num_attention_layers=0, token_budget=6, token_budget_layer=2)
+    inputs = tiny_processor()(images=tiny_image(), text=["what is red", "how many"])
+    explanation = model.explain(inputs, method="gradient")
+    assert explanation.relevance.shape == (2, 1, 1, 16)
+    torch.testing.assert_close(explanation.relevance.sum(dim=-1), torch.ones(2, 1, 1))
+
+
+def test_look_at_a_model_without_hops_gives_the_gradient_and_says_so():
+    ask = QCAVisualQuestionAnsweringPipeline(model=tiny_model(num_attention_layers=0), processor=tiny_processor())
+    look = ask.look(tiny_image(), "what is red")
+    assert look.method == "gradient" and look.relevance.shape == (1, 4, 4)
+    torch.testing.assert_close(look.relevance, ask.look(tiny_image(), "what is red", method="gradient").relevance)

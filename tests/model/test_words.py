@@ -108,7 +108,7 @@ def test_look_works_with_a_tokenizer_without_offsets():
     processor = QCAProcessor(tiny_processor().image_processor, WordTokenizer(model_max_length=16))
     ask = QCAVisualQuestionAnsweringPipeline(model=tiny_model(query_tokens="attended"), processor=processor)
     looks = ask.look(tiny_image(), ["what is red", "what"])
-    assert [[word for word, _ in look.words[0]] for look in looks] == [["what", "is", "red"], ["what"]]
+    assert [[word for word, _ in look.words] for look in looks] == [["what", "is", "red"], ["what"]]
 
 
 class PieceTokenizer(WordTokenizer):

@@ -5,6 +5,7 @@ They need the `figures` extra: `pip install "modeling-qca[figures]"`.
 
 import io
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,17 +23,19 @@ except ImportError as error:
     raise ImportError('Figures are drawn with matplotlib: pip install "modeling-qca[figures]"') from error
 
 
+logger = logging.getLogger(__name__)
 FRAME_MILLISECONDS = 1200
 BAR, BEST = "#9db4c0", "#21918c"
 
 
 def explanation_figure(explanation: VisualExplanation) -> Figure:
-    """The image, the map of each hop with the words that it weights most, and the answers as bars."""
+    """The image, the map of each hop, the most important words, and the answers as bars."""
     panels = [explanation.overlay(index, caption=False) for index in range(len(explanation.relevance))]
     columns = len(panels) + 2
     height = 3.0 * explanation.image.height / explanation.image.width
     figure = Figure(figsize=(3.2 * columns, min(max(height, 2.2), 6.0) + 0.9), layout="constrained")
-    figure.suptitle(explanation.question, parse_math=False)
+    words = f"\nwithout the word: {explanation.important_words(3)}"
+    figure.suptitle(f"{explanation.question}{words}", parse_math=False)
     axes = figure.subplots(1, columns)
     axes[0].imshow(explanation.image)
     axes[0].set_title("image", fontsize=10)
@@ -147,7 +150,10 @@ def explain_to_files(
     """
     from .checkpoint import load_pipeline
 
-    explanations: Any = load_pipeline(checkpoint).look(image, questions, method=method, top_k=top_k)
+    pipeline = load_pipeline(checkpoint)
+    explanations: Any = pipeline.look(image, questions, method=method, top_k=top_k)
+    if explanations[0].method != method:
+        logger.warning("%s has no hops: the pictures show the gradient of the answer's score", checkpoint)
     output_dir.mkdir(parents=True, exist_ok=True)
     written = []
     for number, explanation in enumerate(explanations, start=1):
@@ -162,7 +168,7 @@ def explain_to_files(
             written.append(write_picture(explanation.kept_patches(), output_dir / f"{number}-kept.png"))
     if len(explanations) > 1:
         written.append(write_figure(questions_figure(explanations), output_dir / "questions.png"))
-    numbers = {"image": image, "method": method, "questions": [_numbers(explanation) for explanation in explanations]}
+    numbers = {"image": image, "questions": [_numbers(explanation) for explanation in explanations]}
     text = json.dumps(numbers, indent=2, ensure_ascii=False) + "\n"
     return [*written, _write(text.encode(), output_dir / "explanation.json")]
 
@@ -212,18 +218,14 @@ def _answer_bars(axis: Any, explanation: VisualExplanation) -> None:
 
 
 def _map_name(explanation: VisualExplanation, index: int) -> str:
-    """The title of a map: its hop and, if the method gives them, the words that it weights most."""
-    name = "relevance" if len(explanation.relevance) == 1 else f"hop {index + 1}"
-    if not explanation.words:
-        return name
-    words = explanation.words[index % len(explanation.words)]
-    most = sorted(words, key=lambda word: -word[1])[:3]
-    return f"{name}: " + ", ".join(f"{word} {share:.0%}" for word, share in most)
+    """The title of a map: its hop, or the method that gives a single map."""
+    return f"hop {index + 1}" if len(explanation.relevance) > 1 else explanation.method
 
 
 def _numbers(explanation: VisualExplanation) -> dict[str, Any]:
     return {
         "question": explanation.question,
+        "method": explanation.method,
         "answers": explanation.answers,
         "words": explanation.words,
         "relevance": explanation.relevance.tolist(),

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ from markupsafe import Markup
 from PIL import Image
 
 from modeling_qca import QCAVisualQuestionAnsweringPipeline
-from modeling_qca.explanation_qca import VisualExplanation
 
 from ..confidence.diagrams import coverage_diagram, reliability_diagram
 from ..data.images import read_image
@@ -20,6 +19,7 @@ from ..files.atomic_write import atomic_write
 from ..files.progress import track
 from ..files.run_files import ATTENTION_SOURCES, format_value
 
+NO_HOPS = "The model has no hops, so the pictures show the gradient of the answer's score."
 PICTURE_SIDE = 320  # pixels of the longer side of an example
 # title -> the order in words, the key to sort by, and which rows belong to the section
 SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], Any], Callable[[dict[str, Any]], bool]]] = {
@@ -97,7 +97,7 @@ svg { width: 20rem; height: 20rem; color: inherit; }
 <figcaption><b>{{ example.question }}</b><br>
 <span class="{{ example.mark }}">{{ example.answer }}</span> ({{ example.confidence }})
 {%- if example.score != 1 %}, expected {{ example.expected }}{% endif %}
-{%- if example.words %}<br><span class="quiet">words: {{ example.words }}</span>{% endif %}</figcaption>
+{%- if example.words %}<br><span class="quiet">without the word: {{ example.words }}</span>{% endif %}</figcaption>
 </figure>
 {% endfor %}</div>
 {% endfor %}
@@ -150,7 +150,7 @@ def write_report(
         title=title,
         rows=len(rows),
         images=len(set(rows["image_id"])),
-        notes=_notes(results.get("data", {})),
+        notes=_notes(results.get("data", {}), pipeline.model.config.num_attention_layers),
         sections=sections,
         attention=results["attention"],
         columns=ATTENTION_SOURCES,
@@ -163,9 +163,10 @@ def write_report(
     return path
 
 
-def _notes(data: dict[str, Any]) -> list[str]:
-    """What limits the accuracy: answers outside the vocabulary, and images that were trained on."""
-    notes = []
+def _notes(data: dict[str, Any], hops: int) -> list[str]:
+    """What limits the accuracy: answers outside the vocabulary, and images that were trained on; and maps of a model
+    without hops."""
+    notes = [] if hops else [NO_HOPS]
     reach = data.get("vocabulary", {}).get("validation", {"coverage": 1})
     if reach["coverage"] < 1:
         notes.append(
@@ -204,12 +205,8 @@ def _accuracy(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def _example(row: dict[str, Any], pipeline: QCAVisualQuestionAnsweringPipeline) -> dict[str, str]:
-    picture, words = read_image(row), []
-    if pipeline.model.config.num_attention_layers:
-        look: VisualExplanation = pipeline.look(picture, row["question"], top_k=1).fit(PICTURE_SIDE)
-        picture, words = look.overlay(caption=False), look.words
-    else:  # no relevance map
-        picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    look: Any = pipeline.look(read_image(row), row["question"], top_k=1)
+    picture = look.fit(PICTURE_SIDE).overlay(caption=False)
     buffer, clean = io.BytesIO(), Image.new("RGB", picture.size)
     clean.paste(picture)  # the pixels alone: Pillow writes a comment of the original file
     clean.save(buffer, "jpeg", quality=85)
@@ -217,14 +214,8 @@ def _example(row: dict[str, Any], pipeline: QCAVisualQuestionAnsweringPipeline) 
     return {
         "picture": base64.b64encode(buffer.getvalue()).decode(),
         "expected": ", ".join(answer["answer"] for answer in expected[:3]),
-        "words": _most_read(words),
+        "words": look.important_words(2),
     }
-
-
-def _most_read(words: Sequence[Sequence[tuple[str, float]]]) -> str:
-    """The two words that each hop weights most: `bed 61%, left 20% / table 70%, ...`."""
-    hops = [sorted(hop, key=lambda word: -word[1])[:2] for hop in words]
-    return " / ".join(", ".join(f"{word} {share:.0%}" for word, share in hop) for hop in hops)
 
 
 def _merged(detail: dict[str, Any], drawn: dict[int, dict[str, str]]) -> dict[str, Any]:

@@ -95,6 +95,8 @@ class Recipe:
         cache_image_features: Compute the features of a frozen vision encoder once and store them.
         ema_decay: Decay of an exponential moving average of the weights, which is evaluated and saved.
         early_stopping_patience: Number of evaluations without improvement after which training stops.
+        log_maps: Number of validation pictures that go with their relevance maps to the tracker (`report_to`) at each
+            evaluation. A tracker may be a public page, so the default is 0.
         metrics: Metrics beside accuracy: `vqa_accuracy`, `wups`.
         baselines: Models to train and report beside this one: `question_only` sees blank images, `image_mean` has no
             hops.
@@ -127,6 +129,7 @@ class Recipe:
     cache_image_features: bool = False
     ema_decay: float | None = None
     early_stopping_patience: int | None = None
+    log_maps: int = 0
     metrics: list[str] = field(default_factory=list)
     baselines: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
@@ -186,6 +189,8 @@ class Recipe:
                 raise ValueError(f"`early_stopping_patience` is 1 or more, got {self.early_stopping_patience}")
             if self.arguments.get("eval_strategy") == "no":
                 raise ValueError("`early_stopping_patience` counts evaluations, and `eval_strategy` is `no`")
+        if self.log_maps < 0:
+            raise ValueError(f"`log_maps` is a number of pictures, got {self.log_maps}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"`ema_decay` is between 0 and 1, got {self.ema_decay}")
 

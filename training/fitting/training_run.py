@@ -39,6 +39,7 @@ from .callbacks import (
     last_complete_checkpoint,
 )
 from .data_check import inspect_splits
+from .map_log import MapLog, check_map_log, spread_rows
 from .model_factory import build_model, training_answers
 from .parameter_groups import freeze
 from .recipe import Recipe
@@ -89,6 +90,8 @@ def train(
         return finished
     validate_metrics(recipe.metrics)
     check_arguments(recipe.training_arguments())
+    if recipe.log_maps:
+        check_map_log(recipe.training_arguments())
     arguments, splits = runnable_arguments(recipe), read_splits(recipe)
     origin = provenance(splits.validation, **measured_on(recipe), device=arguments.device)
     if baseline == "blank_images":
@@ -216,6 +219,8 @@ class TrainingRun:
             learning_rates=recipe.learning_rates,
             ema_decay=recipe.ema_decay,
         )
+        if recipe.log_maps and self.baseline is None:
+            trainer.add_callback(MapLog(trainer, self.processor, spread_rows(self.splits.validation, recipe.log_maps)))
         if not (sys.stderr.isatty() or arguments.disable_tqdm):  # a bar would fill a log file
             trainer.remove_callback(ProgressCallback)
             trainer.add_callback(PrintProgress())
@@ -278,6 +283,7 @@ def _train_baseline(name: str, recipe: Recipe, splits: Splits) -> dict[str, floa
     variant = dataclasses.replace(
         recipe,
         attention_supervision="none",
+        log_maps=0,
         config={**recipe.config, **WITHOUT_HOPS},
         arguments={**recipe.arguments, "output_dir": str(recipe.output_dir / "baselines" / name)},
     )

@@ -8,6 +8,8 @@ from ..confidence.abstention import Abstention, read_abstention
 from ..evaluation.calibrate import embed_questions, read_familiarity
 from ..evaluation.checkpoint import load_pipeline
 
+NO_HOPS = "the model has no hops"
+
 
 @dataclass(frozen=True)
 class AskedQuestion:
@@ -17,6 +19,8 @@ class AskedQuestion:
         overlay: the file of its overlay.
         reason: why the best answer does not count; None if it does.
         unfamiliar: how far the question is from those trained on; None if it is like them, or if that is not known.
+        words: with an overlay, the most important words and what the answer loses without each.
+        map_name: what the overlay shows.
     """
 
     question: str
@@ -24,6 +28,8 @@ class AskedQuestion:
     overlay: Path | None = None
     reason: str | None = None
     unfamiliar: str | None = None
+    words: str | None = None
+    map_name: str = "relevance map"
 
     @property
     def abstained(self) -> bool:
@@ -52,6 +58,7 @@ def answer_questions(
     abstention = read_abstention(checkpoint, threshold, coverage)
     pipeline = load_pipeline(checkpoint)
     pictures: list[Path | None] = [None] * len(questions)
+    words: list[str | None] = [None] * len(questions)
     if overlay is None:
         answers = pipeline(image, questions, top_k=top_k)
     else:
@@ -60,11 +67,12 @@ def answer_questions(
         for number, explanation in enumerate(explanations, start=1):
             path = overlay if len(explanations) == 1 else overlay.with_stem(f"{overlay.stem}-{number}")
             explanation.overlay().save(path)
-            pictures[number - 1] = path
+            pictures[number - 1], words[number - 1] = path, explanation.important_words(3)
     reasons = [_reason(abstention, found[0]) for found in answers]
     unfamiliar = _unfamiliar(checkpoint, pipeline, questions)
-    parts = zip(questions, answers, pictures, reasons, unfamiliar, strict=True)
-    return [AskedQuestion(*part) for part in parts]
+    map_name = "relevance map" if pipeline.model.config.num_attention_layers else f"gradient map ({NO_HOPS})"
+    parts = zip(questions, answers, pictures, reasons, unfamiliar, words, strict=True)
+    return [AskedQuestion(*part, map_name) for part in parts]
 
 
 def _reason(abstention: Abstention, best: dict[str, Any]) -> str | None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,7 @@ class LabelMaps:
             raise ValueError(f"{self.folder}: no label maps (*.png)")
         return found
 
-    def read(self, stem: str) -> NDArray[np.integer]:
+    def read(self, stem: str) -> NDArray[Any]:
         """[height, width] of class numbers; 0 is unlabeled.
 
         Raises:
@@ -61,7 +62,8 @@ class LabelMaps:
                 table[number] = self._class_of(int(number), stem, path)
             return table[numbers]
         found, inverse = np.unique(numbers, return_inverse=True)
-        return np.array([self._class_of(int(number), stem, path) for number in found])[inverse].reshape(numbers.shape)
+        classes = np.array([self._class_of(int(number), stem, path) for number in found], dtype=np.int64)
+        return classes[inverse].reshape(numbers.shape)
 
     def _class_of(self, number: int, stem: str, path: Path) -> int:
         if self.segments and number != UNLABELED:

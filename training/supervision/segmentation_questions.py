@@ -257,7 +257,7 @@ class _MapPainter:
     maps: LabelMaps
     grid: Grid
 
-    def __call__(self, targets: tuple[str, list[tuple[RegionTarget, ...]]]) -> NDArray[np.float16]:
+    def __call__(self, targets: tuple[str, list[tuple[RegionTarget, RegionTarget]]]) -> NDArray[np.float16]:
         stem, hops = targets
         counts = ClassCounts(self.maps.read(stem), max(self.maps.names) + 1, self.grid)
         return np.array([[counts.cell_shares(*target) for target in pair] for pair in hops], dtype=np.float16)

@@ -1,6 +1,7 @@
 """Figures of explanations and faithfulness, and the files of an explanation."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from modeling_qca.training.evaluation.figures import (
     questions_figure,
     write_figure,
 )
+from modeling_qca.training.prediction.ask import answer_questions
 
 QUESTIONS = ["what is left of the ball", "is there a red cube"]
 
@@ -30,7 +32,7 @@ def explanation_of(size: tuple[int, int] = (120, 60), maps: int = 2, **fields) -
     for index in range(maps):
         relevance[index, index, 3 - index] = 1.0
     answers = fields.pop("answers", [{"answer": "red", "score": 0.75}, {"answer": "blue", "score": 0.2}])
-    words = [[("what", 0.1), ("is", 0.2), ("left", 0.7)], [("what", 0.6), ("is", 0.1), ("left", 0.3)]]
+    words = [("what", 0.1), ("is", -0.2), ("left", 0.7)]
     defaults = {"words": words, "kept": None, "box": (0, 0, *size)}
     return VisualExplanation(tiny_image(size=size), QUESTIONS[0], answers, relevance, **defaults | fields)
 
@@ -55,7 +57,7 @@ def test_explanation_figure_shows_every_map_and_the_answers(size, maps, tmp_path
         assert (np.asarray(panel.images[0].get_array()) == np.asarray(explanation.overlay(index, caption=False))).all()
     assert [bar.get_width() for bar in bars.patches] == [0.2, 0.75]
     written = texts(figure)
-    for expected in (QUESTIONS[0], "red", "blue", "75%", "20%", "left 70%"):
+    for expected in (QUESTIONS[0], "red", "blue", "75%", "20%", "left -70%"):
         assert expected in written
     assert ("hop 3" in written) == (maps == 3)
     path = write_figure(figure, tmp_path / "explanation.png")
@@ -141,3 +143,16 @@ def test_writes_nothing_for_an_unreadable_image(tmp_path):
     with pytest.raises(ValueError, match="Cannot read the image"):
         explain_to_files(str(tmp_path / "checkpoint"), "nowhere.png", QUESTIONS, tmp_path / "looks")
     assert not (tmp_path / "looks").exists()
+
+
+def test_explain_of_a_model_without_hops_draws_the_gradient_and_says_so(tmp_path, caplog):
+    save_tiny_model(tmp_path / "checkpoint", num_attention_layers=0)
+    tiny_image().save(tmp_path / "image.png")
+    arguments = str(tmp_path / "checkpoint"), str(tmp_path / "image.png"), QUESTIONS
+    explain_to_files(*arguments, tmp_path / "looks")
+    assert "has no hops: the pictures show the gradient of the answer's score" in caplog.text
+    numbers = json.loads((tmp_path / "looks" / "explanation.json").read_text())
+    assert {entry["method"] for entry in numbers["questions"]} == {"gradient"}
+    first, _ = answer_questions(*arguments, 3, tmp_path / "overlay.png")
+    assert (first.map_name, first.overlay) == ("gradient map (the model has no hops)", tmp_path / "overlay-1.png")
+    assert re.match(r"\w+ [+-]\d+%, ", first.words)
