@@ -83,7 +83,7 @@ def show_hop(explanation: Any, hop: int) -> tuple:
     """The overlay of a hop, and the words with the share of the answer's probability that is lost without each."""
     if explanation is None:
         return None, None
-    score = explanation.answers[0]["score"]
+    score = explanation.answers[0]["score"] or 1.0  # of a sigmoid that underflows
     words = [(word, round(max(lost, 0.0) / score, 3)) for word, lost in explanation.words]
     return explanation.overlay(int(hop) - 1, caption=False), words
 
