@@ -1,6 +1,6 @@
 """Importance of the words of a question, measured by leaving each of them out.
 
-Attention and gradients also give shares of words. They rank words otherwise than the loss of the answer without each, see
+Attention and gradients also give shares of words. They rank words in another order than this loss does, see
 docs/explaining.md. Leaving words out is exact, and cheap, because the image is encoded once.
 
 B questions, W words of a question, R rows, L question tokens.
