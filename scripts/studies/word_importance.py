@@ -5,7 +5,7 @@ two random content words, and reports how much of the answer's probability is lo
 correlation (Spearman) of the method with the loss of each single word, which is 1 for words left out by definition.
 Questions are random rows of the validation split.
 
-    python scripts/studies/word_importance.py runs/a runs/b runs/c --data DATA --name rooms --output docs/results/words.json
+    python scripts/studies/word_importance.py runs/a runs/b runs/c --data DATA --name rooms --output words.json
 """
 
 import argparse
