@@ -1,8 +1,8 @@
-"""`scripts/confidence.py`: what its figures are computed with."""
+"""`scripts/confidence/figures.py`: what its figures are computed with."""
 
 import numpy as np
 import pytest
-from confidence import auroc, shuffled_words
+from confidence.figures import auroc, shuffled_words
 from sklearn.metrics import roc_auc_score
 
 

@@ -1,6 +1,6 @@
 """Measure how well calibrated runs know when not to answer: calibration, selective accuracy, unfamiliar questions.
 
-    python scripts/confidence.py rooms=RUN,RUN daquar=RUN --output docs/results/confidence.json
+    python scripts/confidence/figures.py rooms=RUN,RUN daquar=RUN --output docs/results/confidence.json
 
 Each RUN is the folder of a training that `qca calibrate RUN` has calibrated. Its `calibration.json` was measured by
 cross-fitting, see `training/evaluation/calibrate.py`. Questions of the other data sets, and its own with their words
