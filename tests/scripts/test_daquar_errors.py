@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-PROGRAM = Path(__file__).parents[2] / "scripts" / "daquar_errors.py"
+PROGRAM = Path(__file__).parents[2] / "scripts" / "studies" / "daquar_errors.py"
 ASKED = [  # question, right answers, given with sight, without
     ("what color is the cup", "red", "red", "cup"),
     ("what is on the table", "cup, lamp", "lamp", "red"),
