@@ -1,7 +1,8 @@
-"""Analyze errors on DAQUAR: accuracy by the training frequency of the right answer and by the kind of question, and
+r"""Analyze errors on DAQUAR: accuracy by the training frequency of the right answer and by the kind of question, and
 the distance of wrong numbers.
 
-    python scripts/studies/daquar_errors.py DAQUAR RESULTS ROW [ROW ...] --output docs/results/daquar_random_errors.json
+    python scripts/studies/daquar_errors.py DAQUAR RESULTS ROW [ROW ...] \
+        --output docs/results/daquar_random_errors.json
 
 RESULTS is the output folder of `qca results`. A ROW is the name of a row of its table; every finished seed is read.
 Counts of questions are means over the runs.
