@@ -1,1 +1,1 @@
-"""Parts of `scripts/zoom_gate.py`: pictures with small things, frozen features of windows, and heads on them."""
+"""The gate of zoom (`zoom.gate`): small things in photos, frozen features of windows, and linear readers of them."""

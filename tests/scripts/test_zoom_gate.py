@@ -18,7 +18,7 @@ from zoom.probe import RIDGE, Part, Scores, choices, chosen_as_windows, fit_scor
 from zoom.table import gate
 from zoom.windows import CELLS, SIDES, choose, held_share, on_cells, window_boxes, window_starts
 
-PROGRAM = Path(__file__).parents[2] / "scripts" / "zoom_gate.py"
+SCRIPTS = Path(__file__).parents[2] / "scripts"
 CLASSES = "building\ncar\ndoor\nvegetation\nwindow\n"
 
 
@@ -233,9 +233,9 @@ def test_encoder_gives_the_backbones_features_and_attention(tmp_path):
 @pytest.mark.slow
 def test_program_measures_every_row_and_goes_on_where_it_stopped(tmp_path):
     facades, output = save_facades(tmp_path / "facades", 40), tmp_path / "zoom_gate.json"
-    command = [sys.executable, PROGRAM, facades, tmp_path / "work", "--output", output]
+    command = [sys.executable, "-m", "zoom.gate", facades, tmp_path / "work", "--output", output]
     command += ["--vision-encoder", save_vision_encoder(tmp_path / "vision")]
-    subprocess.run(command, check=True)
+    subprocess.run(command, check=True, cwd=SCRIPTS)
     results = json.loads(output.read_text())
     measures = results["data"]["facades"]["measures"]
     true, chance = (measures[f"holds whole112 half112 {choice} 2"]["mean"] for choice in ("true region", "chance"))
@@ -245,8 +245,8 @@ def test_program_measures_every_row_and_goes_on_where_it_stopped(tmp_path):
     progress = tmp_path / "work" / "progress.json"
     state = json.loads(progress.read_text())
     progress.write_text(json.dumps(state | {"done": 30}))
-    subprocess.run(command, check=True)
+    subprocess.run(command, check=True, cwd=SCRIPTS)
     assert json.loads(output.read_text()) == results
     progress.write_text(json.dumps(state | {"encoder": "another"}))
-    refused = subprocess.run(command, capture_output=True, text=True)
+    refused = subprocess.run(command, cwd=SCRIPTS, capture_output=True, text=True)
     assert refused.returncode and "another encoder" in refused.stderr

@@ -1,6 +1,6 @@
 """Measure whether a question-guided choice of windows pays for small things, on frozen features.
 
-    python scripts/zoom_gate.py FACADES WORK --vision-encoder DINOV2 --output docs/results/zoom_gate.json
+    PYTHONPATH=scripts python -m zoom.gate FACADES WORK --vision-encoder DINOV2 --output docs/results/zoom_gate.json
 
 A glance at the whole picture chooses one or two windows of half or a quarter of its sides; a reader sees the glance
 and the windows. Beside it stand readers of the whole picture at three sizes, and windows chosen by chance, by the
@@ -14,13 +14,14 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from zoom.features import CROPS, Encoder, cache_features
-from zoom.pictures import facade_pictures, folds
-from zoom.probe import Part
-from zoom.table import Measures, measure, render, summarize
 
 from modeling_qca.training.files.progress import track
 from modeling_qca.training.files.run_files import write_json
+
+from .features import CROPS, Encoder, cache_features
+from .pictures import facade_pictures, folds
+from .probe import Part
+from .table import Measures, measure, render, summarize
 
 
 def main() -> None:
