@@ -11,6 +11,7 @@ from .labels_qca import complete_labels
 from .layouts_qca import LAYOUTS, check_text_encoder, check_vision_encoder
 from .legacy_qca import DEFAULTS_OF_0_1, REMOVED_FIELDS, upgrade_fields
 from .validation_qca import check_fields, check_parameter_count, check_stored
+from .vision_shape_qca import vision_shape
 
 FORMAT_VERSION = "0.2"  # of stored configs; see `QCAConfig.from_dict`
 
@@ -37,7 +38,7 @@ class QCAConfig(PreTrainedConfig):
 
     Args:
         vision_config (`PreTrainedConfig` or `dict`, *optional*, defaults to a ViT):
-            Any vision encoder whose tokens are a prefix (CLS, registers) followed by a grid of patches.
+            Any vision encoder that returns a feature map, or a prefix (CLS, registers) followed by a grid of patches.
         text_config (`PreTrainedConfig` or `dict`, *optional*, defaults to a BERT):
             Any text encoder that returns one state per token.
         hidden_size (`int`, *optional*, defaults to the vision encoder's width):
@@ -174,14 +175,8 @@ class QCAConfig(PreTrainedConfig):
             raise ValueError(f"A field of the config has a wrong type: {error}") from error
         check_vision_encoder(self.vision_config.model_type)
         check_text_encoder(self.text_config)
-        for name in ("hidden_size", "image_size", "patch_size"):
-            if not hasattr(self.vision_config, name):
-                raise ValueError(
-                    f"A `{self.vision_config.model_type}` vision encoder has no `{name}`; pass one whose tokens are a "
-                    "prefix and a grid of patches."
-                )
         if self.hidden_size is None:
-            self.hidden_size = self.vision_config.hidden_size
+            self.hidden_size = self.vision_width
 
     @classmethod
     def from_vision_text_configs(
@@ -243,11 +238,12 @@ class QCAConfig(PreTrainedConfig):
     @property
     def conditioned_layers(self) -> list[int]:
         """Indices of the vision layers that read the question, ascending."""
-        layers, depth = self.vision_conditioning_layers, self.vision_config.num_hidden_layers
+        layers = self.vision_conditioning_layers
         if layers is None:
             return []
         if isinstance(layers, list):
             return sorted(set(layers))
+        depth = self.vision_config.num_hidden_layers
         if isinstance(layers, int):
             return list(range(depth - layers, depth))
         named = {
@@ -267,15 +263,26 @@ class QCAConfig(PreTrainedConfig):
     @property
     def image_grid(self) -> tuple[int, int]:
         """(rows, columns) of patches of an image of the vision encoder's own size."""
-        image_size, patch_size = self.vision_config.image_size, self.patch_size
-        height, width = image_size if isinstance(image_size, (list, tuple)) else (image_size, image_size)
-        return height // patch_size[0], width // patch_size[1]
+        return vision_shape(self.vision_config).grid
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels of the vision encoder's own images."""
+        return vision_shape(self.vision_config).image_size
 
     @property
     def patch_size(self) -> tuple[int, int]:
         """(height, width) of a patch in pixels."""
-        size = self.vision_config.patch_size
-        return tuple(size) if isinstance(size, (list, tuple)) else (size, size)
+        if self.vision_config.model_type in LAYOUTS:
+            size = self.vision_config.patch_size
+            return tuple(size) if isinstance(size, (list, tuple)) else (size, size)
+        (height, width), (rows, columns) = self.image_size, self.image_grid
+        return height // rows, width // columns
+
+    @property
+    def vision_width(self) -> int:
+        """Width of the vision encoder's tokens."""
+        return vision_shape(self.vision_config).width
 
     def validate_architecture(self):
         """Part of `@strict` validation: the fields must fit each other and the encoders."""
@@ -297,11 +304,10 @@ class QCAConfig(PreTrainedConfig):
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
         if self.temperature <= 0:
             raise ValueError(f"`temperature` must be positive, got {self.temperature}.")
-        if min(self.vision_config.hidden_size, *self.patch_size) < 1 or min(self.image_grid) < 1:
+        if min(self.vision_width, *self.patch_size, *self.image_grid) < 1:
             raise ValueError(
                 f"`vision_config` has no patches of at least 1 x 1 pixels and 1 channel: `image_size` "
-                f"{self.vision_config.image_size}, `patch_size` {self.vision_config.patch_size}, `hidden_size` "
-                f"{self.vision_config.hidden_size}."
+                f"{self.image_size}, `patch_size` {self.patch_size}, `hidden_size` {self.vision_width}."
             )
         if self.problem_type == "regression":
             raise ValueError("`problem_type` must be a single- or multi-label classification, got 'regression'.")
@@ -318,7 +324,8 @@ class QCAConfig(PreTrainedConfig):
     @property
     def _num_own_parameters(self) -> int:
         """Parameters of the matrices outside of the encoders, or a few more."""
-        size, vision_size = self.hidden_size or self.vision_config.hidden_size, self.vision_config.hidden_size
+        vision_size = self.vision_width
+        size = self.hidden_size or vision_size
         embedders = (
             len(self.vision_feature_layers or [0]) * vision_size + self.text_config.hidden_size + 6 * size
         ) * size

@@ -45,9 +45,9 @@ class PatchEmbedder(nn.Module):
 
     def __init__(self, config: QCAConfig):
         super().__init__()
-        size, layers = config.hidden_size, config.vision_feature_layers or [config.vision_config.num_hidden_layers]
-        self.norm = nn.LayerNorm(len(layers) * config.vision_config.hidden_size)
-        self.projection = nn.Linear(len(layers) * config.vision_config.hidden_size, size)
+        size, width = config.hidden_size, len(config.vision_feature_layers or [0]) * config.vision_width
+        self.norm = nn.LayerNorm(width)
+        self.projection = nn.Linear(width, size)
         self.position = nn.Sequential(nn.Linear(2, size), nn.GELU(), nn.Linear(size, size))
         self.update = nn.Sequential(
             nn.LayerNorm(size), nn.Linear(size, 2 * size), nn.GELU(), nn.Linear(2 * size, size)

@@ -359,7 +359,7 @@ class QCAModel(QCAPreTrainedModel):
     def _cached_images(self, image_features: torch.Tensor, image_grid: tuple[int, int] | None) -> QCAImageFeatures:
         rows, columns = self.config.image_grid if image_grid is None else image_grid
         others = image_features.shape[1] - rows * columns if image_features.dim() == 3 else -1
-        if others < 0 or self.vision_encoder.num_prefix_tokens not in (None, others):
+        if others != self.vision_encoder.shape.prefix:
             raise ValueError(
                 f"`image_features` {tuple(image_features.shape)} hold no {rows} x {columns} grid of patches; pass the "
                 "`last_hidden_state` of `get_image_features`, and its `grid` as `image_grid`."

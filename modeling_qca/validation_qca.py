@@ -119,14 +119,18 @@ def build_encoder(config: Any, field: str, reads: str) -> Any:
     takes_memory = torch.get_default_device().type != "meta" and not is_deepspeed_zero3_enabled()
     if takes_memory:
         with torch.device("meta"):
-            _check_encoder(_from_config(copy.deepcopy(config), field), field, reads)
-    encoder = _from_config(config, field)
+            _check_encoder(encoder_from_config(copy.deepcopy(config), field), field, reads)
+    encoder = encoder_from_config(config, field)
     if not takes_memory:
         _check_encoder(encoder, field, reads)
     return encoder
 
 
-def _from_config(config: Any, field: str) -> Any:
+def encoder_from_config(config: Any, field: str) -> Any:
+    """
+    Raises:
+        ValueError: if the code of the encoder cannot build what `config`, the `field` of a `QCAConfig`, describes.
+    """
     register_tower(config)
     try:
         if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:  # the encoder of a T5, not all of it
@@ -193,4 +197,4 @@ def _values(fields: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
             waiting += [(path, f"{name}[]", inner, depth + 1) for inner in value]
 
 
-__all__ = ["build_encoder", "check_fields", "check_parameter_count", "check_stored"]
+__all__ = ["build_encoder", "check_fields", "check_parameter_count", "check_stored", "encoder_from_config"]

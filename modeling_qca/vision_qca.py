@@ -28,6 +28,7 @@ from .layouts_qca import LAYOUTS
 from .pairs_qca import ImageIndex, expand_to_questions
 from .states_qca import LayerProjections, QuestionStates
 from .validation_qca import build_encoder
+from .vision_shape_qca import vision_shape
 
 # What a `PreTrainedModel` reads off its children, to place them on devices and in a dtype. This module stands between.
 PLACEMENT = (
@@ -150,15 +151,11 @@ class QuestionAwareVisionEncoder(nn.Module):
             build_encoder(config.vision_config, "vision_config", "pixel_values") if backbone is None else backbone
         )
         self.layout = LAYOUTS.get(config.vision_config.model_type)
+        self.shape = vision_shape(config.vision_config)
         self.conditioning = nn.ModuleDict({str(i): GatedConditioning(config) for i in config.conditioned_layers})
         self.budget = None if config.token_budget is None else TokenBudget(config)
         for name in PLACEMENT:
             setattr(self, name, getattr(self.backbone, name))
-
-    @property
-    def num_prefix_tokens(self) -> int | None:
-        """Tokens before the patches (CLS, registers); `None` if the architecture is not among [`LAYOUTS`]."""
-        return None if self.layout is None else self.layout.num_prefix_tokens(self.config.vision_config)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """(rows, columns) of the patches of an image of `height` x `width` pixels."""
@@ -173,29 +170,24 @@ class QuestionAwareVisionEncoder(nn.Module):
             requested: `output_hidden_states` and `output_attentions`.
 
         Raises:
-            ValueError: if the backbone's tokens are not a prefix followed by the grid.
+            ValueError: if the encoder cannot read images of this size.
         """
         height, width = pixel_values.shape[-2:]
         pixel_values = pixel_values.to(self.backbone.dtype)
         interpolation = self._interpolation(height, width)
         if self.config.vision_feature_layers is None and self.config.first_question_layer is None:
-            run = self.backbone(pixel_values=pixel_values, return_dict=True, **interpolation, **requested)
-            tokens, rotary = run.last_hidden_state, None
+            options = {"return_dict": True, **interpolation, **requested}
+            run: Any = self.backbone(pixel_values=pixel_values, **_accepted(self.backbone.forward, options))
+            tokens, grid = self.shape.patches(run.last_hidden_state, height, width)
+            run = LayerRun(tokens, None, run.get("hidden_states"), run.get("attentions"))
         else:
             tokens, run = self._run_shared_layers(pixel_values, interpolation, requested)
-            rotary = run.rotary
-        rows, columns = self.grid(height, width)
-        prefix = tokens.shape[1] - rows * columns
-        if tokens.dim() != 3 or prefix < 0:
-            raise ValueError(
-                f"The vision encoder ({self.config.vision_config.model_type}) returns {tuple(tokens.shape)}, not a "
-                f"prefix and a {rows} x {columns} grid of patches."
-            )
+            grid = self.grid(height, width)
         return QCAImageFeatures(
             last_hidden_state=tokens,
-            pooler_output=tokens[:, prefix:].mean(dim=1),
-            grid=(rows, columns),
-            rotary=rotary,
+            pooler_output=tokens[:, self.shape.prefix :].mean(dim=1),
+            grid=grid,
+            rotary=run.rotary,
             hidden_states=run.hidden_states,
             attentions=run.attentions,
         )
@@ -298,15 +290,17 @@ class QuestionAwareVisionEncoder(nn.Module):
 
     def _interpolation(self, height: int, width: int) -> dict[str, bool]:
         """What the encoder wants to be told of images of another size than its own."""
-        size = self.config.vision_config.image_size
-        own_size = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
         name = "interpolate_pos_encoding"
-        return {name: True} if (height, width) != own_size and accepts(self.backbone.forward, name) else {}
+        takes_it = name in inspect.signature(self.backbone.forward).parameters
+        return {name: True} if takes_it and (height, width) != self.shape.image_size else {}
 
 
-def accepts(function: Any, name: str) -> bool:
-    """Whether `function` names the argument `name`."""
-    return name in inspect.signature(function).parameters
+def _accepted(function: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """The `options` that `function` takes."""
+    parameters = inspect.signature(function).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return options
+    return {name: value for name, value in options.items() if name in parameters}
 
 
 def _at_positions(rotary: Any, positions: torch.Tensor) -> Any:

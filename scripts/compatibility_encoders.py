@@ -9,11 +9,16 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from transformers import CONFIG_MAPPING, PreTrainedConfig
+import torch
+from torch import nn
+from transformers import CONFIG_MAPPING, BertConfig, PreTrainedConfig
+
+from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering
 
 IMAGE = 64  # pixels of a side
 PATCH = 8
 VOCABULARY, LONGEST = 60, 16
+MOST_PLACES = 8  # of a picture, whose patches are changed
 
 _SIZE = {"image_size": IMAGE, "patch_size": PATCH}
 _VIT = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64, **_SIZE}
@@ -238,3 +243,51 @@ def vision_encoders() -> Iterator[tuple[str, Callable[..., PreTrainedConfig]]]:
 def _config(model_type: str, fields: dict[str, Any], **changes: Any) -> PreTrainedConfig:
     fields = {name: value for name, value in (fields | changes).items() if value is not None}
     return CONFIG_MAPPING[model_type](**fields)
+
+
+def compose(vision_config: PreTrainedConfig, **fields: Any) -> QCAForVisualQuestionAnswering:
+    """A model in evaluation mode of this encoder with random weights, and a tiny BERT."""
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    text = BertConfig(vocab_size=50, max_position_embeddings=16, **shape)
+    torch.manual_seed(0)
+    options = {"hidden_size": 32, "num_attention_layers": 1, "num_labels": 2, "initializer_range": 0.2}
+    model = QCAForVisualQuestionAnswering(QCAConfig.from_vision_text_configs(vision_config, text, **options | fields))
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):  # most are initialized so small that a deep network of them forgets its input
+            nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+    return model.eval()
+
+
+def found_by_occlusion(model: QCAForVisualQuestionAnswering) -> dict[tuple[int, int], float]:
+    """
+    Whether each token stands for its patch: where the pixels of a patch change, its token changes most.
+
+    Returns:
+        For pictures of two shapes that are not square, or of the encoder's own size where it reads no other, the share
+        of patches whose token is at their place in the grid.
+    """
+    down, across = model.config.patch_size
+    found = {}
+    cells = 2 if down <= 2 * PATCH else 1  # windows of attention are four patches wide
+    for size in ((3 * cells * down, 5 * cells * across), (6 * cells * down, 4 * cells * across)):
+        try:
+            found[size] = _share_found(model, size)
+        except (ValueError, RuntimeError, AssertionError):  # each encoder refuses a size in its own way
+            size = model.config.image_size
+            found[size] = _share_found(model, size)
+    return found
+
+
+@torch.no_grad()
+def _share_found(model: QCAForVisualQuestionAnswering, size: tuple[int, int]) -> float:
+    picture = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    rows, columns = grid = model.get_image_features(picture).grid
+    height, width = size[0] // rows, size[1] // columns
+    places = torch.arange(rows * columns)[:: -(-rows * columns // MOST_PLACES)]
+    pictures = picture.repeat(1 + len(places), 1, 1, 1)
+    for number, place in enumerate(places.tolist(), start=1):
+        top, left = place // columns * height, place % columns * width
+        pictures[number, :, top : top + height, left : left + width] = 1 - picture[0, 0].mean()
+    patches = model.get_image_features(pictures).last_hidden_state[:, -grid[0] * grid[1] :]
+    moved = (patches[1:] - patches[:1]).norm(dim=-1).argmax(dim=-1)
+    return (moved == places).float().mean().item()

@@ -47,7 +47,7 @@ def test_composed_encoders_keep_their_weights_and_outputs(vision, tmp_path):
     features = model.get_image_features(pixels).last_hidden_state
     stored = AutoModel.from_pretrained(tmp_path / "vision", dtype=torch.float32)  # `half` rounds rotary frequencies
     assert torch.equal(features, stored(pixels).last_hidden_state)
-    assert model.qca.vision_encoder.num_prefix_tokens == features.shape[1] - 16
+    assert model.qca.vision_encoder.shape.prefix == features.shape[1] - 16
     model.save_pretrained(tmp_path / "model")
     assert same_weights(model, QCAForVisualQuestionAnswering.from_pretrained(tmp_path / "model"))
 

@@ -50,12 +50,14 @@ def build_model(recipe: Recipe, answers: list[str]) -> tuple[QCAForVisualQuestio
             _set_answers(model, answers)
         else:
             model = QCAForVisualQuestionAnswering(QCAConfig.from_pretrained(source, **fields))
-    last, depth = max(model.config.vision_feature_layers or [0]), model.config.vision_config.num_hidden_layers
-    if 0 < last < depth:
-        logger.warning(
-            "the vision encoder has %d layers, and those after layer %d are not used: `vision_feature_layers` is %s",
-            *(depth, last, model.config.vision_feature_layers),
-        )
+    if (layers := model.config.vision_feature_layers) is not None:
+        depth = model.config.vision_config.num_hidden_layers
+        if max(layers) < depth:
+            logger.warning(
+                "the vision encoder has %d layers, and those after layer %d are not used: `vision_feature_layers` is "
+                "%s",
+                *(depth, max(layers), layers),
+            )
     _whole_picture(processor.image_processor, recipe.image_size)
     processor.set_max_question_length(model)
     return model, processor
@@ -79,7 +81,7 @@ def image_shape(recipe: Recipe) -> ImageShape:
     height, width = images.size["height"], images.size["width"]
     down, across = config.patch_size
     layers = len(config.vision_feature_layers or [0])
-    return ImageShape(height, width, (height // down) * (width // across), layers * config.vision_config.hidden_size)
+    return ImageShape(height, width, (height // down) * (width // across), layers * config.vision_width)
 
 
 def _classes(answers: list[str]) -> dict[str, dict]:
