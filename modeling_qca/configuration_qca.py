@@ -8,7 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from .labels_qca import complete_labels
-from .layouts_qca import LAYOUTS, check_text_encoder, check_vision_encoder
+from .layouts_qca import LAYOUTS, NATIVE_SHAPES, check_text_encoder, check_vision_encoder
 from .legacy_qca import DEFAULTS_OF_0_1, REMOVED_FIELDS, upgrade_fields
 from .validation_qca import check_fields, check_parameter_count, check_stored
 from .vision_shape_qca import vision_shape
@@ -116,6 +116,7 @@ class QCAConfig(PreTrainedConfig):
         "relevance_loss",
         "relevance",
         "grid",
+        "patch_boxes",
         "budget_relevance",
         "patch_mask",
         "vision_hidden_states",
@@ -261,6 +262,11 @@ class QCAConfig(PreTrainedConfig):
         return min(self.conditioned_layers[:1] + budget_layer, default=None)
 
     @property
+    def has_native_shapes(self) -> bool:
+        """Whether each picture has a grid of its own (SigLIP 2 NaFlex)."""
+        return self.vision_config.model_type in NATIVE_SHAPES
+
+    @property
     def image_grid(self) -> tuple[int, int]:
         """(rows, columns) of patches of an image of the vision encoder's own size."""
         return vision_shape(self.vision_config).grid
@@ -317,6 +323,12 @@ class QCAConfig(PreTrainedConfig):
         conditioned = self.vision_conditioning_layers
         if isinstance(conditioned, int) and conditioned < 1:
             raise ValueError(f"`vision_conditioning_layers` must be a positive number of layers, got {conditioned}.")
+        question_inside = conditioned is not None or self.token_budget is not None
+        if question_inside and self.vision_config.model_type not in LAYOUTS:
+            raise ValueError(
+                f"`vision_conditioning_layers` and `token_budget` work inside the vision encoders {', '.join(LAYOUTS)}; a "
+                f"`{self.vision_config.model_type}` encoder takes neither."
+            )
         if self.first_question_layer is not None:
             self._validate_question_in_vision_encoder()
         check_parameter_count(self._num_own_parameters)
@@ -335,7 +347,6 @@ class QCAConfig(PreTrainedConfig):
         return embedders + hops + conditioning + head
 
     def _validate_feature_layers(self):
-        depth = self.vision_config.num_hidden_layers
         if self.vision_config.model_type not in LAYOUTS:
             raise ValueError(
                 f"`vision_feature_layers` works with the vision encoders {', '.join(LAYOUTS)}, "
@@ -346,6 +357,7 @@ class QCAConfig(PreTrainedConfig):
                 "`vision_feature_layers` reads an encoder without a question in it: drop `vision_conditioning_layers` "
                 "and `token_budget`, or it."
             )
+        depth = self.vision_config.num_hidden_layers
         if not self.vision_feature_layers or not all(0 < layer <= depth for layer in self.vision_feature_layers):
             raise ValueError(
                 f"`vision_feature_layers` must name layers 1 to {depth}, got {self.vision_feature_layers}."
@@ -353,11 +365,6 @@ class QCAConfig(PreTrainedConfig):
 
     def _validate_question_in_vision_encoder(self):
         model_type, depth = self.vision_config.model_type, self.vision_config.num_hidden_layers
-        if model_type not in LAYOUTS:
-            raise ValueError(
-                f"`vision_conditioning_layers` and `token_budget` work inside the vision encoders "
-                f"{', '.join(LAYOUTS)}; a `{model_type}` encoder takes neither."
-            )
         outside = [layer for layer in self.conditioned_layers if not 0 <= layer < depth]
         if outside:
             raise ValueError(f"`vision_conditioning_layers` {outside} outside the encoder's {depth} layers.")

@@ -43,12 +43,22 @@ def evaluation_copy(model: Any, eager_attention: bool = False) -> Any:
         copied = deepcopy(model, shared).eval()
     if eager_attention:
         copied.set_attn_implementation("eager")
+        _without_sdpa_classes(copied)
     return copied
 
 
 def is_training(model: nn.Module) -> bool:
     """Whether any module of `model` is in training mode."""
     return any(module.training for module in model.modules())
+
+
+def _without_sdpa_classes(model: nn.Module):
+    """Some encoders (data2vec) choose a class of attention when they are built, not when they run. Such a class comes
+    from that of eager attention, with the same weights."""
+    for module in model.modules():
+        own, base = type(module), type(module).__mro__[1]
+        if "Sdpa" in own.__name__ and own.__name__.replace("Sdpa", "") == base.__name__:
+            module.__class__ = base
 
 
 def _normal(weight: torch.Tensor) -> torch.Tensor:

@@ -138,11 +138,13 @@ class AttentionRecorder(TorchFunctionMode):
                 yield layer.question_attention.softmax, lambda module, inputs, output: self.words.append(output)
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is not nn.functional.scaled_dot_product_attention:
+        mask = (kwargs or {}).get("attn_mask")
+        of_an_encoder = mask is not None and mask.dtype != torch.bool  # ours is boolean
+        if function is not nn.functional.scaled_dot_product_attention or of_an_encoder:
             return function(*args, **(kwargs or {}))
         query, key, value = args
         scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
-        self.conditioning.append(masked_softmax(scores, kwargs["attn_mask"]))
+        self.conditioning.append(masked_softmax(scores, mask))
         return self.conditioning[-1].to(value.dtype) @ value
 
     def weighted(

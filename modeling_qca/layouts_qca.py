@@ -17,7 +17,6 @@ class EncoderLayout:
         attention, norm: of a layer: its attention, and the norm before it.
         before_layers, after_layers: a norm before the first layer and behind the last, if any.
         prefix: number of tokens before the patches, registers not counted, or the config's field that holds it.
-        unused: a submodule that changes no patch.
         rotary: makes the rotary embeddings of the patches, which each layer takes.
     """
 
@@ -27,7 +26,6 @@ class EncoderLayout:
     before_layers: str | None = None
     after_layers: str | None = None
     prefix: int | str = 1
-    unused: str = "pooler"
     rotary: str | None = None
 
     def num_prefix_tokens(self, vision_config: Any) -> int:
@@ -37,10 +35,8 @@ class EncoderLayout:
 
 
 _VIT = EncoderLayout("layers", "attention", "layernorm_before", after_layers="layernorm")
-_DINO = EncoderLayout("encoder.layer", "attention", "norm1", after_layers="layernorm", unused="embeddings.mask_token")
-_CLIP = EncoderLayout(
-    "encoder.layers", "self_attn", "layer_norm1", before_layers="pre_layrnorm", unused="post_layernorm"
-)
+_DINO = EncoderLayout("encoder.layer", "attention", "norm1", after_layers="layernorm")
+_CLIP = EncoderLayout("encoder.layers", "self_attn", "layer_norm1", before_layers="pre_layrnorm")
 LAYOUTS = {
     "vit": _VIT,
     "deit": replace(_VIT, prefix=2),
@@ -55,12 +51,13 @@ LAYOUTS = {
     "chinese_clip_vision_model": _CLIP,
     "metaclip_2_vision_model": _CLIP,
     "siglip_vision_model": EncoderLayout(
-        "encoder.layers", "self_attn", "layer_norm1", after_layers="post_layernorm", prefix=0, unused="head"
+        "encoder.layers", "self_attn", "layer_norm1", after_layers="post_layernorm", prefix=0
     ),
-    "aimv2_vision_model": EncoderLayout(
-        "encoder.layers", "attention", "rms_norm1", after_layers="rms_norm", prefix=0, unused="head"
-    ),
+    "aimv2_vision_model": EncoderLayout("encoder.layers", "attention", "rms_norm1", after_layers="rms_norm", prefix=0),
 }
+
+# Each picture has a grid of its own: `spatial_shapes` come with patches that are cut already, padded to one length.
+NATIVE_SHAPES = ("siglip2_vision_model",)
 
 # Their outputs have the shape of patches, but not their order.
 REFUSED = {
@@ -121,4 +118,11 @@ def register_tower(config: Any):
             AutoModel.register(type(config), model_class, exist_ok=True)
 
 
-__all__ = ["LAYOUTS", "EncoderLayout", "check_text_encoder", "check_vision_encoder", "register_tower"]
+__all__ = [
+    "LAYOUTS",
+    "NATIVE_SHAPES",
+    "EncoderLayout",
+    "check_text_encoder",
+    "check_vision_encoder",
+    "register_tower",
+]

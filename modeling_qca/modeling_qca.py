@@ -20,13 +20,14 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple, logging
 
 from .attention_qca import AdditiveScorer, AttentionHops
+from .boxes_qca import centers, grid_boxes, is_token, shape_boxes
 from .composition_qca import HUB_OPTIONS, EncoderSource, common_dtype, place
 from .conditioning_qca import GatedConditioning
 from .configuration_qca import QCAConfig
 from .embedding_qca import PatchEmbedder, QueryEmbedder, grid_coordinates
 from .loss_qca import answer_loss, relevance_loss
 from .outputs_qca import QCAForVisualQuestionAnsweringOutput, QCAModelOutput
-from .pairs_qca import pair_images, pair_questions
+from .pairs_qca import expand_to_questions, pair_images, pair_questions
 from .pipeline_qca import QCAVisualQuestionAnsweringPipeline  # noqa: F401  imported so that saving copies it
 from .relevance_qca import RelevanceOutput, explain
 from .states_qca import PatchPlaces
@@ -39,7 +40,7 @@ from .text_qca import (
     question_inputs,
 )
 from .unread_qca import unread_parameters
-from .vision_qca import QCAImageFeatures, QCAVisionOutput, QuestionAwareVisionEncoder
+from .vision_qca import QCAImageFeatures, QCAVisionOutput, QuestionAwareVisionEncoder, check_spatial_shapes
 
 logger = logging.get_logger(__name__)
 KEYWORDS = ("output_attentions", "output_hidden_states", "num_items_in_batch")  # `Trainer` may pass the last
@@ -205,21 +206,29 @@ class QCAModel(QCAPreTrainedModel):
 
     @can_return_tuple
     def get_image_features(
-        self, pixel_values: torch.Tensor, image_index: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
+        self,
+        pixel_values: torch.Tensor,
+        image_index: torch.Tensor | None = None,
+        spatial_shapes: torch.Tensor | None = None,
+        pixel_attention_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> QCAImageFeatures:
         """
         Features of images before any question is asked. Pass them to `forward(image_features=..., image_grid=...)`.
 
         Args:
-            pixel_values: `[I, 3, h, w]`.
+            pixel_values: `[I, 3, h, w]`, or the patches `[I, N, 3 * patch area]` of SigLIP 2 NaFlex.
             image_index: not read. Accepted so that all image inputs of a batch can be passed.
+            spatial_shapes: `[I, 2]` (rows, columns) of each picture, for SigLIP 2 NaFlex.
+            pixel_attention_mask: `[I, N]` for SigLIP 2 NaFlex, 0 for padding.
             kwargs: `output_hidden_states`, `output_attentions` and `return_dict`.
 
         Returns:
             [`QCAImageFeatures`]: `last_hidden_state` `[I, prefix + N, vision width]` after the last layer that no
-            question changes (all `vision_feature_layers` side by side, if given), and the `grid`.
+            question changes (all `vision_feature_layers` side by side, if given), and the `grid` or `spatial_shapes`.
         """
-        return self.vision_encoder.encode_images(pixel_values, **self._requested(kwargs))
+        requested = self._requested(kwargs)
+        return self.vision_encoder.encode_images(pixel_values, spatial_shapes, pixel_attention_mask, **requested)
 
     @can_return_tuple
     def get_text_features(
@@ -271,6 +280,8 @@ class QCAModel(QCAPreTrainedModel):
         text_features: torch.Tensor | None = None,
         question_index: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        spatial_shapes: torch.Tensor | None = None,
+        pixel_attention_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> QCAModelOutput:
         r"""
@@ -284,6 +295,8 @@ class QCAModel(QCAPreTrainedModel):
                 of `input_ids`.
             question_index: `[B]` question of each pair; may be left out if pair b has question b.
             inputs_embeds: `[U, L, E]` token embeddings, in place of `input_ids`.
+            spatial_shapes, pixel_attention_mask: of the processor, for SigLIP 2 NaFlex: `pixel_values` is `[I, N, 3 *
+                patch area]`, and each picture has a grid of its own, `[I, 2]` (rows, columns).
             kwargs: `output_hidden_states`, `output_attentions` and `return_dict`.
 
         Raises:
@@ -303,17 +316,21 @@ class QCAModel(QCAPreTrainedModel):
         else:
             text = self._cached_text(text_features, attention_mask)
         if image_features is None:
-            features = self.get_image_features(pixel_values, return_dict=True, **requested)
+            native = {"spatial_shapes": spatial_shapes, "pixel_attention_mask": pixel_attention_mask}
+            features = self.get_image_features(pixel_values, return_dict=True, **native, **requested)
         else:
-            features = self._cached_images(image_features, image_grid)
+            features = self._cached_images(image_features, image_grid, spatial_shapes)
         question = self.query_embedder(text.last_hidden_state, text.attention_mask.bool()).select(questions)
         vision = self.vision_encoder(features, images, question, **requested)
-        coordinates = grid_coordinates(features.grid, vision.patches.device)
-        if vision.positions is not None:
-            coordinates = coordinates[vision.positions.to(coordinates.device)]  # [B, K, 2]
+        coordinates, boxes = _whereabouts(features, vision)
+        patches = self.patch_embedder(vision.patches, coordinates)
+        boxes = expand_to_questions(boxes, images) if boxes.dim() == 3 else boxes.expand(num_pairs, -1, -1)
+        mask = vision.patch_mask
+        if features.grid is None:
+            coordinates, mask = centers(boxes), is_token(boxes)
         shared = self.config.first_question_layer is None  # the patches have one row an image
-        places = PatchPlaces(coordinates, images if shared else None, vision.patch_mask)
-        query, evidence, relevance = self.hops(question, self.patch_embedder(vision.patches, coordinates), places)
+        places = PatchPlaces(coordinates, images if shared else None, mask)
+        query, evidence, relevance = self.hops(question, patches, places)
         if self.config.answer_query == "initial":
             query = question.query.to(evidence.device)  # the parts of a model may lie on several devices
         relevance, patch_mask = self._on_full_grid(relevance, vision, features.grid)
@@ -322,6 +339,7 @@ class QCAModel(QCAPreTrainedModel):
             evidence=evidence,
             relevance=relevance,
             grid=features.grid,
+            patch_boxes=boxes,
             budget_relevance=vision.budget_relevance,
             patch_mask=patch_mask,
             vision_hidden_states=vision.hidden_states,
@@ -356,7 +374,18 @@ class QCAModel(QCAPreTrainedModel):
             )
         return QCATextFeatures(last_hidden_state=text_features.to(self.dtype), attention_mask=attention_mask)
 
-    def _cached_images(self, image_features: torch.Tensor, image_grid: tuple[int, int] | None) -> QCAImageFeatures:
+    def _cached_images(
+        self,
+        image_features: torch.Tensor,
+        image_grid: tuple[int, int] | None,
+        spatial_shapes: torch.Tensor | None,
+    ) -> QCAImageFeatures:
+        if self.config.has_native_shapes:
+            check_spatial_shapes(spatial_shapes, *image_features.shape[:2])
+            return QCAImageFeatures(
+                last_hidden_state=image_features.to(self.dtype),
+                spatial_shapes=spatial_shapes.to(image_features.device),
+            )
         rows, columns = self.config.image_grid if image_grid is None else image_grid
         others = image_features.shape[1] - rows * columns if image_features.dim() == 3 else -1
         if others != self.vision_encoder.shape.prefix:
@@ -368,9 +397,9 @@ class QCAModel(QCAPreTrainedModel):
 
     @staticmethod
     def _on_full_grid(
-        relevance: torch.Tensor, vision: QCAVisionOutput, grid: tuple[int, int]
+        relevance: torch.Tensor, vision: QCAVisionOutput, grid: tuple[int, int] | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        if vision.positions is None:
+        if vision.positions is None or grid is None:
             return relevance, vision.patch_mask
         relevance = relevance.to(vision.positions.device)
         shape = (*relevance.shape[:3], grid[0] * grid[1])
@@ -397,7 +426,7 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
         self.classifier = nn.Sequential(*layers, nn.Linear(size, config.num_labels))
         self.post_init()
 
-    def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> QCAImageFeatures:
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> QCAImageFeatures:
         """See [`QCAModel.get_image_features`]."""
         return self.qca.get_image_features(pixel_values, **kwargs)
 
@@ -428,6 +457,8 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
         labels: torch.Tensor | None = None,
         target_relevance: torch.Tensor | None = None,
         past_key_values: None = None,
+        spatial_shapes: torch.Tensor | None = None,
+        pixel_attention_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> QCAForVisualQuestionAnsweringOutput:
         r"""
@@ -452,6 +483,8 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
             text_features=text_features,
             question_index=question_index,
             inputs_embeds=inputs_embeds,
+            spatial_shapes=spatial_shapes,
+            pixel_attention_mask=pixel_attention_mask,
             return_dict=True,
             **options,
         )
@@ -492,6 +525,19 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
             parts["relevance_loss"] = supervision
             parts["loss"] = parts.get("loss", 0.0) + self.config.relevance_loss_weight * supervision
         return parts
+
+
+def _whereabouts(features: QCAImageFeatures, vision: QCAVisionOutput) -> tuple[torch.Tensor, torch.Tensor]:
+    """(y, x) of the patches that the hops read (`[N, 2]`, `[I, N, 2]` or `[B, K, 2]`), and the boxes of all patches
+    (`[N, 4]` or `[I, N, 4]`)."""
+    device = vision.patches.device
+    if features.grid is None:
+        boxes = shape_boxes(features.spatial_shapes.to(device), features.last_hidden_state.shape[1])
+        return centers(boxes), boxes
+    coordinates = grid_coordinates(features.grid, device)
+    if vision.positions is not None:
+        coordinates = coordinates[vision.positions.to(device)]
+    return coordinates, grid_boxes(features.grid, device)
 
 
 def _count(kind: str, **inputs: torch.Tensor | None) -> int:

@@ -17,7 +17,10 @@ class QCAModelOutput(ModelOutput):
         relevance (`torch.FloatTensor` of shape `(questions, hops, heads, patches)`):
             Relevance maps: probabilities over the patches of the full grid, float32. Zero for a patch that the token
             budget dropped.
-        grid (`tuple[int, int]`): (rows, columns) of the patches.
+        grid (`tuple[int, int]`, *optional*):
+            (rows, columns) of the patches; `None` where each picture has a grid of its own (SigLIP 2 NaFlex).
+        patch_boxes (`torch.FloatTensor` of shape `(questions, patches, 4)`):
+            (left, top, right, bottom) of each patch in 0..1 of its picture. The box of padding is empty (zeros).
         budget_relevance (`torch.FloatTensor` of shape `(questions, patches)`, *optional*):
             Probabilities that the token budget ranked the patches by.
         patch_mask (`torch.BoolTensor` of shape `(questions, patches)`, *optional*):
@@ -32,6 +35,7 @@ class QCAModelOutput(ModelOutput):
     evidence: torch.Tensor | None = None
     relevance: torch.Tensor | None = None
     grid: tuple[int, int] | None = None
+    patch_boxes: torch.Tensor | None = None
     budget_relevance: torch.Tensor | None = None
     patch_mask: torch.Tensor | None = None
     vision_hidden_states: tuple[torch.Tensor, ...] | None = None
@@ -58,6 +62,7 @@ class QCAForVisualQuestionAnsweringOutput(ModelOutput):
     relevance_loss: torch.Tensor | None = None
     relevance: torch.Tensor | None = None
     grid: tuple[int, int] | None = None
+    patch_boxes: torch.Tensor | None = None
     budget_relevance: torch.Tensor | None = None
     patch_mask: torch.Tensor | None = None
     vision_hidden_states: tuple[torch.Tensor, ...] | None = None

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from transformers import Pipeline
 from transformers.utils import ModelOutput
 
+from .boxes_qca import maps_on_grids
 from .evaluation_copy_qca import evaluation_copy, is_training, unwrapped_model
 from .explanation_qca import VisualExplanation
 from .image_qca import ImageSource, describe_image, is_collection, is_stream, open_image
@@ -124,7 +125,7 @@ class QCAVisualQuestionAnsweringPipeline(Pipeline):
         words = word_importance(model, self.processor.tokenizer, questions, inputs, explanation.answers)
         kept = [None] * len(questions)
         if explanation.patch_mask is not None:
-            kept = explanation.patch_mask.unflatten(-1, explanation.grid).cpu()
+            kept = maps_on_grids(explanation.patch_mask.cpu(), explanation.grid, explanation.patch_boxes)
         box = seen_box(self.processor.image_processor, *picture.size)
         parts = zip(questions, answers, maps, words, kept, strict=True)
         looks = [VisualExplanation(picture, *row, box=box, method=method) for row in parts]

@@ -13,6 +13,7 @@ from transformers import BatchFeature, PreTrainedConfig, ProcessorMixin
 from transformers.image_utils import ImageInput
 from transformers.processing_utils import ProcessingKwargs
 
+from .boxes_qca import maps_on_grids
 from .confidence_qca import answer_probabilities
 from .configuration_qca import AUTO_MAP
 from .image_qca import check_array, describe_image, is_collection, open_image
@@ -20,6 +21,7 @@ from .question_qca import TOKENIZER_LOCK, check_token_counts, flatten_questions
 from .validation_qca import check_fields
 
 MAXIMUM_SIDE = 4096  # pixels of an image for the vision encoder
+IMAGE_INPUTS = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
 
 
 class QCAProcessorKwargs(ProcessingKwargs, total=False):
@@ -64,7 +66,9 @@ class QCAProcessor(ProcessorMixin):
                 `return_tensors="pt"`. A question is cut only with `truncation=True`.
 
         Returns:
-            `input_ids` and `attention_mask` `[B, L]` for `text` and `pixel_values` `[I, 3, h, w]` for `images`.
+            `input_ids` and `attention_mask` `[B, L]` for `text` and `pixel_values` `[I, 3, h, w]` for `images`. For
+            SigLIP 2 NaFlex `pixel_values` is `[I, N, 3 * patch area]`, with `spatial_shapes` `[I, 2]` and
+            `pixel_attention_mask` `[I, N]`. What else an image processor returns is dropped.
             `image_index` `[B]` is there only where question b is not about image b. So pairs that were processed one
             by one can be stacked, and a batch of pairs can be split.
 
@@ -128,7 +132,8 @@ class QCAProcessor(ProcessorMixin):
 
     def _pixel_values(self, pictures: list, kwargs: dict[str, Any]) -> BatchFeature:
         try:
-            return super().__call__(images=pictures, **kwargs)
+            made = super().__call__(images=pictures, **kwargs)
+            return BatchFeature({name: made[name] for name in IMAGE_INPUTS if name in made})
         except ValueError as error:
             given = self.image_processor.to_dict() | kwargs.get("images_kwargs", {}) | kwargs
             if len(pictures) == 1 or given.get("do_center_crop") or "height" in dict(given.get("size") or {}):
@@ -193,9 +198,9 @@ class QCAProcessor(ProcessorMixin):
         Raises:
             ValueError: where there is not one size for each question, or the image processor crops the images.
         """
-        maps = outputs.relevance.mean(dim=2).unflatten(-1, outputs.grid)  # [B, T, H, N] -> [B, T, rows, columns]
+        maps = maps_on_grids(outputs.relevance.mean(dim=2), outputs.grid, outputs.patch_boxes)
         if target_sizes is None:
-            return list(maps)
+            return maps
         if self.image_processor.do_center_crop:
             raise ValueError(
                 "The image processor crops, so the maps do not cover the whole images. Leave `target_sizes` out for "
@@ -218,6 +223,11 @@ def _check_image_processor(fields: dict[str, Any]):
                 raise ValueError(
                     f"`{name}.{side}` of the image processor must be at most {MAXIMUM_SIDE}, got {pixels}."
                 )
+    if (fields.get("max_num_patches") or 0) > MAXIMUM_SIDE:
+        raise ValueError(
+            f"`max_num_patches` of the image processor must be at most {MAXIMUM_SIDE}, got "
+            f"{fields['max_num_patches']}."
+        )
     if 0 in (fields.get("image_std") or ()):
         raise ValueError(f"`image_std` of the image processor must not be 0, got {fields['image_std']}.")
 

@@ -28,7 +28,9 @@ class RelevanceOutput(ModelOutput):
         relevance (`torch.FloatTensor` of shape `(questions, maps, heads, patches)`):
             Shares of the patches, which sum to one. There is one map a hop. By gradient there is one map of a single
             head, which is zero everywhere if no attention raised the score of the answer.
-        grid (`tuple[int, int]`): (rows, columns) of the patches.
+        grid (`tuple[int, int]`, *optional*): (rows, columns) of the patches, if all images have the same.
+        patch_boxes (`torch.FloatTensor` of shape `(questions, patches, 4)`):
+            (left, top, right, bottom) of each patch in 0..1 of its picture. The box of padding is empty (zeros).
         token_relevance (`torch.FloatTensor` of shape `(questions, maps or 1, tokens)`, *optional*):
             Shares of the question tokens, zero on padding; see [`word_relevance`]. With `method="relevance"` it is
             there only for hops that attend to the question (`query_tokens="attended"`).
@@ -39,6 +41,7 @@ class RelevanceOutput(ModelOutput):
 
     relevance: torch.Tensor | None = None
     grid: tuple[int, int] | None = None
+    patch_boxes: torch.Tensor | None = None
     token_relevance: torch.Tensor | None = None
     logits: torch.FloatTensor | None = None
     answers: torch.Tensor | None = None
@@ -153,7 +156,11 @@ def _by_rollout(model: Any, inputs: dict, answers: torch.Tensor | None) -> Relev
 
 def _by_gradient(model: Any, inputs: dict, answers: torch.Tensor | None) -> RelevanceOutput:
     model, mask = evaluation_copy(model, eager_attention=True), _question_mask(inputs)
-    pixel_values = _image_of_each_question(inputs.pop("image_index", None), inputs["pixel_values"])
+    index = inputs.pop("image_index", None)
+    pixel_values = _image_of_each_question(index, inputs["pixel_values"])
+    for name in ("spatial_shapes", "pixel_attention_mask"):
+        if name in inputs:
+            inputs[name] = _image_of_each_question(index, inputs[name])
     with torch.enable_grad(), AttentionRecorder(model) as recorder:
         inputs["pixel_values"] = pixel_values.detach().requires_grad_()  # also where all weights are frozen
         outputs = model(**inputs, output_attentions=True, return_dict=True)
@@ -172,7 +179,7 @@ def _kept_patches(patch_mask: torch.Tensor | None, tokens: ImageTokens) -> torch
 
 
 def _image_of_each_question(image_index: torch.Tensor | None, pixel_values: torch.Tensor) -> torch.Tensor:
-    """`[I, 3, h, w] -> [B, 3, h, w]`, so that the gradient of each question is its own."""
+    """`[I, ...] -> [B, ...]`, so that the gradient of each question is its own."""
     if image_index is None:
         return pixel_values
     if not ((image_index >= 0) & (image_index < len(pixel_values))).all():
@@ -187,6 +194,7 @@ def _relevance_output(
     return RelevanceOutput(
         relevance=_shares(relevance),
         grid=outputs.grid,
+        patch_boxes=outputs.patch_boxes,
         token_relevance=None if token_relevance is None else _shares(token_relevance),
         logits=logits,
         answers=logits.argmax(dim=-1) if answers is None else answers,

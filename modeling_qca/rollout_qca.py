@@ -60,6 +60,11 @@ class ImageTokens:
             ValueError: for an encoder in which not every token attends to every token.
         """
         attentions, (questions, _, _, patches) = outputs.vision_attentions, outputs.relevance.shape
+        if not attentions:
+            raise ValueError(
+                f"A {config.vision_config.model_type} has no attention that rollout and gradient could follow. Use "
+                '`method="relevance"`.'
+            )
         before, after = attentions[0].shape[-1], attentions[-1].shape[-1]
         if before < patches or any(weights.shape[-1] != weights.shape[-2] for weights in attentions):
             raise ValueError(

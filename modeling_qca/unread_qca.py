@@ -25,8 +25,11 @@ def unread_parameters(model: Any) -> list[str]:
 def _example(model: Any) -> dict[str, torch.Tensor]:
     config = model.config
     (rows, columns), (height, width) = config.image_grid, config.patch_size
-    pixels = torch.zeros(1, 3, rows * height, columns * width, device=model.device)
-    return {"pixel_values": pixels, "input_ids": torch.zeros(1, 2, dtype=torch.long, device=model.device)}
+    example = {"input_ids": torch.zeros(1, 2, dtype=torch.long, device=model.device)}
+    if config.has_native_shapes:
+        pixels = torch.zeros(1, rows * columns, 3 * height * width, device=model.device)
+        return example | {"pixel_values": pixels, "spatial_shapes": torch.tensor([[rows, columns]])}
+    return example | {"pixel_values": torch.zeros(1, 3, rows * height, columns * width, device=model.device)}
 
 
 def _leaves(tensors: list[torch.Tensor]) -> set[int]:

@@ -21,6 +21,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 from transformers.utils.output_capturing import capture_outputs
 
+from .attention_qca import masked_mean
+from .boxes_qca import is_token, shape_boxes
 from .budget_qca import TokenBudget
 from .conditioning_qca import GatedConditioning
 from .configuration_qca import QCAConfig
@@ -54,8 +56,9 @@ class QCAImageFeatures(ModelOutput):
             Tokens after the last layer that does not depend on the question; with `vision_feature_layers` those of
             each layer, concatenated in the last dimension.
         pooler_output (`torch.FloatTensor` of shape `(images, vision width)`): the mean of the patches.
-        grid (`tuple[int, int]`):
-            (rows, columns) of the patches.
+        grid (`tuple[int, int]`, *optional*):
+            (rows, columns) of the patches, or else
+        spatial_shapes (`torch.LongTensor` of shape `(images, 2)`, *optional*): those of each picture.
         rotary (`tuple[torch.FloatTensor, torch.FloatTensor]` of shape `(patches, head width)`, *optional*):
             Cosine and sine of the positions of the patches, for the layers that depend on the question. Not to be
             cached: they follow from the grid.
@@ -66,6 +69,7 @@ class QCAImageFeatures(ModelOutput):
     last_hidden_state: torch.Tensor | None = None
     pooler_output: torch.Tensor | None = None
     grid: tuple[int, int] | None = None
+    spatial_shapes: torch.Tensor | None = None
     rotary: tuple[torch.Tensor, torch.Tensor] | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
@@ -162,18 +166,34 @@ class QuestionAwareVisionEncoder(nn.Module):
         patch_height, patch_width = self.config.patch_size
         return height // patch_height, width // patch_width
 
-    def encode_images(self, pixel_values: torch.Tensor, **requested: bool) -> QCAImageFeatures:
+    def encode_images(
+        self,
+        pixel_values: torch.Tensor,
+        spatial_shapes: torch.Tensor | None = None,
+        pixel_attention_mask: torch.Tensor | None = None,
+        **requested: bool,
+    ) -> QCAImageFeatures:
         """Run the layers that do not depend on the question.
 
         Args:
-            pixel_values: `[I, 3, h, w]`.
+            pixel_values: `[I, 3, h, w]`, or `[I, N, 3 * patch area]` with
+            spatial_shapes: `[I, 2]` (rows, columns) of each picture.
+            pixel_attention_mask: `[I, N]`, 0 for padding; may be left out, because it follows from the shapes.
             requested: `output_hidden_states` and `output_attentions`.
 
         Raises:
             ValueError: if the encoder cannot read images of this size.
         """
-        height, width = pixel_values.shape[-2:]
         pixel_values = pixel_values.to(self.backbone.dtype)
+        if self.config.has_native_shapes:
+            check_spatial_shapes(spatial_shapes, len(pixel_values), pixel_values.shape[1], pixel_attention_mask)
+            return self._encode_native_shapes(pixel_values, spatial_shapes, requested)
+        if spatial_shapes is not None or pixel_attention_mask is not None:
+            raise ValueError(
+                f"A `{self.config.vision_config.model_type}` encoder reads images of one shape: leave out "
+                "`spatial_shapes` and `pixel_attention_mask`, and use the encoder's own image processor."
+            )
+        height, width = pixel_values.shape[-2:]
         interpolation = self._interpolation(height, width)
         if self.config.vision_feature_layers is None and self.config.first_question_layer is None:
             options = {"return_dict": True, **interpolation, **requested}
@@ -206,8 +226,8 @@ class QuestionAwareVisionEncoder(nn.Module):
             features: of [`encode_images`].
             image_index: the image of each question; `None` if question b is about image b.
         """
-        num_patches = features.grid[0] * features.grid[1]
-        prefix = features.last_hidden_state.shape[1] - num_patches
+        prefix = self.shape.prefix
+        num_patches = features.last_hidden_state.shape[1] - prefix
         recorded = features.hidden_states, features.attentions
         run = LayerRun(features.last_hidden_state, features.rotary, *recorded, requested)
         output = QCAVisionOutput()
@@ -236,6 +256,26 @@ class QuestionAwareVisionEncoder(nn.Module):
         output.patch_mask = None if token_mask is None else token_mask[:, prefix : prefix + num_kept]
         output.hidden_states, output.attentions = run.hidden_states, run.attentions
         return output
+
+    def _encode_native_shapes(
+        self, pixel_values: torch.Tensor, spatial_shapes: Any, requested: dict[str, bool]
+    ) -> QCAImageFeatures:
+        """The features of pictures that each have a grid of their own."""
+        mask = is_token(shape_boxes(spatial_shapes, pixel_values.shape[1]))
+        run = self.backbone(
+            pixel_values=pixel_values,
+            pixel_attention_mask=mask.long(),
+            spatial_shapes=spatial_shapes,
+            return_dict=True,
+            **requested,
+        )
+        return QCAImageFeatures(
+            last_hidden_state=run.last_hidden_state,
+            pooler_output=masked_mean(run.last_hidden_state, mask, dim=1),
+            spatial_shapes=spatial_shapes,
+            hidden_states=run.hidden_states,
+            attentions=run.attentions,
+        )
 
     def _run_shared_layers(
         self, pixel_values: torch.Tensor, interpolation: dict[str, bool], requested: dict[str, bool]
@@ -293,6 +333,34 @@ class QuestionAwareVisionEncoder(nn.Module):
         name = "interpolate_pos_encoding"
         takes_it = name in inspect.signature(self.backbone.forward).parameters
         return {name: True} if takes_it and (height, width) != self.shape.image_size else {}
+
+
+def check_spatial_shapes(
+    spatial_shapes: torch.Tensor | None, images: int, length: int, mask: torch.Tensor | None = None
+):
+    """
+    Raises:
+        ValueError: if `spatial_shapes` are not (rows, columns) of `images` pictures with at most `length` patches, or
+            `mask` `[I, N]` has others.
+    """
+    if spatial_shapes is None or spatial_shapes.shape != (images, 2):
+        given = "none" if spatial_shapes is None else tuple(spatial_shapes.shape)
+        raise ValueError(
+            f"`spatial_shapes` must be [{images}, 2] (rows, columns) of each picture, got {given}; pass all that the "
+            "processor returns."
+        )
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return
+    counts = spatial_shapes.prod(dim=1)
+    if (spatial_shapes < 1).any() or (counts > length).any():
+        raise ValueError(
+            f"`spatial_shapes` must name 1 to {length} patches for each picture, got {spatial_shapes.tolist()}."
+        )
+    if mask is not None and not torch.equal(mask.bool(), torch.arange(length, device=mask.device) < counts[:, None]):
+        raise ValueError(
+            "`pixel_attention_mask` must be 1 for the patches that `spatial_shapes` names, which come first, and 0 "
+            "for the padding behind them; pass what the processor returns."
+        )
 
 
 def _accepted(function: Any, options: dict[str, Any]) -> dict[str, Any]:

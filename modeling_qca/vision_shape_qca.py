@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from .layouts_qca import LAYOUTS
+from .layouts_qca import LAYOUTS, NATIVE_SHAPES
 from .validation_qca import check_parameter_count, encoder_from_config
 
 USUAL_SIZE = 224  # pixels, of encoders whose config names no size
@@ -25,6 +25,7 @@ class VisionShape(NamedTuple):
         prefix: P.
         stride: (height, width) in pixels of the patches before any of them merge.
         channels_last: whether a feature map is `[I, rows, columns, E]`, not `[I, E, rows, columns]`.
+        is_feature_map: whether the output has four dimensions, not three.
     """
 
     width: int
@@ -33,6 +34,7 @@ class VisionShape(NamedTuple):
     prefix: int
     stride: tuple[int, int]
     channels_last: bool = False
+    is_feature_map: bool = False
 
     def patches(self, states: torch.Tensor, height: int, width: int) -> tuple[torch.Tensor, tuple[int, int]]:
         """
@@ -64,6 +66,11 @@ def vision_shape(config: Any) -> VisionShape:
         ValueError: for an encoder that returns no grid of patches for an image alone.
     """
     layout = LAYOUTS.get(config.model_type)
+    if config.model_type in NATIVE_SHAPES:
+        side = int(config.num_patches**0.5)  # of the table of positions
+        return VisionShape(
+            config.hidden_size, (side * config.patch_size,) * 2, (side, side), 0, (config.patch_size,) * 2
+        )
     if layout is not None:
         size, patch = _pair(config.image_size), _pair(config.patch_size)
         grid = size[0] // max(patch[0], 1), size[1] // max(patch[1], 1)
@@ -95,13 +102,13 @@ def _measure(config: Any) -> VisionShape:
     prefix = tokens.shape[1] - grid[0] * grid[1]
     if prefix > MOST_PREFIX_TOKENS or encoder.config.is_encoder_decoder:
         raise ValueError(_no_grid(config, f"it returns {tuple(states.shape)}"))
-    return VisionShape(tokens.shape[-1], size, grid, prefix, stride, last)
+    return VisionShape(tokens.shape[-1], size, grid, prefix, stride, last, states.dim() == 4)
 
 
 def _no_grid(config: Any, reason: str) -> str:
     return (
-        f"A `{config.model_type}` model gives no grid of patches for an image alone; {reason}. Pass an encoder of single "
-        "images, such as `dinov2`, `dinov3_vit`, `siglip_vision_model` or `convnext`."
+        f"A `{config.model_type}` model gives no grid of patches for an image alone; {reason}. Pass an encoder of "
+        "single images, such as `dinov2`, `dinov3_vit`, `siglip_vision_model` or `convnext`."
     )
 
 

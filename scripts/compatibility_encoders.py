@@ -18,7 +18,7 @@ from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering
 IMAGE = 64  # pixels of a side
 PATCH = 8
 VOCABULARY, LONGEST = 60, 16
-MOST_PLACES = 8  # of a picture, whose patches are changed
+MOST_PLACES = 12  # of a picture, whose patches are changed
 
 _SIZE = {"image_size": IMAGE, "patch_size": PATCH}
 _VIT = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64, **_SIZE}
@@ -252,42 +252,73 @@ def compose(vision_config: PreTrainedConfig, **fields: Any) -> QCAForVisualQuest
     torch.manual_seed(0)
     options = {"hidden_size": 32, "num_attention_layers": 1, "num_labels": 2, "initializer_range": 0.2}
     model = QCAForVisualQuestionAnswering(QCAConfig.from_vision_text_configs(vision_config, text, **options | fields))
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):  # most are initialized so small that a deep network of them forgets its input
-            nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+    _make_local(model)
     return model.eval()
 
 
-def found_by_occlusion(model: QCAForVisualQuestionAnswering) -> dict[tuple[int, int], float]:
+@torch.no_grad()
+def _make_local(model: QCAForVisualQuestionAnswering):
+    """Random convolutions that pass a signal on, and most of it straight. Otherwise a deep network of small random
+    weights forgets its input, and one of large weights spreads it over the whole picture."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for module in model.modules():
+        if not isinstance(module, nn.Conv2d):
+            continue
+        nn.init.normal_(module.weight)
+        if module.kernel_size > module.stride:  # they overlap
+            around = torch.full(module.kernel_size, 0.01)
+            around[module.kernel_size[0] // 2, module.kernel_size[1] // 2] = 1
+            module.weight *= around
+        module.weight /= module.weight.flatten(1).norm(dim=1)[:, None, None, None]
+    for norm in norms:
+        norm.train()
+        norm.momentum = None  # the mean of all batches
+    if norms:
+        model.get_image_features(torch.rand(4, 3, *model.config.image_size))
+
+
+def found_by_occlusion(model: QCAForVisualQuestionAnswering) -> dict[tuple[int, int], bool]:
     """
     Whether each token stands for its patch: where the pixels of a patch change, its token changes most.
 
+    A convolution of random weights spreads a change. So where the output is a feature map, the center of the change
+    has to follow the patch that was changed (a correlation over 0.7 of rows and of columns).
+
     Returns:
-        For pictures of two shapes that are not square, or of the encoder's own size where it reads no other, the share
-        of patches whose token is at their place in the grid.
+        The outcome for pictures of two shapes that are not square, or of the encoder's own size where it reads no
+        other.
     """
     down, across = model.config.patch_size
-    found = {}
     cells = 2 if down <= 2 * PATCH else 1  # windows of attention are four patches wide
+    found = {}
     for size in ((3 * cells * down, 5 * cells * across), (6 * cells * down, 4 * cells * across)):
         try:
-            found[size] = _share_found(model, size)
+            found[size] = _is_found(model, size)
         except (ValueError, RuntimeError, AssertionError):  # each encoder refuses a size in its own way
-            size = model.config.image_size
-            found[size] = _share_found(model, size)
+            found[model.config.image_size] = _is_found(model, model.config.image_size)
     return found
 
 
 @torch.no_grad()
-def _share_found(model: QCAForVisualQuestionAnswering, size: tuple[int, int]) -> float:
+def _is_found(model: QCAForVisualQuestionAnswering, size: tuple[int, int]) -> bool:
     picture = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
-    rows, columns = grid = model.get_image_features(picture).grid
+    encoder = model.qca.vision_encoder
+    rows, columns = model.get_image_features(picture).grid
     height, width = size[0] // rows, size[1] // columns
     places = torch.arange(rows * columns)[:: -(-rows * columns // MOST_PLACES)]
-    pictures = picture.repeat(1 + len(places), 1, 1, 1)
+    pictures = picture.repeat(1 + 2 * len(places), 1, 1, 1)
     for number, place in enumerate(places.tolist(), start=1):
         top, left = place // columns * height, place % columns * width
-        pictures[number, :, top : top + height, left : left + width] = 1 - picture[0, 0].mean()
-    patches = model.get_image_features(pictures).last_hidden_state[:, -grid[0] * grid[1] :]
-    moved = (patches[1:] - patches[:1]).norm(dim=-1).argmax(dim=-1)
-    return (moved == places).float().mean().item()
+        for color in (0, 1):
+            changed = pictures[number + color * len(places)]
+            changed[:, top : top + height, left : left + width] = color
+    patches = model.get_image_features(pictures).last_hidden_state[:, -rows * columns :]
+    moved = (patches[1:] - patches[:1]).norm(dim=-1).unflatten(0, (2, -1)).sum(dim=0)  # [places, N]
+    found = bool((moved.argmax(dim=-1) == places).all())
+    if found or len(places) < 2 or not encoder.shape.is_feature_map:
+        return found
+    moved = moved / moved.mean(dim=0).clamp(min=1e-30)
+    centers = torch.stack([torch.arange(rows * columns) // columns, torch.arange(rows * columns) % columns]).float()
+    followed = (moved / moved.sum(dim=-1, keepdim=True)) @ centers.T  # [places, 2]
+    axes = zip(followed.T, centers[:, places], strict=True)
+    return all(torch.corrcoef(torch.stack(pair))[0, 1] > 0.7 for pair in axes)

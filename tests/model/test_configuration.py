@@ -13,7 +13,7 @@ from helpers.tiny import (
     tiny_vision_config,
 )
 from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
-from transformers import AutoConfig, BertConfig, ResNetConfig, ViTConfig
+from transformers import AutoConfig, BertConfig, ViTConfig, VivitConfig
 
 from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering
 
@@ -176,12 +176,12 @@ def test_checks_the_fields_passed_to_from_pretrained(fields, message, tmp_path):
 
 def test_refuses_to_condition_an_encoder_without_layout():
     with pytest.raises(StrictDataclassClassValidationError, match="a `swin` encoder takes neither"):
-        QCAConfig(vision_config={"model_type": "swin", "embed_dim": 8}, vision_conditioning_layers="late")
+        QCAConfig(vision_config={"model_type": "swin", "embed_dim": 24}, vision_conditioning_layers="late")
 
 
 def test_refuses_a_vision_encoder_without_a_patch_grid():
-    with pytest.raises(ValueError, match="A `resnet` vision encoder has no `hidden_size`"):
-        QCAConfig.from_vision_text_configs(ResNetConfig(), tiny_text_config())
+    with pytest.raises(ValueError, match="A `vivit` model gives no grid of patches for an image alone"):
+        QCAConfig.from_vision_text_configs(VivitConfig(hidden_size=24, num_hidden_layers=1), tiny_text_config())
 
 
 def test_cls_attention_needs_a_cls_token():

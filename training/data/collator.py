@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 from transformers import BatchFeature
 
 from modeling_qca import QCAConfig, QCAProcessor
@@ -81,12 +82,12 @@ class QuestionCollator:
         batch = self._questions(rows)
         if self.image_features is None:
             pictures = [read_image(row) for row in images.values()]
-            batch["pixel_values"] = self.processor(images=pictures)["pixel_values"]  # [I, 3, h, w]
-            height, width = batch["pixel_values"].shape[-2:]
-            grid = (height // self.config.patch_size[0], width // self.config.patch_size[1])
+            batch |= self.processor(images=pictures)  # [I, 3, h, w]
+            grids = self._grids(batch)
         else:
             batch["image_features"] = self.image_features.read(list(images))  # [I, P + N, E]
-            grid = batch["image_grid"] = self.image_features.grid
+            batch["image_grid"] = self.image_features.grid
+            grids = [self.image_features.grid] * len(images)
         image_index = [position[row["image_id"]] for row in rows]
         if image_index != list(range(len(images))):
             batch["image_index"] = torch.tensor(image_index)
@@ -94,8 +95,20 @@ class QuestionCollator:
         if self.with_question_ids:
             batch["question_ids"] = [row["question_id"] for row in rows]
         if self.attention_supervision != "none":
-            batch["target_relevance"] = torch.stack([self._relevance(row, grid) for row in rows])
+            maps = [self._relevance(row, grids[position[row["image_id"]]]) for row in rows]
+            longest = max(target.shape[-1] for target in maps)
+            if "spatial_shapes" in batch:
+                longest = batch["pixel_values"].shape[1]  # with the padding
+            batch["target_relevance"] = torch.stack([pad(target, (0, longest - target.shape[-1])) for target in maps])
         return batch
+
+    def _grids(self, batch: dict[str, Any]) -> list[tuple[int, int]]:
+        """(rows, columns) of each image."""
+        if "spatial_shapes" in batch:
+            return [(rows, columns) for rows, columns in batch["spatial_shapes"].tolist()]
+        height, width = batch["pixel_values"].shape[-2:]
+        grid = (height // self.config.patch_size[0], width // self.config.patch_size[1])
+        return [grid] * len(batch["pixel_values"])
 
     def _questions(self, rows: list[Row]) -> dict[str, Any]:
         """Tokens `[B, L]`, or cached features with their index."""

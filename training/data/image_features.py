@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 
-from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor
+from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor
 
 from ..files.atomic_write import atomic_write
 from ..files.progress import track
@@ -56,6 +56,7 @@ class ImageFeatureCache:
         encoder = model.base_model.vision_encoder
         if any(parameter.requires_grad for parameter in encoder.backbone.parameters()):
             raise ValueError("`cache_image_features` needs a frozen vision encoder: add `vision` to `freeze`.")
+        check_one_grid(model.config, "`cache_image_features`")
         self.folder = Path(folder) / encoder_fingerprint(model, processor, half)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.position = {image_id: index for index, image_id in enumerate(sorted(rows))}
@@ -105,6 +106,18 @@ class ImageFeatureCache:
         self.grid: tuple[int, int] = tuple(json.loads(shape_file.read_text())["grid"])
         self._features = np.load(features_file, mmap_mode="r+")
         self._keys = np.load(keys_file, mmap_mode="r+")
+
+
+def check_one_grid(config: QCAConfig, purpose: str):
+    """
+    Raises:
+        ValueError: each picture of the model has a grid of its own, which `purpose` does not read.
+    """
+    if config.has_native_shapes:
+        raise ValueError(
+            f"{purpose} needs pictures of one shape, but a `{config.vision_config.model_type}` encoder gives each "
+            "picture a grid of its own. Use an encoder such as `siglip_vision_model` or `dinov3_vit`, or leave it out."
+        )
 
 
 def encoder_fingerprint(model: QCAForVisualQuestionAnswering, processor: QCAProcessor, half: bool) -> str:

@@ -15,6 +15,7 @@ from modeling_qca import QCAForVisualQuestionAnswering, QCAModel, QCAProcessor
 from modeling_qca.confidence_qca import answer_probabilities
 from modeling_qca.evaluation_copy_qca import evaluation_copy
 
+from ..data.image_features import check_one_grid
 from ..data.images import read_image
 from ..files.progress import track
 from ..files.run_files import FAITHFULNESS, write_json
@@ -52,6 +53,7 @@ def faithfulness_curves(
         `questions`, `images`, `method`, `seed`. `source` is the method, `random` or, for an encoder with a CLS token,
         `cls_attention`.
     """
+    check_one_grid(model.config, "Faithfulness")
     rows = rows.cast_column("image", datasets.Image(decode=False))
     generator = torch.Generator().manual_seed(seed)
     totals: dict[str, dict[tuple[str, float], np.ndarray]] = {}
@@ -131,13 +133,17 @@ def cls_attention(body: QCAModel, pixel_values: torch.Tensor) -> torch.Tensor | 
     Returns:
         `[I, N]`, the mean over heads; `None` for an encoder without a CLS token.
     """
+    if body.vision_encoder.shape.prefix == 0:
+        return None
     encoder = evaluation_copy(body, eager_attention=True).vision_encoder
     outputs = encoder.backbone(
         pixel_values=pixel_values, output_attentions=True, **encoder._interpolation(*pixel_values.shape[-2:])
     )
     rows, columns = encoder.grid(*pixel_values.shape[-2:])
-    attention = outputs.attentions[-1].mean(dim=1)
-    return None if attention.shape[-1] == rows * columns else attention[:, 0, -rows * columns :]
+    prefix = encoder.shape.prefix
+    if not outputs.get("attentions") or outputs.attentions[-1].shape[-1] != prefix + rows * columns:
+        return None
+    return outputs.attentions[-1].mean(dim=1)[:, 0, prefix:]
 
 
 def _measure(

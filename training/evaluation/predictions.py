@@ -8,9 +8,10 @@ from typing import Any
 
 import datasets
 import torch
+from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader
 
-from modeling_qca import QCAForVisualQuestionAnswering
+from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering
 from modeling_qca.confidence_qca import answer_probabilities
 
 from ..data.collator import QuestionCollator
@@ -67,8 +68,18 @@ def predict(
         best = answer_probabilities(outputs.logits, model.config).max(dim=-1)
         columns["answer"] += [model.config.id2label[index] for index in best.indices.tolist()]
         columns["confidence"] += best.values.tolist()
-        columns["relevance"] += list(outputs.relevance.mean(dim=2).unflatten(-1, outputs.grid).float().cpu().numpy())
+        columns["relevance"] += [grid.float().cpu().numpy() for grid in _maps(outputs, collator, model.config)]
     return columns
+
+
+def _maps(outputs: Any, collator: QuestionCollator, config: QCAConfig) -> list[torch.Tensor]:
+    """`[T, rows, columns]` of each question, on one grid: maps on grids of their own are resized to that of the
+    encoder's own images, and their mass is kept."""
+    maps = collator.processor.post_process_relevance(outputs)
+    if not config.has_native_shapes:
+        return maps
+    resized = [interpolate(one[None], size=config.image_grid, mode="bilinear")[0] for one in maps]
+    return [one / one.sum(dim=(-2, -1), keepdim=True).clamp(min=1e-12) for one in resized]
 
 
 @torch.no_grad()

@@ -7,10 +7,13 @@ from typing import Any
 
 import datasets
 import torch
+from PIL import Image
 from torch import nn
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, ViTImageProcessorPil
+from transformers.image_utils import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD
 
 from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor
+from modeling_qca.vision_shape_qca import vision_shape
 
 from ..data.vocabulary import build_vocabulary
 from ..evaluation.checkpoint import load_checkpoint
@@ -38,7 +41,7 @@ def build_model(recipe: Recipe, answers: list[str]) -> tuple[QCAForVisualQuestio
             recipe.vision_encoder, recipe.text_encoder, **fields
         )
         processor = QCAProcessor(
-            AutoImageProcessor.from_pretrained(recipe.vision_encoder),
+            _encoder_images(recipe.vision_encoder),
             AutoTokenizer.from_pretrained(recipe.text_encoder),
         )
     else:
@@ -73,11 +76,13 @@ def image_shape(recipe: Recipe) -> ImageShape:
         encoder = AutoConfig.from_pretrained(recipe.vision_encoder)
         vision = encoder.vision_config if "vision_config" in encoder.sub_configs else encoder
         config = QCAConfig(vision_config=vision.to_dict(), **recipe.config)
-        images: Any = AutoImageProcessor.from_pretrained(recipe.vision_encoder)
+        images: Any = _encoder_images(recipe.vision_encoder)
     else:
         config = QCAConfig.from_pretrained(_source(recipe.model), **recipe.config)
         images = QCAProcessor.from_pretrained(_source(recipe.model)).image_processor
     _whole_picture(images, recipe.image_size)
+    if config.has_native_shapes:
+        return ImageShape(*config.image_size, images.max_num_patches, config.vision_width)
     height, width = images.size["height"], images.size["width"]
     down, across = config.patch_size
     layers = len(config.vision_feature_layers or [0])
@@ -137,12 +142,37 @@ def _is_config_alone(folder: Path) -> bool:
     return folder.is_dir() and not any(file.suffix in (".safetensors", ".bin", ".pt") for file in folder.iterdir())
 
 
+def _encoder_images(vision_encoder: str) -> Any:
+    """The image processor of an encoder. That of timm keeps a pipeline of torchvision, so its numbers are taken."""
+    config: Any = AutoConfig.from_pretrained(vision_encoder)
+    if config.model_type != "timm_wrapper":
+        return AutoImageProcessor.from_pretrained(vision_encoder)
+    timm = config.to_dict().get("pretrained_cfg") or {}
+    height, width = vision_shape(config).image_size
+    return ViTImageProcessorPil(
+        size={"height": height, "width": width},
+        image_mean=timm.get("mean", IMAGENET_STANDARD_MEAN),
+        image_std=timm.get("std", IMAGENET_STANDARD_STD),
+        resample=Image.Resampling[timm.get("interpolation", "bicubic").upper()],
+    )
+
+
 def _whole_picture(images: Any, image_size: list[int] | None) -> None:
     """Resize images instead of cropping them: relevance maps cover the whole picture.
 
     Args:
         images: the image processor.
+
+    Raises:
+        ValueError: `image_size` of an image processor that keeps the shape of each picture.
     """
+    if not images.size:  # SigLIP 2 NaFlex
+        if image_size is not None:
+            raise ValueError(
+                "`image_size` does not fit an encoder that keeps the shape of each picture: leave it out, and set "
+                "`max_num_patches` in the encoder's `preprocessor_config.json`"
+            )
+        return
     if image_size is None and "height" in images.size:
         height, width = images.size["height"], images.size["width"]
     elif image_size is None:

@@ -15,6 +15,7 @@ from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor
 from modeling_qca.overlay_qca import seen_box
 
 from ..data.collator import tokenize_questions
+from ..data.image_features import check_one_grid
 from ..data.images import image_key
 from ..evaluation.checkpoint import load_checkpoint, load_processor
 from .pictures import Pictures, read_pictures
@@ -74,6 +75,7 @@ class Predictor:
         model = load_checkpoint(self.checkpoint).eval()
         if self.regions and model.config.num_attention_layers == 0:
             raise ValueError(f"{self.checkpoint}: a model without hops has no relevance maps; leave the regions out")
+        check_one_grid(model.config, "`qca predict`")
         return model.to(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
 
     @cached_property
