@@ -176,8 +176,9 @@ class QCAConfig(PreTrainedConfig):
             raise ValueError(f"A field of the config has a wrong type: {error}") from error
         check_vision_encoder(self.vision_config.model_type)
         check_text_encoder(self.text_config)
+        width = vision_shape(self.vision_config).width  # it refuses encoders that give no grid of patches
         if self.hidden_size is None:
-            self.hidden_size = self.vision_width
+            self.hidden_size = width
 
     @classmethod
     def from_vision_text_configs(
