@@ -270,6 +270,16 @@ def test_every_variant_exports_to_onnx(fields: dict[str, Any], tmp_path: Path):
     assert_same_answers(load(tmp_path / "onnx"), model, 20)
 
 
+@needs_onnx
+@pytest.mark.slow
+@pytest.mark.parametrize("vision", ["dinov3_vit", "siglip_vision_model"])  # SigLIP 2 of a fixed size is the second
+@pytest.mark.parametrize("fields", [{}, {"token_budget": 5, "token_budget_layer": 1}], ids=str)
+def test_recent_encoders_export_to_onnx(vision: str, fields: dict[str, Any], tmp_path: Path):
+    model = save_variant(tmp_path / "checkpoint", vision=vision, **fields)
+    export_checkpoint(str(tmp_path / "checkpoint"), tmp_path / "onnx")
+    assert_same_answers(load(tmp_path / "onnx"), model, 50)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("fields", VARIANTS, ids=str)
 def test_torch_program_has_the_outputs_of_the_checkpoint(fields: dict[str, Any], tmp_path: Path):
