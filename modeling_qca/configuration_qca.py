@@ -327,8 +327,8 @@ class QCAConfig(PreTrainedConfig):
         question_inside = conditioned is not None or self.token_budget is not None
         if question_inside and self.vision_config.model_type not in LAYOUTS:
             raise ValueError(
-                f"`vision_conditioning_layers` and `token_budget` work inside the vision encoders {', '.join(LAYOUTS)}; a "
-                f"`{self.vision_config.model_type}` encoder takes neither."
+                "`vision_conditioning_layers` and `token_budget` work inside the vision encoders "
+                f"{', '.join(LAYOUTS)}; a `{self.vision_config.model_type}` encoder takes neither."
             )
         if self.first_question_layer is not None:
             self._validate_question_in_vision_encoder()
