@@ -316,8 +316,8 @@ class QCAModel(QCAPreTrainedModel):
         else:
             text = self._cached_text(text_features, attention_mask)
         if image_features is None:
-            native = {"spatial_shapes": spatial_shapes, "pixel_attention_mask": pixel_attention_mask}
-            features = self.get_image_features(pixel_values, return_dict=True, **native, **requested)
+            images_alone = (pixel_values, None, spatial_shapes, pixel_attention_mask)
+            features = self.get_image_features(*images_alone, return_dict=True, **requested)
         else:
             features = self._cached_images(image_features, image_grid, spatial_shapes)
         question = self.query_embedder(text.last_hidden_state, text.attention_mask.bool()).select(questions)
@@ -325,14 +325,12 @@ class QCAModel(QCAPreTrainedModel):
         coordinates, boxes = _whereabouts(features, vision)
         patches = self.patch_embedder(vision.patches, coordinates)
         boxes = expand_to_questions(boxes, images) if boxes.dim() == 3 else boxes.expand(num_pairs, -1, -1)
-        mask = vision.patch_mask
-        if features.grid is None:
-            coordinates, mask = centers(boxes), is_token(boxes)
-        shared = self.config.first_question_layer is None  # the patches have one row an image
-        places = PatchPlaces(coordinates, images if shared else None, mask)
+        coordinates, mask = (coordinates, vision.patch_mask) if features.grid else (centers(boxes), is_token(boxes))
+        shared = images if self.config.first_question_layer is None else None  # the patches have one row an image
+        places = PatchPlaces(coordinates, shared, mask)
         query, evidence, relevance = self.hops(question, patches, places)
-        if self.config.answer_query == "initial":
-            query = question.query.to(evidence.device)  # the parts of a model may lie on several devices
+        # The parts of a model may lie on several devices.
+        query = question.query.to(evidence.device) if self.config.answer_query == "initial" else query
         relevance, patch_mask = self._on_full_grid(relevance, vision, features.grid)
         return QCAModelOutput(
             query=query,
