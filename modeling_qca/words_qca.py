@@ -91,7 +91,9 @@ def _with_image_features(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any
     """`inputs` whose images are encoded, with the image of each question."""
     inputs = {name: value for name, value in inputs.items() if value is not None}
     if "pixel_values" in inputs:
-        features = model.get_image_features(inputs.pop("pixel_values"), return_dict=True)
+        shapes = {"spatial_shapes": inputs.get("spatial_shapes")}  # of SigLIP 2 NaFlex; they say what is padding
+        features = model.get_image_features(inputs.pop("pixel_values"), return_dict=True, **shapes)
+        inputs.pop("pixel_attention_mask", None)
         inputs |= {"image_features": features.last_hidden_state, "image_grid": features.grid}
     places = torch.arange(len(inputs["input_ids"]), device=inputs["input_ids"].device)
     return {"attention_mask": torch.ones_like(inputs["input_ids"]), "image_index": places} | inputs
