@@ -82,7 +82,8 @@ class EndpointHandler:
     def __init__(self, path: str = ""):
         from transformers import pipeline
 
-        self.ask = pipeline(model=path or str(Path(__file__).parent), trust_remote_code=True)
+        folder = path or str(Path(__file__).parent)
+        self.ask = pipeline(model=folder, trust_remote_code=True)  # type: ignore[call-overload]
 
     def __call__(self, data: dict[str, Any]) -> list[Any]:
         """

@@ -44,6 +44,8 @@ class OnnxModel:
         options.intra_op_num_threads = threads
         self.session = InferenceSession(str(folder / MODEL), options)
         self.inputs = {item.name for item in self.session.get_inputs()}
+        if "input_ids" not in self.inputs:
+            raise ValueError(f"{folder} answers fixed questions only: export the checkpoint without `--questions`.")
 
     def read_image(self, image: bytes) -> np.ndarray:
         """`[1, 3, height, width]` float32 of one encoded image.

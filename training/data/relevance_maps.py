@@ -30,7 +30,7 @@ def overlap(cells: int, size: int) -> NDArray[np.float32]:
     pixels = np.arange(size)
     shared = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
     weights = (shared.clip(0) * (cells / size)).astype(np.float32)
-    weights.flags.writeable = False
+    weights.setflags(write=False)
     return weights
 
 

@@ -24,8 +24,8 @@ from .provenance import provenance
 logger = logging.getLogger(__name__)
 COMPARISON, CHANGED = "comparison.json", "changed.csv"
 EXAMPLES = 20
-COLUMNS = ("question_id", "image_id", "question_type", "question", "expected_answers", "first_answer")
-COLUMNS += ("second_answer", "first_score", "second_score")
+COLUMNS = ["question_id", "image_id", "question_type", "question", "expected_answers", "first_answer", "second_answer"]
+COLUMNS += ["first_score", "second_score"]
 
 
 def compare_checkpoints(
@@ -68,12 +68,13 @@ def compare_checkpoints(
     chosen, rows = _common_rows(sources, data, split, others)
     answered = [_answered(source, rows, *rules[0], batch_size) for source in sources]
     scores = [one["score"] for one in answered]
-    measures = {"accuracy": paired_differences(*scores, rows["image_id"], rows["question_type"], seed)}
+    measures = {"accuracy": paired_differences(scores[0], scores[1], rows["image_id"], rows["question_type"], seed)}
     places = sorted(answered[0]["pointing"].keys() & answered[1]["pointing"].keys())
     if places:
         hits = [np.array([one["pointing"][place] for place in places]) for one in answered]
         pointed = rows.select(places)
-        measures["pointing"] = paired_differences(*hits, pointed["image_id"], pointed["question_type"], seed)
+        groups = pointed["image_id"], pointed["question_type"]
+        measures["pointing"] = paired_differences(hits[0], hits[1], *groups, seed)
     changed = _changed_rows(rows, answered)
     comparison = {
         "names": short_names(*sources),
@@ -104,9 +105,9 @@ def paired_differences(
         kinds: `[n]` question types; a question without one counts under `all` only.
     """
     table = {}
-    kinds, clusters = np.asarray(kinds), np.asarray(image_ids)
-    for kind in ("all", *sorted(set(kinds.tolist()) - {""})):
-        chosen = np.ones(len(kinds), bool) if kind == "all" else kinds == kind
+    types, clusters = np.asarray(kinds), np.asarray(image_ids)
+    for kind in ("all", *sorted(set(types.tolist()) - {""})):
+        chosen = np.ones(len(types), bool) if kind == "all" else types == kind
         one, two = first[chosen], second[chosen]
         sums = cluster_sums(np.stack([np.ones(len(one)), two - one], axis=1), clusters[chosen])
         table[kind] = {

@@ -71,8 +71,8 @@ def answer_questions(
     reasons = [_reason(abstention, found[0]) for found in answers]
     unfamiliar = _unfamiliar(checkpoint, pipeline, questions)
     map_name = "relevance map" if pipeline.model.config.num_attention_layers else f"gradient map ({NO_HOPS})"
-    parts = zip(questions, answers, pictures, reasons, unfamiliar, words, strict=True)
-    return [AskedQuestion(*part, map_name) for part in parts]
+    parts: Any = zip(questions, answers, pictures, reasons, unfamiliar, words, strict=True)
+    return [AskedQuestion(*part, map_name=map_name) for part in parts]
 
 
 def _reason(abstention: Abstention, best: dict[str, Any]) -> str | None:
