@@ -31,6 +31,7 @@ from qca_cli.serving.checkpoint_model import CheckpointModel
 from qca_cli.serving.handler import MAXIMUM_QUESTIONS, parse_request
 from qca_cli.serving.server import Limits
 
+CLIENT = httpx.Client(verify=False, limits=httpx.Limits(max_connections=None, max_keepalive_connections=0))
 QUESTIONS = ["what color is the cube", "is there a ring", "how many balls are left of the cube"]
 
 
@@ -88,7 +89,7 @@ def test_many_clients_get_their_own_answers_in_shared_batches(model, ask, monkey
 
         def post(job):
             seed, question, top_k = job
-            reply = httpx.post(address, json=body(photo(seed), question, top_k=top_k), timeout=60)
+            reply = CLIENT.post(address, json=body(photo(seed), question, top_k=top_k), timeout=60)
             return reply.raise_for_status().json()
 
         replies = list(threads.map(post, jobs))
@@ -120,17 +121,17 @@ def test_many_clients_get_their_own_answers_in_shared_batches(model, ask, monkey
 )
 def test_bad_requests_get_a_status_and_one_message(model, content, status, message):
     with serving(model, Limits(megabytes=0.12)) as address:
-        reply = httpx.post(address, content=content, timeout=30)
+        reply = CLIENT.post(address, content=content, timeout=30)
         assert reply.status_code == status, reply.text
         assert message in reply.json()["error"] and len(reply.json()["error"]) <= 500
-        assert httpx.get(f"{address}/health").json() == {"status": "ok", "waiting": 0}
+        assert CLIENT.get(f"{address}/health").json() == {"status": "ok", "waiting": 0}
 
 
 def test_chunked_body_without_length_is_limited(model):
     with serving(model, Limits(megabytes=0.1)) as address:
         pieces = (b" " * 50_000 for _ in range(100))
         with suppress(httpx.WriteError):  # the server may close the connection while the client is sending
-            assert httpx.post(address, content=pieces, timeout=30).status_code == 413
+            assert CLIENT.post(address, content=pieces, timeout=30).status_code == 413
 
 
 def test_slow_client_is_dropped_and_others_are_answered(model):
@@ -138,7 +139,7 @@ def test_slow_client_is_dropped_and_others_are_answered(model):
         host, port = address.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=20) as slow:
             slow.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n{")
-            assert httpx.post(address, json=body(photo(1), "why"), timeout=30).status_code == 200
+            assert CLIENT.post(address, json=body(photo(1), "why"), timeout=30).status_code == 200
             assert b"408" in slow.recv(1000).split(b"\r\n")[0]
 
 
@@ -165,13 +166,13 @@ class SlowModel:
 def test_full_queue_and_timeout_reply_with_busy(capsys):
     slow = SlowModel()
     with serving(slow, Limits(seconds=1.0, waiting=2, batch=1)) as address, ThreadPoolExecutor(8) as threads:
-        job = lambda number: httpx.post(address, json=body(b"x", str(number)), timeout=30)  # noqa: E731
+        job = lambda number: CLIENT.post(address, json=body(b"x", str(number)), timeout=30)  # noqa: E731
         replies = list(threads.map(job, range(8)))
         assert {reply.status_code for reply in replies} == {503}
         assert sum("wait already" in reply.text for reply in replies) >= 4
         assert all(reply.headers["Retry-After"] for reply in replies)
         slow.release.set()
-        assert httpx.post(address, json=body(b"x", "later"), timeout=30).json()[0]["answer"] == "later"
+        assert CLIENT.post(address, json=body(b"x", "later"), timeout=30).json()[0]["answer"] == "later"
     assert len(slow.batches) <= 3  # the one that was being answered, and the last; dropped requests cost nothing
 
 
@@ -179,8 +180,8 @@ def test_failure_of_one_request_does_not_fail_its_batch():
     slow = SlowModel()
     with serving(slow) as address, ThreadPoolExecutor(6) as threads:
         questions = ["first", "bad", "a", "b", "c", "d"]
-        jobs = [threads.submit(httpx.post, address, json=body(b"x", text), timeout=30) for text in questions]
-        while httpx.get(f"{address}/health").json()["waiting"] < 5:
+        jobs = [threads.submit(CLIENT.post, address, json=body(b"x", text), timeout=30) for text in questions]
+        while CLIENT.get(f"{address}/health").json()["waiting"] < 5:
             pass
         slow.release.set()
         replies = [job.result() for job in jobs]
@@ -224,5 +225,5 @@ def test_images_of_the_server_are_those_of_the_processor(model, ask):
     exif[0x0112] = 6
     turned.save(file, "JPEG", exif=exif)
     with serving(model) as address:
-        reply = httpx.post(address, json=body(file.getvalue(), QUESTIONS[0]), timeout=30).json()
+        reply = CLIENT.post(address, json=body(file.getvalue(), QUESTIONS[0]), timeout=30).json()
     assert same(reply, ask(file.getvalue(), QUESTIONS[0]))
