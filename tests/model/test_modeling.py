@@ -274,7 +274,7 @@ def test_hidden_states_and_attentions_of_both_encoders_on_request(ask):
 
 
 def test_no_hidden_states_and_attentions_by_default():
-    assert set(tiny_model()(**tiny_batch())) == {"logits", "relevance", "grid"}
+    assert set(tiny_model()(**tiny_batch())) == {"logits", "relevance", "grid", "patch_boxes"}
 
 
 def test_body_returns_query_evidence_and_relevance():

@@ -71,7 +71,7 @@ def test_several_questions_about_one_image_encode_it_once(ask, monkeypatch):
     monkeypatch.setattr(
         ask.model.qca.vision_encoder,
         "encode_images",
-        lambda pixel_values, **kwargs: (encoded.append(len(pixel_values)), encode(pixel_values, **kwargs))[1],
+        lambda pixels, *shapes, **kwargs: (encoded.append(len(pixels)), encode(pixels, *shapes, **kwargs))[1],
     )
     backbone_runs = []
     hook = ask.model.qca.vision_encoder.backbone.layers[0].register_forward_hook(
