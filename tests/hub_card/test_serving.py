@@ -4,6 +4,7 @@ import base64
 import json
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from io import BytesIO
@@ -147,7 +148,7 @@ class SlowModel:
     """Answers when `release` is set; fails for a question `bad` in a batch."""
 
     def __init__(self):
-        self.release, self.batches = threading.Event(), []
+        self.begun, self.release, self.batches = threading.Event(), threading.Event(), []
 
     def read_image(self, image: bytes) -> int:
         return len(image)
@@ -156,6 +157,7 @@ class SlowModel:
         pass
 
     def answer(self, images, questions, top_k):
+        self.begun.set()
         self.release.wait(30)
         self.batches.append(len(images))
         if ["bad"] in questions:
@@ -180,15 +182,20 @@ def test_failure_of_one_request_does_not_fail_its_batch():
     slow = SlowModel()
     with serving(slow) as address, ThreadPoolExecutor(6) as threads:
         questions = ["first", "bad", "a", "b", "c", "d"]
-        jobs = [threads.submit(CLIENT.post, address, json=body(b"x", text), timeout=30) for text in questions]
-        while CLIENT.get(f"{address}/health").json()["waiting"] < 5:
-            pass
+        ask = lambda text: threads.submit(CLIENT.post, address, json=body(b"x", text), timeout=30)  # noqa: E731
+        jobs = [ask(questions[0])]
+        assert slow.begun.wait(20)
+        jobs += [ask(text) for text in questions[1:]]
+        for _ in range(400):
+            if CLIENT.get(f"{address}/health").json()["waiting"] == 5:
+                break
+            time.sleep(0.05)
         slow.release.set()
         replies = [job.result() for job in jobs]
     for text, reply in zip(questions, replies, strict=True):
         assert reply.status_code == (500 if text == "bad" else 200)
         assert "secret" not in reply.text and (text == "bad" or reply.json()[0]["answer"] == text)
-    assert max(slow.batches) > 1
+    assert slow.batches == [1, 5, 1, 1, 1, 1, 1]  # the failed batch is answered one by one
 
 
 @pytest.mark.parametrize("image", ["data:image/png;base64,AAAA", "AA\nAA"])
