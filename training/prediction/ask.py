@@ -1,6 +1,7 @@
 """`qca ask`: answers of a checkpoint to questions about one image."""
 
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,8 @@ def answer_questions(
     reasons = [_reason(abstention, found[0]) for found in answers]
     unfamiliar = _unfamiliar(checkpoint, pipeline, questions)
     map_name = "relevance map" if pipeline.model.config.num_attention_layers else f"gradient map ({NO_HOPS})"
-    parts: Any = zip(questions, answers, pictures, reasons, unfamiliar, words, strict=True)
-    return [AskedQuestion(*part, map_name=map_name) for part in parts]
+    parts: Any = zip(questions, answers, pictures, reasons, unfamiliar, words, repeat(map_name))
+    return [AskedQuestion(*part) for part in parts]
 
 
 def _reason(abstention: Abstention, best: dict[str, Any]) -> str | None:
