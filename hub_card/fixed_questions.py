@@ -44,8 +44,8 @@ class FixedQuestionModel(QCAPreTrainedModel):
         Returns:
             `logits` `[I, Q, C]` and `relevance` `[I, Q, T, H, N]`.
         """
-        num_questions = self.text_features.shape[0]
-        pairs = torch.arange(pixel_values.shape[0] * num_questions, device=pixel_values.device)
+        num_images, num_questions = pixel_values.shape[0], self.text_features.shape[0]
+        pairs = torch.arange(num_images * num_questions, device=pixel_values.device)
         outputs = self.model(
             pixel_values=pixel_values,
             image_index=pairs // num_questions,
@@ -53,8 +53,13 @@ class FixedQuestionModel(QCAPreTrainedModel):
             attention_mask=self.text_mask,
             question_index=pairs % num_questions,
         )
+        relevance = outputs.relevance
+        if self.config.num_attention_layers:
+            relevance = relevance.unflatten(0, (num_images, num_questions))
+        else:  # ONNX cannot reshape an empty tensor of unknown size
+            relevance = relevance.new_zeros(num_images, num_questions, *relevance.shape[1:])
         return QCAForVisualQuestionAnsweringOutput(
-            logits=outputs.logits.unflatten(0, (-1, num_questions)),
-            relevance=outputs.relevance.unflatten(0, (-1, num_questions)),
+            logits=outputs.logits.unflatten(0, (num_images, num_questions)),
+            relevance=relevance,
             grid=outputs.grid,
         )
