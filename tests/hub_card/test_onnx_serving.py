@@ -18,7 +18,7 @@ from huggingface_hub.utils import httpx
 from PIL import Image
 from transformers import BitImageProcessorPil, CLIPImageProcessorPil, ViTImageProcessorPil
 
-from modeling_qca import QCAProcessor
+from modeling_qca import QCAProcessor, image_qca
 from modeling_qca.image_qca import open_image
 
 ROOT = Path(__file__).parents[2]
@@ -92,7 +92,7 @@ def test_export_answers_500_questions_as_the_checkpoint_without_torch(tmp_path):
 
     from modeling_qca.hub_card.export import export_checkpoint
 
-    save_tiny_model(tmp_path / "checkpoint", token_budget=8, token_budget_layer=1)
+    save_tiny_model(tmp_path / "checkpoint", token_budget=8, token_budget_layer=1, temperature=1.7)
     processor = QCAProcessor.from_pretrained(tmp_path / "checkpoint")
     words = [word for word in processor.tokenizer.get_vocab() if word.isalpha()]
     random = np.random.default_rng(0)
@@ -160,6 +160,11 @@ def test_steps_of_the_dockerfile_serve_an_export_without_torch(tmp_path):
         [onnx_model.OnnxModel(tmp_path / "model").read_image(image)], [["is there a ring"]], 1
     )
     assert best["answer"] == expected[0]["answer"] and best["score"] == pytest.approx(expected[0]["score"], abs=1e-5)
+
+
+def test_limits_of_images_equal_those_of_the_package():
+    for name in ("FORMATS", "MAXIMUM_PIXELS", "MAXIMUM_RATIO"):
+        assert getattr(onnx_model, name) == getattr(image_qca, name)
 
 
 def test_folder_without_a_program_is_refused(tmp_path: Path):

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
@@ -16,6 +15,7 @@ from modeling_qca import QCAVisualQuestionAnsweringPipeline
 from ..confidence.diagrams import coverage_diagram, reliability_diagram
 from ..data.images import read_image
 from ..files.atomic_write import atomic_write
+from ..files.html_page import render_page
 from ..files.progress import track
 from ..files.run_files import ATTENTION_SOURCES, format_value
 
@@ -32,32 +32,17 @@ SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], Any], Callable[[dict[s
         lambda row: row["score"] == 1,
     ),
 }
-PAGE = """\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
+STYLE = """\
 table { border-collapse: collapse; margin: 0 0 2rem; display: block; overflow-x: auto; }
 th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #8884; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 .accuracy td:last-child { font-weight: 600; }
 .examples { display: grid; grid-template-columns: repeat(auto-fill, minmax(16rem, 1fr)); gap: 1rem; }
-figure { margin: 0; }
-img { max-width: 100%; display: block; }
-figcaption { font-size: .9rem; }
 .right { color: #1a7f37; } .wrong { color: #d1242f; }
-.quiet { opacity: .7; }
 .diagrams { display: flex; flex-wrap: wrap; gap: 1rem; margin: 0 0 1rem; }
 svg { width: 20rem; height: 20rem; color: inherit; }
-</style>
-</head>
-<body>
-<h1>{{ title }}</h1>
+"""
+BODY = """\
 <p class="quiet">{{ rows }} questions about {{ images }} images.
 {%- for note in notes %} {{ note }}{% endfor %}</p>
 <h2>Accuracy</h2>
@@ -101,8 +86,6 @@ svg { width: 20rem; height: 20rem; color: inherit; }
 </figure>
 {% endfor %}</div>
 {% endfor %}
-</body>
-</html>
 """
 
 
@@ -144,19 +127,18 @@ def write_report(
         for name, details in chosen.items()
         if details
     ]
-    environment = Environment(autoescape=True, undefined=StrictUndefined)
-    environment.filters |= {"number": format_value, "words": _words}
-    page = environment.from_string(PAGE).render(
-        title=title,
-        rows=len(rows),
-        images=len(set(rows["image_id"])),
-        notes=_notes(results.get("data", {}), pipeline.model.config.num_attention_layers),
-        sections=sections,
-        attention=results["attention"],
-        columns=ATTENTION_SOURCES,
+    values = {
+        "title": title,
+        "rows": len(rows),
+        "images": len(set(rows["image_id"])),
+        "notes": _notes(results.get("data", {}), pipeline.model.config.num_attention_layers),
+        "sections": sections,
+        "attention": results["attention"],
+        "columns": ATTENTION_SOURCES,
         **_confidence(results),
         **_accuracy(results),
-    )
+    }
+    page = render_page(BODY, STYLE, values, {"words": _words})
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as unfinished:
         unfinished.write_text(page, encoding="utf-8")

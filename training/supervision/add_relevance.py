@@ -33,7 +33,7 @@ from .annotations.placement import Frame
 from .annotations.yolo import read_yolo
 from .asked_questions import SPLITS, AskedQuestion, AskedTable, read_tables
 from .detection.detections import read_detections
-from .map_report import MapReport, draw_example, write_page
+from .map_report import MapReport, draw_example, map_page
 from .marked_objects import OBJECTS_FILE, MarkedObject, read_objects, write_objects
 from .object_maps import HopObjects, draw_hop_maps, objects_by_hop
 from .object_matching import LabelMatcher, Mention
@@ -189,7 +189,8 @@ def write_relevance(
             maps = files.enter_context(atomic_write(table.map_file))
             page = files.enter_context(atomic_write(table.map_file.with_suffix(".html")))
             examples = _write_maps(maps, found, known, options.grid, count)
-            write_page(page, f"Relevance maps of {table.path.name}", report.lines(), examples)
+            text = map_page(f"Relevance maps of {table.path.name}", report.lines(), examples)
+            page.write_text(text, encoding="utf-8")
     return reports
 
 

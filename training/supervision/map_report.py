@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from jinja2 import Environment, StrictUndefined
 from numpy.typing import NDArray
 
 from modeling_qca.image_qca import open_image
@@ -16,28 +15,12 @@ from modeling_qca.overlay_qca import overlay, strip
 
 from ..data.images import StoredImage
 from ..data.readers.tabular import map_file
+from ..files.html_page import render_page
 
 PICTURE_SIDE = 260  # pixels of the longer side of a picture on the page
 MOST_SHOWN = 20  # words or labels in a line
-PAGE = """\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 80rem; margin: 2rem auto; padding: 0 1rem; }
-.examples { display: flex; flex-wrap: wrap; gap: 1.5rem; }
-figure { margin: 0; }
-img { max-width: 100%; display: block; }
-figcaption { font-size: .9rem; max-width: 36rem; }
-.quiet { opacity: .7; }
-</style>
-</head>
-<body>
-<h1>{{ title }}</h1>
+STYLE = ".examples { display: flex; flex-wrap: wrap; gap: 1.5rem; }\n"
+BODY = """\
 <ul>
 {% for line in lines %}<li>{{ line }}</li>
 {% endfor %}</ul>
@@ -49,8 +32,6 @@ figcaption { font-size: .9rem; max-width: 36rem; }
 <span class="quiet">{{ example.place }}: {{ example.hops }}</span></figcaption>
 </figure>
 {% endfor %}</div>
-</body>
-</html>
 """
 
 
@@ -101,11 +82,9 @@ class MapReport:
         return lines + self.notes
 
 
-def write_page(path: Path, title: str, lines: Sequence[str], examples: Iterable[dict[str, str]]) -> None:
-    """Write a self-contained HTML page with the lines and pictures of a report. It refers to no other file."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined)
-    page = environment.from_string(PAGE).render(title=title, lines=lines, examples=list(examples))
-    path.write_text(page, encoding="utf-8")
+def map_page(title: str, lines: Sequence[str], examples: Iterable[dict[str, str]]) -> str:
+    """A self-contained HTML page with the lines and pictures of a report. It refers to no other file."""
+    return render_page(BODY, STYLE, {"title": title, "lines": lines, "examples": list(examples)})
 
 
 def draw_example(image: StoredImage, maps: NDArray) -> str:
