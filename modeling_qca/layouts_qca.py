@@ -59,8 +59,9 @@ LAYOUTS = {
 # Each picture has a grid of its own: `spatial_shapes` come with patches that are cut already, padded to one length.
 NATIVE_SHAPES = ("siglip2_vision_model",)
 
-# Their outputs have the shape of patches, but not their order.
+# Their outputs have the shape of patches, but not their order or not all of them.
 REFUSED = {
+    "mobilevitv2": "drops the last row or column of a feature map with an odd number of them; use `mobilevit`",
     "pixtral": "packs all pictures of a batch into one row",
     "vit_mae": "shuffles its patches and drops most of them; use `vit` with its weights",
     "yolos": "puts its detection tokens behind the patches; use `vit` or `deit`",

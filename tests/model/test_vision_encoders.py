@@ -17,6 +17,7 @@ ENCODERS = dict(vision_encoders())
 REFUSED = {
     "vit_mae": "use `vit`",
     "yolos": "use `vit` or `deit`",
+    "mobilevitv2": "use `mobilevit`",
     "pixtral": "packs all pictures",
     "hgnet_v2": "gives no grid",
     "mgp-str": "gives no grid",
