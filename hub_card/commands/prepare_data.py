@@ -122,11 +122,14 @@ def make_views(
     labels: Annotated[Path, typer.Argument(help="Folder of label PNGs with the names of the images.")],
     output: Annotated[Path, typer.Argument(help="Folder to make, with images/ and labels/.")],
     count: Annotated[int, typer.Option(help="Number of views of each image, besides the image itself.")] = 8,
+    image_table: Annotated[
+        Path | None, typer.Option(help="Table with a row for each image; images.csv then has a row for each view.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the views.")] = 0,
 ):
     """Crop, mirror and recolor segmented images together with their label maps."""
-    for path in (images, labels):
+    for path in (images, labels, *([image_table] if image_table else [])):
         check_data(str(path))
     from modeling_qca.training.supervision.views import make_views as run
 
-    say(f"{run(images, labels, output, count, seed)} images: {output}")
+    say(f"{run(images, labels, output, count, seed, image_table)} images: {output}")

@@ -51,6 +51,24 @@ def test_same_seed_gives_the_same_files(scene):
     assert content("a") == content("b") != content("c")
 
 
+def test_each_view_gets_the_row_of_its_picture(scene):
+    for folder, suffix in (("images", "png"), ("labels", "png")):
+        (scene / folder / f"image26.{suffix}").write_bytes((scene / folder / f"image25.{suffix}").read_bytes())
+    (scene / "streets.csv").write_text("street,file_name\nhigh,image26.png\nlow,image25.png\nnone,image27.png\n")
+    make_views(scene / "images", scene / "labels", scene / "out", 2, image_table=scene / "streets.csv")
+    rows = (scene / "out" / "images.csv").read_text().split()
+    names = {path.stem for path in (scene / "out" / "images").iterdir()}
+    expected = {f"{name},{'low' if name.endswith('25') else 'high'}" for name in names}
+    assert len(names) == 6 and rows[0] == "image_id,street" and set(rows[1:]) == expected and len(rows) == 7
+
+
+def test_refuses_a_table_without_a_row_of_a_picture(scene):
+    (scene / "streets.csv").write_text("image,street\nimage26,high\n")
+    with pytest.raises(ValueError, match="no row for image 'image25'"):
+        make_views(scene / "images", scene / "labels", scene / "out", 1, image_table=scene / "streets.csv")
+    assert not [path for path in scene.iterdir() if "out" in path.name]
+
+
 def test_missing_picture_is_named_and_leaves_no_files(scene):
     Image.new("L", (8, 8)).save(scene / "labels" / "image26.png")
     with pytest.raises(ValueError, match="image26"):

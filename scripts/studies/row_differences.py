@@ -1,0 +1,94 @@
+r"""Differences between rows of results tables on the same questions, with standard errors.
+
+    python scripts/studies/row_differences.py "step by step - image mean" ["ROW - ROW" ...] --results RESULTS ... \
+        --image-table images.csv --group-by sequence --output docs/results/facades_differences.json
+
+A RESULTS is the folder that `qca results` filled for a table. A ROW is the name of a row of one of these tables; all
+seeds that both rows finished are read. The sampling unit is the image, and in the second table the group of images (see
+`results_summary.paired_gain`).
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from modeling_qca.training.experiments.results_summary import QUESTION_COLUMNS, paired_gain
+from modeling_qca.training.experiments.results_table import ResultsRow
+from modeling_qca.training.files.run_files import QUESTIONS, RESULTS, write_json
+from modeling_qca.training.supervision.image_table import ImageTable
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pairs", nargs="+", metavar="pair")
+    parser.add_argument("--results", type=Path, nargs="+", required=True)
+    parser.add_argument("--image-table", type=Path, required=True)
+    parser.add_argument("--group-by", required=True, help="a column of the image table")
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    table = ImageTable(arguments.image_table)
+    if arguments.group_by not in table.columns:
+        parser.error(f"{arguments.image_table}: no column {arguments.group_by!r}, only {', '.join(table.columns)}")
+    try:
+        pairs = {pair: _read_pair(arguments.results, pair) for pair in arguments.pairs}
+        groups = {
+            image_id: table.row(image_id)[arguments.group_by]
+            for seeds in pairs.values()
+            for ours, _ in seeds
+            for image_id in ours["image_id"]
+        }
+    except ValueError as error:
+        parser.error(str(error))
+    by_group = {
+        pair: [tuple(run.assign(image_id=run["image_id"].map(groups)) for run in seed) for seed in seeds]
+        for pair, seeds in pairs.items()
+    }
+    tables = [_table("SE by image", pairs), _table(f"SE by {arguments.group_by}", by_group)]
+    write_json(arguments.output, {"tables": tables})
+
+
+def _read_pair(results: list[Path], pair: str) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+    """The answered questions of both rows, for each seed that both finished."""
+    names = pair.split(" - ")
+    if len(names) != 2:
+        raise ValueError(f"{pair!r} is no pair of rows; write `ROW - ROW`")
+    ours, theirs = (_read_row(results, name) for name in names)
+    seeds = sorted(ours.keys() & theirs.keys())
+    if not seeds:
+        raise ValueError(f"{pair}: no seed is finished in both rows")
+    return [(ours[seed], theirs[seed]) for seed in seeds]
+
+
+def _read_row(results: list[Path], name: str) -> dict[str, pd.DataFrame]:
+    """Seed -> the answered questions."""
+    folder = ResultsRow(name, {}).folder
+    finished = [file.parent for table in results for file in table.glob(f"{folder}/*/{RESULTS}")]
+    tables = {str(run.parent.parent) for run in finished}
+    if len(tables) != 1:
+        places = ", ".join(map(str, results))
+        raise ValueError(f"{places}: {len(tables)} of these folders have a finished row {name!r}; one must have it")
+    columns = [*QUESTION_COLUMNS, "question_type"]
+    return {run.name: pd.read_parquet(run / QUESTIONS, columns=columns) for run in finished}
+
+
+def _table(title: str, pairs: dict[str, list[Any]]) -> dict[str, Any]:
+    """The difference of each pair (first minus second) for all questions and each type."""
+    kinds = sorted({kind for seeds in pairs.values() for run, _ in seeds for kind in run["question_type"]})
+    rows = [[pair, *(_difference(seeds, kind) for kind in ("all", *kinds))] for pair, seeds in pairs.items()]
+    return {"columns": [f"difference ({title})", "all", *kinds], "rows": rows}
+
+
+def _difference(seeds: list[Any], kind: str) -> str:
+    chosen = [[_of_kind(run, kind) for run in pair] for pair in seeds]
+    gain = paired_gain([ours for ours, _ in chosen], [theirs for _, theirs in chosen])
+    return f"{gain['mean']:+.3f} (SE {gain['standard_error']:.3f})"
+
+
+def _of_kind(run: pd.DataFrame, kind: str) -> dict[str, list]:
+    return (run if kind == "all" else run[run["question_type"] == kind]).to_dict("list")
+
+
+if __name__ == "__main__":
+    main()
