@@ -395,7 +395,7 @@ def test_int8_keeps_the_answers_of_a_trained_model_and_is_faster(tmp_path: Path)
     for start in range(0, len(rows), 8):
         chosen = rows[range(start, min(start + 8, len(rows)))]
         inputs = processor(images=chosen["image"], text=chosen["question"])
-        inputs["image_index"] = torch.arange(len(chosen))  # a program always reads it
+        inputs["image_index"] = torch.arange(len(chosen["image"]))  # a program always reads it
         with torch.inference_mode():
             expected = model(**inputs).logits.argmax(dim=-1)
         for name, program in programs.items():

@@ -8,6 +8,8 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 
+from modeling_qca.evaluation_copy_qca import unwrapped_model
+
 from ..data.sampler import ImageGroupedSampler
 from .callbacks import EarlyStopping, last_complete_checkpoint
 from .parameter_groups import GROUPS, check_groups, group_of
@@ -234,7 +236,7 @@ def _sharded_classes(model: Any) -> list[str]:
     """The classes whose modules FSDP shards: only their own `forward` reads their weights."""
     encoders = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
     classes = {name for encoder in encoders for name in encoder._no_split_modules}
-    vision = model.base_model.vision_encoder
+    vision = unwrapped_model(model).base_model.vision_encoder
     if vision.reads_layers:
         classes -= {type(layer).__name__ for layer in vision.backbone.get_submodule(vision.layout.layers)}
     embedding = model.get_input_embeddings()  # FSDP shards it by itself

@@ -610,8 +610,8 @@ config = QCAConfig.from_pretrained(preset, **labels)
 collator = QuestionCollator(QCAProcessor.from_pretrained(preset), config, "every_hop")
 order = list(ImageGroupedSampler(rows["image_id"], 8))
 for start in range(0, len(order), 256):
-    batch = collator([rows[index] for index in order[start : start + 256]])
-    assert len(batch["pixel_values"]) == len(set(batch["image_index"].tolist()))
+    chosen = [rows[index] for index in order[start : start + 256]]
+    assert len(collator(chosen)["pixel_values"]) == len({row["image_id"] for row in chosen})
 done.set()
 print(len(rows), peak)
 """

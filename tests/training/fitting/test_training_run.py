@@ -443,7 +443,7 @@ def test_resumes_from_a_checkpoint_without_a_recipe_with_a_warning(scenes, tmp_p
     train(recipe(scenes, tmp_path / "whole", save_total_limit=None))
     shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "moved" / "checkpoint-2")
     train(recipe(scenes, tmp_path / "moved", save_total_limit=None))
-    assert "checkpoint-2: nothing says which recipe it is of" in caplog.text
+    assert "checkpoint-2: no _recipe.json says which recipe it is of" in caplog.text
     assert_same_weights(tmp_path / "whole", tmp_path / "moved")
     assert not (tmp_path / "moved" / "checkpoint-1").exists()  # went on, did not begin anew
 
