@@ -29,7 +29,7 @@ from modeling_qca.training.files.run_files import read_run, write_json
 
 from .answer_changes import AnswerChanges, count_answer_changes
 from .fixed_questions import FixedQuestionModel
-from .upload_folder import remove_local_names
+from .upload_folder import remove_local_names, write_calibration
 
 try:
     from transformers.exporters import (
@@ -110,6 +110,7 @@ def export_checkpoint(
             folder = Path(temporary) / "export"
             program.save_pretrained(folder)
             processor.save_pretrained(folder)
+            write_calibration(checkpoint, folder)
             if questions is not None:
                 asked = [{"question_id": name, "question": text} for name, text in questions]
                 write_json(folder / "questions.json", asked)

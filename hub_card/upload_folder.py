@@ -98,7 +98,9 @@ def _write_model_folder(
         processor.tokenizer.init_kwargs.pop(state, None)
     processor.save_pretrained(folder)
     shutil.copyfile(handler.__file__, folder / HANDLER)
-    _write_calibration(checkpoint, folder)
+    write_calibration(str(checkpoint), folder)
+    if (questions := checkpoint / TRAINED_QUESTIONS).exists() and (folder / CALIBRATION).exists():
+        QuestionFamiliarity.read(questions).write(folder / TRAINED_QUESTIONS)
     picture = OVERLAY if with_example_picture else None
     if picture is not None:
         copy_pixels(checkpoint / picture, folder / picture)
@@ -117,14 +119,11 @@ def _with_calibration(results: Results, calibration: dict[str, Any] | None) -> R
     return others | {"calibration": measured, "selective": after["selective"]}
 
 
-def _write_calibration(checkpoint: Path, folder: Path) -> None:
-    """Copy what `qca calibrate` stored, without the digests of images and the folders of this machine."""
-    calibration, questions = read_calibration(str(checkpoint)), checkpoint / TRAINED_QUESTIONS
-    if calibration is None:
-        return
-    (folder / CALIBRATION).write_text(json.dumps(shorten_paths(calibration) | {"images": None}, indent=2) + "\n")
-    if questions.exists():
-        QuestionFamiliarity.read(questions).write(folder / TRAINED_QUESTIONS)
+def write_calibration(checkpoint: str, folder: Path) -> None:
+    """Copy `calibration.json`, if there is one, without the digests of images and the folders of this machine."""
+    calibration = read_calibration(checkpoint)
+    if calibration is not None:
+        (folder / CALIBRATION).write_text(json.dumps(shorten_paths(calibration) | {"images": None}, indent=2) + "\n")
 
 
 def remove_local_names(config: Any) -> None:

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from .console import FIRST_PROCESS, say
-from .options import Checkpoint, DataOptions, parse_mapping
-from .preflight import check_checkpoint
+from .options import Checkpoint, Coverage, DataOptions, Threshold, parse_mapping
+from .preflight import check_abstention, check_checkpoint
 
 SOME_UNREADABLE = 3  # exit status
 
@@ -33,6 +33,8 @@ def predict(
     batch_size: Annotated[int, typer.Option(min=1, help="Number of images in a batch.")] = 16,
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode images; 0 decodes in this one.")] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
+    threshold: Threshold = None,
+    coverage: Coverage = None,
 ):
     """Answer questions about many images. A stopped run goes on with --resume.
 
@@ -40,11 +42,14 @@ def predict(
     splits the work over processes and machines.
     """
     check_checkpoint(checkpoint)
+    check_abstention(threshold, coverage)
     from modeling_qca.training.prediction.prediction_run import PredictionRequest, predict_images
 
     options = parse_mapping(data_options, "--data-options")
     request = PredictionRequest(
-        checkpoint, images, output, questions, split, options, top_k, regions, batch_size, workers, resume
+        *(checkpoint, images, output, questions, split, options, top_k, regions, batch_size, workers, resume),
+        threshold=threshold,
+        coverage=coverage,
     )
     summary = predict_images(request)
     if not FIRST_PROCESS:
@@ -53,6 +58,8 @@ def predict(
         say(f"The run was finished before: {output}")
     else:
         say(f"{summary.answers:,} answers about {summary.images - summary.unreadable:,} images: {output}")
+        if summary.abstained:
+            say(f"{summary.abstained:,} of them are no answer (column `abstained`)")
     if request.faults.exists():
         say(f"Some images could not be read: {request.faults}")
         raise typer.Exit(SOME_UNREADABLE)

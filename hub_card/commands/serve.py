@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from .console import say
-from .preflight import check_checkpoint
+from .options import Coverage, Threshold
+from .preflight import check_abstention, check_checkpoint
 
 
 def serve(
@@ -19,6 +20,8 @@ def serve(
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for a request to arrive, and for its answer.")] = 30,
     max_waiting: Annotated[int, typer.Option(min=1, help="Requests that wait; more are refused.")] = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Requests that are answered together.")] = 16,
+    threshold: Threshold = None,
+    coverage: Coverage = None,
 ):
     """Answer questions about images over HTTP, as `InferenceClient.visual_question_answering` asks them.
 
@@ -26,15 +29,17 @@ def serve(
     """
     if not (Path(model) / "model.onnx").exists():
         check_checkpoint(model)
+    check_abstention(threshold, coverage)
     missing = [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]
     if missing:
         raise ImportError(f'qca serve needs {", ".join(missing)}: pip install "modeling-qca[serve]"')
     import uvicorn
 
-    from .serving.server import Limits, load_model, make_app
+    from .serving.server import Limits, load_model, lowest_probability, make_app
 
     limits = Limits(max_megabytes, timeout, max_waiting, batch_size)
-    app = make_app(load_model(model, device), limits)
+    lowest = lowest_probability(model, threshold, coverage)
+    app = make_app(load_model(model, device), limits, lowest)
     config = uvicorn.Config(app, host, port, log_level="warning", timeout_keep_alive=5)
     socket = config.bind_socket()
     say(f"Serving {model} on http://{host}:{socket.getsockname()[1]} (health: /health). Stop it with Ctrl-C.")

@@ -23,21 +23,23 @@ class Question:
         questions: about the image.
         top_k: number of answers to each question.
         is_list: whether the request had a list of questions, and its reply has a list of answers for each.
+        threshold: the lowest probability of an answer that is given; None if the request does not say.
     """
 
     image: Any
     questions: list[str]
     top_k: int = TOP_K
     is_list: bool = False
+    threshold: float | None = None
 
 
 def parse_request(data: Any) -> Question:
     """Read the JSON of a request.
 
     Args:
-        data: `{"inputs": {"image": base64, "question": str}, "parameters": {"top_k": int}}`, or the form that
-            `InferenceClient.visual_question_answering` sends: `{"image": base64, "question": str, ...}`. The question
-            may be a list of questions.
+        data: `{"inputs": {"image": base64, "question": str}, "parameters": {"top_k": int, "threshold": float}}`, or
+            the form that `InferenceClient.visual_question_answering` sends: `{"image": base64, "question": str, ...}`.
+            The question may be a list of questions. Parameters may be left out.
 
     Raises:
         ValueError: A field is missing or of another kind. An image is never read from a path or URL.
@@ -55,7 +57,24 @@ def parse_request(data: Any) -> Question:
     top_k = parameters.get("top_k", TOP_K) if isinstance(parameters, Mapping) else None
     if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
         raise ValueError("`parameters` must be an object, and its `top_k` a whole number of at least 1.")
-    return Question(_image(fields.get("image")), questions, top_k, isinstance(question, list))
+    threshold = parameters.get("threshold")
+    if threshold is not None and (isinstance(threshold, bool) or not isinstance(threshold, int | float)):
+        raise ValueError("`threshold` must be a number, the lowest probability of an answer that is given.")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ValueError(f"`threshold` is a probability between 0 and 1, got {threshold}.")
+    return Question(_image(fields.get("image")), questions, top_k, isinstance(question, list), threshold)
+
+
+def withhold(answers: list[dict[str, Any]], request: Question, threshold: float = 0.0) -> list[dict[str, Any]]:
+    """No answer, with the probability of the best one, if that is below the threshold.
+
+    Args:
+        answers: to one question, best first.
+        threshold: of a request that does not have its own.
+    """
+    lowest = threshold if request.threshold is None else request.threshold
+    best = answers[0]["score"]
+    return [{"answer": None, "score": best}] if best < lowest else answers
 
 
 def _image(image: Any) -> Any:
@@ -91,11 +110,13 @@ class EndpointHandler:
             data: see `parse_request`.
 
         Returns:
-            `[{"score": float, "answer": str}, ...]`, best first; a list of these for a list of questions.
+            `[{"score": float, "answer": str}, ...]`, best first; a list of these for a list of questions. Where the
+            best score is below the request's threshold, one element with the answer None.
 
         Raises:
             ValueError: for a request that cannot be answered. Inference Endpoints reply with status 400.
         """
         request = parse_request(data)
-        answers = self.ask(request.image, request.questions, top_k=request.top_k)
+        found = self.ask(request.image, request.questions, top_k=request.top_k)
+        answers = [withhold(each, request) for each in found]
         return answers if request.is_list else answers[0]

@@ -15,6 +15,7 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # as `modeling_qca.imag
 MAXIMUM_PIXELS = 8192 * 6144
 MAXIMUM_RATIO = 200
 PROCESSOR, CONFIG, MODEL = "processor_config.json", "config.json", "model.onnx"
+CALIBRATION = "calibration.json"
 
 
 class OnnxModel:
@@ -101,6 +102,22 @@ class OnnxModel:
             [{"answer": self.answers[column], "score": float(row[column])} for column in columns]
             for row, columns in zip(scores, best, strict=True)
         ]
+
+
+def coverage_threshold(folder: Path, coverage: float) -> float:
+    """The threshold that reached a coverage, as `confidence.abstention.read_abstention` reads it.
+
+    Raises:
+        ValueError: The exported checkpoint was not calibrated.
+    """
+    file = folder / CALIBRATION
+    if not file.exists():
+        raise ValueError(
+            f"{folder} has no {CALIBRATION}, which says what threshold gives a coverage: run `qca calibrate` on the "
+            "checkpoint and export it again, or pass a threshold."
+        )
+    known = json.loads(file.read_text(encoding="utf-8"))["thresholds"]
+    return float(np.interp(coverage * 100, range(1, len(known) + 1), known))
 
 
 class ImagePreparation:

@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 
 from .batcher import Batcher, OverloadedError
-from .handler import Question, parse_request
+from .handler import Question, parse_request, withhold
 
 logger = logging.getLogger(__name__)
 
@@ -57,10 +57,33 @@ def load_model(path: str, device: str = "cpu") -> Model:
     return CheckpointModel(path, device)
 
 
-def make_app(model: Model, limits: Limits) -> FastAPI:
+def lowest_probability(path: str, threshold: float | None, coverage: float | None) -> float:
+    """The lowest probability of an answer that is given.
+
+    Args:
+        path: of [`load_model`].
+        threshold, coverage: at most one of them. A coverage becomes the threshold that reached it on the rows that the
+            model was calibrated on.
+
+    Raises:
+        ValueError: A coverage of a model that is not calibrated.
+    """
+    if (Path(path) / "model.onnx").exists():
+        from .onnx_model import coverage_threshold
+
+        return threshold or 0.0 if coverage is None else coverage_threshold(Path(path), coverage)
+    from modeling_qca.training.confidence.abstention import read_abstention
+
+    return read_abstention(path, threshold, coverage).threshold
+
+
+def make_app(model: Model, limits: Limits, threshold: float = 0.0) -> FastAPI:
     """
     `POST /` takes what `handler.parse_request` reads and replies with the answers. `GET /health` replies with the
     number of waiting requests.
+
+    Args:
+        threshold: the lowest probability of an answer that is given, where the request does not have its own.
 
     | status | meaning |
     | --- | --- |
@@ -75,7 +98,7 @@ def make_app(model: Model, limits: Limits) -> FastAPI:
         top_k = max(request.top_k for request in requests)
         answered = model.answer(images, [request.questions for request in requests], top_k)
         return [
-            [answers[: request.top_k] for answers in about_image]
+            [withhold(answers[: request.top_k], request, threshold) for answers in about_image]
             for about_image, request in zip(answered, requests, strict=True)
         ]
 

@@ -9,6 +9,18 @@ from qca_cli.main import app
 from typer.testing import CliRunner
 
 
+def test_says_how_many_rows_are_no_answer_and_refuses_two_limits(tmp_path: Path):
+    save_tiny_model(tmp_path / "run")
+    draw(tmp_path / "a.png")
+    table = write_csv(tmp_path / "pairs.csv", "image,question", "a.png,what is red", "a.png,where")
+    output = tmp_path / "answers.jsonl"
+    words = ["predict", str(tmp_path / "run"), str(table), "--output", str(output), "--workers", "0"]
+    ended = CliRunner().invoke(app, [*words, "--threshold", "1"], catch_exceptions=False)
+    assert ended.exit_code == 0 and "2 of them are no answer" in " ".join(ended.output.split())
+    refused = CliRunner().invoke(app, [*words, "--threshold", "1", "--coverage", "0.5"])
+    assert "choose one of them" in str(refused.exception)
+
+
 @pytest.mark.parametrize("damaged", [False, True])
 def test_exit_status_says_whether_every_image_was_read(tmp_path: Path, damaged: bool):
     save_tiny_model(tmp_path / "run")

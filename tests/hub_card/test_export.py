@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.calibration import write_calibration
 from helpers.data_files import table_folder
 from helpers.tiny import (
     ANSWERS,
@@ -85,6 +86,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     QCAForVisualQuestionAnswering(QCAConfig.from_vision_text_configs(vision, text, **fields)).save_pretrained(folder)
     tiny_processor().save_pretrained(folder)
+    write_calibration(folder, [0.5] * 100, images=["0123456789abcdef"])
     return folder
 
 
@@ -133,6 +135,12 @@ def save_variant(folder: Path, **fields: Any) -> QCAForVisualQuestionAnswering:
     model.save_pretrained(folder)
     tiny_processor().save_pretrained(folder)
     return model
+
+
+@needs_onnx
+def test_export_takes_the_calibration_along_without_digests_of_images(onnx: Path, checkpoint: Path):
+    expected, found = (json.loads((folder / "calibration.json").read_text()) for folder in (checkpoint, onnx))
+    assert expected["images"] == ["0123456789abcdef"] and found == expected | {"images": None}
 
 
 @needs_onnx

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.calibration import write_calibration
 from helpers.fresh_process import run
 from helpers.tiny import save_tiny_model, tiny_image
 from huggingface_hub.utils import httpx
@@ -20,9 +21,11 @@ from transformers import BitImageProcessorPil, CLIPImageProcessorPil, ViTImagePr
 
 from modeling_qca import QCAProcessor, image_qca
 from modeling_qca.image_qca import open_image
+from modeling_qca.training.confidence.abstention import read_abstention
 
 ROOT = Path(__file__).parents[2]
 onnx_model = pytest.importorskip("qca_cli.serving.onnx_model", reason='pip install "modeling-qca[export]"')
+server = pytest.importorskip("qca_cli.serving.server", reason='pip install "modeling-qca[serve]"')
 
 WITHOUT_TORCH = """
     import sys
@@ -160,6 +163,18 @@ def test_steps_of_the_dockerfile_serve_an_export_without_torch(tmp_path):
         [onnx_model.OnnxModel(tmp_path / "model").read_image(image)], [["is there a ring"]], 1
     )
     assert best["answer"] == expected[0]["answer"] and best["score"] == pytest.approx(expected[0]["score"], abs=1e-5)
+
+
+@pytest.mark.parametrize("coverage", [0.01, 0.8, 0.905, 1.0])
+def test_coverage_gives_the_threshold_of_the_checkpoint(tmp_path, coverage):
+    write_calibration(tmp_path, np.linspace(0.97, 0.11, 100).tolist())
+    (tmp_path / "model.onnx").touch()
+    expected = read_abstention(str(tmp_path), coverage=coverage).threshold
+    assert server.lowest_probability(str(tmp_path), None, coverage) == pytest.approx(expected, abs=1e-12)
+    assert server.lowest_probability(str(tmp_path), 0.3, None) == 0.3
+    (tmp_path / "calibration.json").unlink()
+    with pytest.raises(ValueError, match="run `qca calibrate`"):
+        server.lowest_probability(str(tmp_path), None, coverage)
 
 
 def test_limits_of_images_equal_those_of_the_package():

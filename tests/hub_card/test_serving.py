@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 import socket
 import threading
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.calibration import write_calibration
 from helpers.fresh_process import run
 from helpers.hub.checkpoint import save_checkpoint
 from helpers.tiny import tiny_image
@@ -29,8 +31,8 @@ pytest.importorskip("fastapi", reason='pip install "modeling-qca[serve]"')
 
 from helpers.server import serving
 from qca_cli.serving.checkpoint_model import CheckpointModel
-from qca_cli.serving.handler import MAXIMUM_QUESTIONS, parse_request
-from qca_cli.serving.server import Limits
+from qca_cli.serving.handler import MAXIMUM_QUESTIONS, EndpointHandler, parse_request
+from qca_cli.serving.server import Limits, lowest_probability
 
 CLIENT = httpx.Client(verify=False, limits=httpx.Limits(max_connections=None, max_keepalive_connections=0))
 QUESTIONS = ["what color is the cube", "is there a ring", "how many balls are left of the cube"]
@@ -116,6 +118,9 @@ def test_many_clients_get_their_own_answers_in_shared_batches(model, ask, monkey
         (json.dumps(body(photo(1), "why " * 5000)).encode(), 400, "tokens"),
         (json.dumps(body(photo(1), "why", top_k=0)).encode(), 400, "top_k"),
         (json.dumps(body(photo(1), "why", top_k=True)).encode(), 400, "top_k"),
+        (json.dumps(body(photo(1), "why", threshold="0.5")).encode(), 400, "`threshold` must be a number"),
+        (json.dumps(body(photo(1), "why", threshold=1.5)).encode(), 400, "between 0 and 1, got 1.5"),
+        (json.dumps(body(photo(1), "why", threshold=float("nan"))).encode(), 400, "between 0 and 1, got nan"),
         (b" " * 200_000, 413, "larger"),
     ],
     ids=str,
@@ -142,6 +147,39 @@ def test_slow_client_is_dropped_and_others_are_answered(model):
             slow.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n{")
             assert CLIENT.post(address, json=body(photo(1), "why"), timeout=30).status_code == 200
             assert b"408" in slow.recv(1000).split(b"\r\n")[0]
+
+
+def test_below_the_threshold_a_question_gets_no_answer(checkpoint, model, ask, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    expected = [best["score"] for (best, *_) in ask(photo(1), QUESTIONS, top_k=2)]
+    between = sum(sorted(expected)[:2]) / 2
+    with serving(model, threshold=between) as address:
+        client = InferenceClient(address)
+        found = [client.visual_question_answering(photo(1), question, top_k=2) for question in QUESTIONS]
+        several = CLIENT.post(address, json=body(photo(1), QUESTIONS), timeout=30).json()
+        every = CLIENT.post(address, json=body(photo(1), QUESTIONS, threshold=0), timeout=30).json()
+        none = CLIENT.post(address, json=body(photo(1), QUESTIONS, threshold=1), timeout=30).json()
+    for answers, score in zip(found, expected, strict=True):
+        assert answers[0].score == pytest.approx(score, abs=1e-5)
+        assert (answers[0].answer is None, len(answers)) == ((True, 1) if score < between else (False, 2))
+    assert [len(answers) for answers in several] == [1 if a[0].answer is None else 5 for a in found]
+    assert [len(answers) for answers in every] == [5] * 3
+    assert [answers[0]["answer"] for answers in none] == [None] * 3
+    handler = EndpointHandler.__new__(EndpointHandler)
+    handler.ask = ask
+    assert handler(body(photo(1), QUESTIONS, threshold=1)) == [
+        [{"answer": None, "score": pytest.approx(score, abs=1e-5)}] for score in expected
+    ]
+    assert handler(body(photo(1), QUESTIONS[0], threshold=0.0)) == handler(body(photo(1), QUESTIONS[0]))
+
+
+def test_threshold_of_a_coverage_is_that_of_the_calibration(checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint, tmp_path / "run")
+    assert lowest_probability(str(folder), None, None) == 0 and lowest_probability(str(folder), 0.3, None) == 0.3
+    with pytest.raises(ValueError, match="run `qca calibrate`"):
+        lowest_probability(str(folder), None, 0.8)
+    write_calibration(folder, [1 - percent / 100 for percent in range(1, 101)])
+    assert lowest_probability(str(folder), None, 0.8) == pytest.approx(0.2)
 
 
 class SlowModel:

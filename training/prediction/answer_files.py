@@ -24,6 +24,7 @@ COLUMNS = {
     "probabilities": _NUMBERS,
     "peak": _NUMBERS,
     "box": _NUMBERS,
+    "abstained": pyarrow.bool_(),
 }
 
 

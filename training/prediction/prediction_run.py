@@ -12,6 +12,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from filelock import FileLock, Timeout
 from torch.utils.data import DataLoader, Dataset
@@ -41,6 +42,7 @@ class PredictionRequest:
         batch_size: images that are encoded together.
         workers: processes that decode images; 0 decodes in this one.
         resume: go on with a stopped run.
+        threshold, coverage: when a question gets no answer, see `abstention.read_abstention`.
     """
 
     checkpoint: str
@@ -54,6 +56,8 @@ class PredictionRequest:
     batch_size: int = 16
     workers: int = 1
     resume: bool = False
+    threshold: float | None = None
+    coverage: float | None = None
 
     @property
     def parts(self) -> Path:
@@ -63,12 +67,12 @@ class PredictionRequest:
     def faults(self) -> Path:
         return self.output.with_name(f"{self.output.name}.unreadable.csv")
 
-    @property
-    def columns(self) -> list[str]:
-        further = ["answers", "probabilities"] * (self.top_k > 1) + ["peak", "box"] * self.regions
-        return ["image_id", "question_id", "question", "answer", "probability", *further]
+    def predictor(self, device: torch.device) -> Predictor:
+        return Predictor(
+            self.checkpoint, None, self.top_k, self.regions, device, threshold=self.threshold, coverage=self.coverage
+        )
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self, predictor: Predictor) -> dict[str, Any]:
         """What must not change between a run and its resumption."""
         checkpoint = Path(self.checkpoint)
         files = sorted([*checkpoint.glob("*.safetensors"), *checkpoint.glob("*config.json")])  # none for a Hub id
@@ -79,19 +83,22 @@ class PredictionRequest:
             "split": self.split,
             "options": {name: str(value) for name, value in self.options.items()},
             "questions": None if self.questions is None else read_questions(self.questions),
-            "columns": self.columns,
+            "columns": _columns(predictor),
             "top_k": self.top_k,
+            "threshold": predictor.abstention.threshold,
+            "abstain_answer": predictor.abstention.abstain_answer,
             "part_images": PART_IMAGES,
         }
 
 
 @dataclass(frozen=True)
 class PredictionSummary:
-    """The numbers of answers, of images, and of those that could not be read."""
+    """The numbers of rows, of images, of those that could not be read, and of rows where the model abstains."""
 
     answers: int
     images: int
     unreadable: int
+    abstained: int
 
 
 class DecodedBatches(Dataset):
@@ -135,7 +142,7 @@ def predict_images(request: PredictionRequest) -> PredictionSummary | None:
     """
     check_format(request.output)
     state = PartialState(timeout=LONGEST_WAIT)
-    predictor = Predictor(request.checkpoint, None, request.top_k, request.regions, state.device)
+    predictor = request.predictor(state.device)
     parts = Parts(request.parts)
     with _only_run(request) if state.is_main_process else nullcontext():
         if state.is_main_process:
@@ -147,7 +154,7 @@ def predict_images(request: PredictionRequest) -> PredictionSummary | None:
         state.wait_for_everyone()  # before the first new part changes what is missing
         _answer_parts(request, parts, missing[state.process_index :: state.num_processes], predictor, state)
         state.wait_for_everyone()
-        return _finish(request, parts) if state.is_main_process else None
+        return _finish(request, parts, _columns(predictor)) if state.is_main_process else None
 
 
 @contextmanager
@@ -176,10 +183,10 @@ def _begin(request: PredictionRequest, parts: Parts, predictor: Predictor) -> No
         return
     work_list = parts.folder / WORK_LIST
     if work_list.exists():
-        parts.open(request.settings())
+        parts.open(request.settings(predictor))
         return
     try:
-        parts.open(request.settings())
+        parts.open(request.settings(predictor))
         questions = None if request.questions is None else read_questions(request.questions)
         rows = source_rows(request.images, request.split, request.options, with_questions=questions is None)
         predictor.check_questions(questions or [])
@@ -229,16 +236,22 @@ def _faults(batch: ImageBatch, pictures: Pictures) -> list[dict[str, Any]]:
     ]
 
 
-def _finish(request: PredictionRequest, parts: Parts) -> PredictionSummary:
+def _columns(predictor: Predictor) -> list[str]:
+    return ["image_id", "question_id", "question", *predictor.fields]
+
+
+def _finish(request: PredictionRequest, parts: Parts, columns: list[str]) -> PredictionSummary:
     """Merge the parts into the output and remove them."""
     merged, faults = parts.merge()
     records = (json.loads(record) for (record,) in merged.execute("SELECT record FROM answers ORDER BY id"))
     write_faults(request.faults, faults)
-    write_answers(request.output, records, request.columns)
+    write_answers(request.output, records, columns)
+    counted = "SELECT COUNT(*) FROM answers WHERE json_extract(record, '$.abstained')"
+    abstained = merged.execute(counted).fetchone()[0]
     merged.close()
     images, answers = parts.work_list.num_images, parts.work_list.num_pairs - sum(fault["rows"] for fault in faults)
     shutil.rmtree(parts.folder)
-    return PredictionSummary(answers, images, len(faults))
+    return PredictionSummary(answers, images, len(faults), abstained)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor
 from modeling_qca.overlay_qca import seen_box
 
+from ..confidence.abstention import Abstention, read_abstention
 from ..data.collator import tokenize_questions
 from ..data.image_features import check_one_grid
 from ..data.images import image_key
@@ -39,6 +40,7 @@ class Predictor:
         top_k: answers of each row.
         regions: also where the last relevance map points: `peak` and `box`, see `regions.peak_and_box`.
         device: such as `cuda:1`; by default a GPU if there is one.
+        threshold, coverage: when a question gets no answer, see `abstention.read_abstention`.
 
     Raises:
         ValueError: `top_k` is below 1, or `questions` is empty.
@@ -51,6 +53,8 @@ class Predictor:
         top_k: int = 1,
         regions: bool = False,
         device: str | torch.device | None = None,
+        threshold: float | None = None,
+        coverage: float | None = None,
     ):
         if top_k < 1:
             raise ValueError(f"`top_k` must be at least 1, got {top_k}")
@@ -58,7 +62,7 @@ class Predictor:
             raise ValueError(f"`questions` is a list of at least one question, not {questions!r}")
         self.checkpoint, self.top_k, self.regions = str(checkpoint), top_k, regions
         self.questions = None if questions is None else list(questions)
-        self.device = device
+        self.device, self.threshold, self.coverage = device, threshold, coverage
         self._features: dict[str, torch.Tensor] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -86,6 +90,27 @@ class Predictor:
         processor.set_max_question_length(model)
         return processor
 
+    @cached_property
+    def abstention(self) -> Abstention:
+        """When a question gets no answer.
+
+        Raises:
+            ValueError: see `read_abstention`.
+        """
+        self.model  # noqa: B018  a checkpoint that is not there is reported by it
+        return read_abstention(self.checkpoint, self.threshold, self.coverage)
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The names of what [`answer`] finds out about a pair, with the values where the image cannot be read."""
+        empty: dict[str, Any] = {"answer": "", "probability": float("nan")}
+        if self.top_k > 1:
+            empty |= {"answers": [], "probabilities": []}
+        if self.regions:
+            empty |= {"peak": [], "box": []}
+        may_abstain = (self.threshold, self.coverage, self.abstention.abstain_answer) != (None, None, None)
+        return empty | ({"abstained": False} if may_abstain else {})
+
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, np.ndarray]:
         """
         Args:
@@ -111,16 +136,14 @@ class Predictor:
             asked = [(row, question) for row in range(len(images)) for question in self.questions]
         readable = [(shown[row], question) for row, question in asked if shown[row] in pictures.rows]
         answers = iter(self.answer(pictures, *zip(*readable, strict=True)) if readable else [])
-        empty = {"answer": "", "probability": float("nan")} | self._empty_fields()
         found = [
-            {"error": pictures.faults[shown[row]], **empty} if shown[row] in pictures.faults else next(answers)
+            {"error": pictures.faults[shown[row]], **self.fields} if shown[row] in pictures.faults else next(answers)
             for row, _ in asked
         ]
         kept = {name: values for name, values in batch.items() if name != "image" or _is_text(values)}
         columns: dict[str, list] = {name: [values[row] for row, _ in asked] for name, values in kept.items()}
         columns["question"] = [question for _, question in asked]
-        names = ("answer", "probability", "error", *self._empty_fields())
-        columns |= {name: [record.get(name, "") for record in found] for name in names}
+        columns |= {name: [record.get(name, "") for record in found] for name in (*self.fields, "error")}
         return {name: _array(values) for name, values in columns.items()}
 
     @torch.inference_mode()
@@ -132,7 +155,8 @@ class Predictor:
 
         Returns:
             For each pair `answer` and `probability`; with `top_k` over 1 also `answers` and `probabilities`, best
-            first; with `regions` also `peak` and `box`.
+            first; with `regions` also `peak` and `box`; with a threshold, a coverage or an answer that abstains also
+            `abstained`. `answer` is empty below the threshold; `probability` is always that of the best answer.
 
         Raises:
             ValueError: a question is empty or too long.
@@ -165,11 +189,16 @@ class Predictor:
 
     def _records(self, outputs: Any, sizes: list[tuple[int, int]]) -> list[dict[str, Any]]:
         records = []
+        may_abstain = "abstained" in self.fields
         for answers in self.processor.post_process_question_answering(outputs, self.model.config, self.top_k):
             record: dict[str, Any] = {"answer": answers[0]["answer"], "probability": answers[0]["score"]}
             if self.top_k > 1:
                 record["answers"] = [each["answer"] for each in answers]
                 record["probabilities"] = [each["score"] for each in answers]
+            if may_abstain:
+                record["abstained"] = self.abstention(record["answer"], record["probability"])
+                if record["probability"] < self.abstention.threshold:
+                    record["answer"] = ""
             records.append(record)
         if self.regions:
             maps = self.processor.post_process_relevance(outputs)
@@ -199,10 +228,6 @@ class Predictor:
         lengths = text.attention_mask.sum(dim=1).tolist()
         for question, states, length in zip(questions, text.last_hidden_state, lengths, strict=True):
             self._features[question] = states[:length].clone()
-
-    def _empty_fields(self) -> dict[str, list]:
-        names = ["answers", "probabilities"] * (self.top_k > 1) + ["peak", "box"] * self.regions
-        return {name: [] for name in names}
 
     def _check_columns(self, batch: Mapping[str, Sequence[Any]]) -> None:
         for name in ("image", *(["question"] if self.questions is None else [])):

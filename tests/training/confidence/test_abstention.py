@@ -1,17 +1,14 @@
 """Thresholds and coverages that say when a checkpoint gives no answer."""
 
-import json
-
 import pytest
+from helpers.calibration import write_calibration
 
 from modeling_qca.training.confidence.abstention import Abstention, check_abstain_answer, read_abstention
 
 
 @pytest.fixture
 def calibrated(tmp_path):
-    content = {"temperature": 2.0, "thresholds": [1 - percent / 100 for percent in range(1, 101)]}
-    content |= {"abstain_answer": "unanswerable", "images": None, "after": {}, "data": {}}
-    (tmp_path / "calibration.json").write_text(json.dumps(content))
+    write_calibration(tmp_path, [1 - percent / 100 for percent in range(1, 101)], abstain_answer="unanswerable")
     return tmp_path
 
 

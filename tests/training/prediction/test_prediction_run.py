@@ -137,6 +137,27 @@ def test_writes_every_format(desk, tmp_path, suffix):
         assert frame["question_id"].tolist() == [row["question_id"] for row in expected]
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".jsonl", ".json"])
+def test_every_format_keeps_the_rows_below_the_threshold_without_answer(desk, tmp_path, suffix):
+    table = {"images": str(desk / "pairs.csv"), "questions": None}
+    predict_images(request(desk, tmp_path / "all.csv", **table))
+    rows = read(tmp_path / "all.csv")
+    assert "abstained" not in rows[0]
+    threshold = sorted(float(row["probability"]) for row in rows)[10]
+    output = tmp_path / f"answers{suffix}"
+    summary = predict_images(request(desk, output, **table, threshold=threshold))
+    assert (summary.answers, summary.abstained) == (24, 10)
+    below = [float(row["probability"]) < threshold for row in rows]
+    expected = ["" if hidden else row["answer"] for hidden, row in zip(below, rows, strict=True)]
+    if suffix == ".json":
+        assert [entry["answer"] for entry in json.loads(output.read_text())] == expected
+        return
+    readers = {".parquet": pd.read_parquet, ".jsonl": lambda file: pd.read_json(file, lines=True)}
+    frame = readers.get(suffix, lambda file: pd.read_csv(file, keep_default_na=False))(output)
+    assert frame["answer"].tolist() == expected and frame["abstained"].tolist() == below
+    assert frame["probability"].tolist() == pytest.approx([float(row["probability"]) for row in rows])
+
+
 def test_a_submission_writes_numbers_as_numbers_and_leading_zeros_as_text(desk, tmp_path):
     ids = ["01827492", "1827492", "0", "a1", "²"]
     table = write_csv(
@@ -166,6 +187,8 @@ def test_a_stopped_run_goes_on_where_it_stopped(desk, tmp_path, small_parts, mon
         predict_images(request(desk, output))
     with pytest.raises(ValueError, match="begun with another columns, top_k: repeat the command"):
         predict_images(request(desk, output, resume=True, top_k=2))
+    with pytest.raises(ValueError, match="begun with another columns, threshold: repeat the command"):
+        predict_images(request(desk, output, resume=True, threshold=0.1))
     other = tmp_path / "run"
     shutil.copytree(desk / "run", other)
     with pytest.raises(ValueError, match="begun with another checkpoint: repeat"):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.calibration import write_calibration
 from helpers.tiny import save_tiny_model, tiny_image
 
 from modeling_qca.training.evaluation.checkpoint import load_pipeline
@@ -102,6 +103,32 @@ def test_an_unreadable_image_gets_an_error_and_the_others_their_answers(tmp_path
     assert found["answer"][2] == found["answer"][0] != "" == found["answer"][3] and found["box"][4] == []
     nothing = Predictor(str(tmp_path), ["where"])({"image": [b"text"]})
     assert nothing["answer"].tolist() == [""]
+
+
+@pytest.mark.parametrize("given", [{"threshold": 0.5}, {"coverage": 0.5}])
+def test_below_the_threshold_the_row_stays_without_an_answer(tmp_path, photos, given):
+    save_tiny_model(tmp_path)
+    plain = Predictor(str(tmp_path), QUESTIONS, top_k=2)({"image": [*photos, b"damaged"]})
+    sure = plain["probability"][:9]
+    median, best = float(np.median(sure)), plain["answer"][np.argmax(sure)]
+    write_calibration(tmp_path, [median] * 100, abstain_answer=best)
+    if "threshold" in given:
+        given = {"threshold": median}
+    found = Predictor(str(tmp_path), QUESTIONS, top_k=2, **given)({"image": [*photos, b"damaged"]})
+    below, unanswerable = sure < median, plain["answer"][:9] == best
+    assert 0 < below.sum() < 9 and (unanswerable & ~below).any()
+    assert found["answer"].tolist() == np.where(below, "", plain["answer"][:9]).tolist() + [""] * 3
+    assert found["abstained"].tolist() == (below | unanswerable).tolist() + [False] * 3
+    np.testing.assert_array_equal(found["probability"], plain["probability"])
+    assert [list(each) for each in found["answers"]] == [list(each) for each in plain["answers"]]
+    assert "abstained" not in plain
+    assert "abstained" in Predictor(str(tmp_path), QUESTIONS)({"image": photos})  # an answer that abstains is known
+
+
+def test_a_coverage_needs_a_calibration(tmp_path):
+    save_tiny_model(tmp_path)
+    with pytest.raises(ValueError, match="run `qca calibrate`"):
+        Predictor(str(tmp_path), QUESTIONS, coverage=0.5).fields  # noqa: B018
 
 
 def test_refuses_columns_questions_and_settings_that_do_not_fit(tmp_path):
