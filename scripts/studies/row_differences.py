@@ -4,8 +4,8 @@ r"""Differences between rows of results tables on the same questions, with stand
         --image-table images.csv --group-by sequence --output docs/results/facades_differences.json
 
 A RESULTS is the folder that `qca results` filled for a table. A ROW is the name of a row of one of these tables; all
-seeds that both rows finished are read. The sampling unit is the image, and in the second table the group of images (see
-`results_summary.paired_gain`).
+seeds that both rows finished are read. The sampling unit is the image, and in the second table the group of images
+(see `results_summary.paired_gain`).
 """
 
 import argparse

@@ -36,7 +36,9 @@ def test_a_fork_with_a_model_type_of_its_own_runs_its_own_code_beside_the_instal
     fork = tmp_path / "fork"
     replace_once(fork / "modeling_qca.py", "self.classifier(", "self.config.logit_factor * self.classifier(")
     replace_once(fork / "configuration_qca.py", 'model_type = "qca"', 'model_type = "my_qca"')
-    replace_once(fork / "configuration_qca.py", "    question_pooling:", "    logit_factor: float = 2.0\n    question_pooling:")
+    replace_once(
+        fork / "configuration_qca.py", "    question_pooling:", "    logit_factor: float = 2.0\n    question_pooling:"
+    )
     replace_once(fork / "config.json", '"model_type": "qca"', '"model_type": "my_qca"')
     quiet = "from transformers.utils import logging; logging.set_verbosity_error(); logging.disable_progress_bar()\n"
     printed = fresh_process.run(quiet + LOAD, folder=tmp_path)

@@ -13,7 +13,6 @@ from helpers.tiny import tiny_batch, tiny_model
 from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
-
 TESTS = Path(__file__).parents[2]
 LEARNING_RATE = 0.1
 
