@@ -18,7 +18,7 @@ help:  ## list the targets
 demo: $(VENV)/core  ## install the core, train a tiny model on drawn scenes, show where it looks
 	$(BIN)/qca demo
 
-# make evidence ROOMS=... PHOTOS=... CLASSES=... DAQUAR=...: every table of rows; goes on where it stopped
+# make evidence ROOMS=... PHOTOS=... CLASSES=... DAQUAR=... VQA_RAD=...: every table of rows; goes on where it stopped
 evidence: $(VENV)/ready given data/view_questions  ## train every row of every results table (days on a CPU)
 	$(RESULTS)/rooms.yaml --data "$(ROOMS)" --data_options '{images: $(PHOTOS)}' $(ENCODERS)
 	$(RESULTS)/question_in_vision.yaml --data "$(ROOMS)" --data_options '{images: $(PHOTOS)}' $(ENCODERS)
@@ -29,9 +29,11 @@ evidence: $(VENV)/ready given data/view_questions  ## train every row of every r
 	$(RESULTS)/daquar_random.yaml --data "$(DAQUAR)" $(ENCODERS)
 	$(RESULTS)/daquar_head.yaml --data "$(DAQUAR)" $(ENCODERS)
 	$(RESULTS)/daquar_scenes.yaml --data "$(DAQUAR)" $(ENCODERS)
+	$(RESULTS)/vqa_rad.yaml --data "$(VQA_RAD)" $(ENCODERS)
+	$(RESULTS)/vqa_rad_images.yaml --data "$(VQA_RAD)" $(ENCODERS)
 
 given:
-	$(foreach name,ROOMS PHOTOS CLASSES DAQUAR,$(if $($(name)),,$(error $(name)=... is missing, see docs/results/index.md)))
+	$(foreach name,ROOMS PHOTOS CLASSES DAQUAR VQA_RAD,$(if $($(name)),,$(error $(name)=... is missing, see docs/results/index.md)))
 
 data/views: | $(VENV)/ready given
 	$(BIN)/qca make-views "$(PHOTOS)" "$(ROOMS)/labels" $@
