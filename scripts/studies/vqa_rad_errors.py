@@ -1,5 +1,5 @@
-r"""Analyze errors on VQA-RAD: accuracy by the training frequency of the right answer, by what of the question was trained
-on, and by what is asked.
+r"""Analyze errors on VQA-RAD: accuracy by the training frequency of the right answer, by what of a question was
+trained on, and by what is asked.
 
     python scripts/studies/vqa_rad_errors.py VQA_RAD RESULTS ROW [ROW ...] --output docs/results/vqa_rad_errors.json
 

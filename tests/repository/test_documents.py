@@ -111,7 +111,8 @@ def test_make_evidence_runs_the_commands_of_the_results_pages():
     outside = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     planned = subprocess.run([*make, *names], capture_output=True, text=True, check=True, env=outside).stdout
     made = [shlex.split(line) for line in re.findall(r"^bin/qca (.*)$", planned.replace("\\\n", " "), re.MULTILINE)]
-    told = [command for page in ("index", "rooms", "daquar", "vqa_rad") for command in commands(TEXTS[f"docs/results/{page}.md"])]
+    pages = ("index", "rooms", "daquar", "vqa_rad")
+    told = [command for page in pages for command in commands(TEXTS[f"docs/results/{page}.md"])]
     made, told = (
         sorted([word.replace("_", "-") if word.startswith("--") else word for word in command] for command in listed)
         for listed in (made, told)
