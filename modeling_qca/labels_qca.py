@@ -1,6 +1,7 @@
 """Answers and their numbers: `id2label` and `label2id` of a config are two views of one list."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 
@@ -32,6 +33,27 @@ def complete_labels(
     if id2label is not None and label2id is not None:
         _check_agreement(names, _numbered([(index, name) for name, index in label2id.items()], "label2id"))
     return names, numbers
+
+
+def answer_numbers(answers: Sequence[str], id2label: Mapping[int, Any]) -> list[int]:
+    """
+    The numbers of some answers of a model, in order and each once.
+
+    Raises:
+        ValueError: if there are none, or the model does not know one of them.
+    """
+    if isinstance(answers, str) or not answers:
+        raise ValueError(f"`answers` must be a list of at least one answer, got {answers!r:.100}.")
+    numbers = {str(label): number for number, label in id2label.items()}
+    for answer in answers:
+        if answer not in numbers:
+            similar = get_close_matches(str(answer), numbers) or list(numbers)[:3]
+            raise ValueError(
+                f"`answers` has {str(answer)[:100]!r}, which is none of the {len(numbers)} answers of the model, such "
+                f"as {', '.join(map(repr, similar))}. Choose from `config.id2label`, or train the model further on "
+                "data with this answer."
+            )
+    return [numbers[answer] for answer in dict.fromkeys(answers)]
 
 
 def _numbered(pairs: list[tuple[Any, Any]], field: str) -> dict[int, Any]:
@@ -67,4 +89,4 @@ def _quoted(name: str | None) -> str:
     return "missing" if name is None else repr(name[:100])
 
 
-__all__ = ["complete_labels"]
+__all__ = ["answer_numbers", "complete_labels"]

@@ -16,6 +16,7 @@ from .boxes_qca import maps_on_grids
 from .evaluation_copy_qca import evaluation_copy, is_training, unwrapped_model
 from .explanation_qca import VisualExplanation
 from .image_qca import ImageSource, describe_image, is_collection, is_stream, open_image
+from .labels_qca import answer_numbers
 from .overlay_qca import place_maps, seen_box
 from .relevance_qca import available_method
 from .words_qca import word_importance
@@ -31,6 +32,7 @@ class QCAVisualQuestionAnsweringPipeline(Pipeline):
     >>> ask = pipeline(model="name/of-a-checkpoint", trust_remote_code=True)
     >>> ask("room.jpg", "what is on the table", top_k=2)
     [{'answer': 'lamp', 'score': 0.61}, {'answer': 'books', 'score': 0.14}]
+    >>> ask("room.jpg", "what color is the bed", answers=["red", "blue"])  # multiple choice
     >>> ask("room.jpg", ["what is on the table", "is there a bed"])  # one list of answers for each question
     >>> ask(["a.jpg", "b.jpg"], ["is there a bed", "how many chairs"])  # pairs
     >>> ask(["a.jpg", "b.jpg"], ["is there a bed", "how many chairs"], every_question=True)  # all about each image
@@ -76,7 +78,8 @@ class QCAVisualQuestionAnsweringPipeline(Pipeline):
             batch_size: number of images that go through the model together; 1, or as set when the pipeline was made.
             every_question: ask every question of the list about every image.
             kwargs: `top_k` (`int`, 5), the number of answers; `return_relevance` (`bool`, `False`);
-                `truncation` (`bool`, `False`), cuts questions longer than the text encoder reads.
+                `truncation` (`bool`, `False`), cuts questions longer than the text encoder reads; `answers`
+                (`list[str]`), the choices for every question of the call, out of `config.id2label`.
 
         Returns:
             For one question `[{"answer": str, "score": float}, ...]`, best first. With `return_relevance` it is
@@ -85,8 +88,8 @@ class QCAVisualQuestionAnsweringPipeline(Pipeline):
             iterators without a length give an iterator.
 
         Raises:
-            ValueError: for an image that cannot be read, an empty or too long question, and for images and questions
-                of different numbers.
+            ValueError: for an image that cannot be read, an empty or too long question, an unknown answer in
+                `answers`, and for images and questions of different numbers.
         """
         if isinstance(image, dict) and question is None and is_collection(image.get("image")):
             image, question = image["image"], image.get("question")  # a slice of a dataset
@@ -137,11 +140,17 @@ class QCAVisualQuestionAnsweringPipeline(Pipeline):
         self.processor.save_pretrained(save_directory, **kwargs)
 
     def _sanitize_parameters(
-        self, top_k: int | None = None, return_relevance: bool | None = None, truncation: bool | None = None
+        self,
+        top_k: int | None = None,
+        return_relevance: bool | None = None,
+        truncation: bool | None = None,
+        answers: Sequence[str] | None = None,
     ) -> tuple[dict, dict, dict]:
         if top_k is not None and top_k < 1:
             raise ValueError(f"`top_k` must be at least 1, got {top_k}.")
-        postprocess = {"top_k": top_k, "return_relevance": return_relevance}
+        if answers is not None:
+            answer_numbers(answers, self.model.config.id2label)  # refuses unknown ones before the model runs
+        postprocess = {"top_k": top_k, "return_relevance": return_relevance, "answers": answers}
         preprocess = {} if truncation is None else {"truncation": truncation}
         return preprocess, {}, {name: value for name, value in postprocess.items() if value is not None}
 
@@ -169,16 +178,23 @@ class QCAVisualQuestionAnsweringPipeline(Pipeline):
             model = evaluation_copy(model)
         return {"outputs": model(**inputs, return_dict=True), **model_inputs}
 
-    def postprocess(self, model_outputs: dict[str, Any], top_k: int = 5, return_relevance: bool = False) -> list:
+    def postprocess(
+        self,
+        model_outputs: dict[str, Any],
+        top_k: int = 5,
+        return_relevance: bool = False,
+        answers: Sequence[str] | None = None,
+    ) -> list:
         outputs: ModelOutput = model_outputs["outputs"]
-        results: Iterable[Any] = self.processor.post_process_question_answering(outputs, self.model.config, top_k)
+        process = self.processor.post_process_question_answering
+        results: Iterable[Any] = process(outputs, self.model.config, top_k, answers)
         if return_relevance:
             if self.model.config.num_attention_layers == 0:
                 raise ValueError("`return_relevance` needs a model with hops; this one has `num_attention_layers=0`.")
             maps = self.processor.post_process_relevance(outputs)
             results = [
-                {"answers": answers, "relevance": self._placed(grid, *size)}
-                for answers, grid, size in zip(results, maps, model_outputs["sizes"], strict=True)
+                {"answers": best, "relevance": self._placed(grid, *size)}
+                for best, grid, size in zip(results, maps, model_outputs["sizes"], strict=True)
             ]
         remaining = iter(results)
         return [

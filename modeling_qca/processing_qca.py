@@ -17,6 +17,7 @@ from .boxes_qca import maps_on_grids
 from .confidence_qca import answer_probabilities
 from .configuration_qca import AUTO_MAP
 from .image_qca import check_array, describe_image, is_collection, open_image
+from .labels_qca import answer_numbers
 from .question_qca import TOKENIZER_LOCK, check_token_counts, flatten_questions
 from .validation_qca import check_fields
 
@@ -152,7 +153,7 @@ class QCAProcessor(ProcessorMixin):
         return f'`do_center_crop=False, size={{"height": {height}, "width": {width}}}`'
 
     def post_process_question_answering(
-        self, outputs: Any, config: PreTrainedConfig, top_k: int = 5
+        self, outputs: Any, config: PreTrainedConfig, top_k: int = 5, answers: Sequence[str] | None = None
     ) -> list[list[dict[str, Any]]]:
         """
         The `top_k` answers to each question, best first.
@@ -162,23 +163,26 @@ class QCAProcessor(ProcessorMixin):
             config: of the model, with the answers (`id2label`), the meaning of the scores (`problem_type`) and their
                 `temperature`.
             top_k: number of answers, at most all of them.
+            answers: the choices of a multiple-choice question, out of `id2label`; None for all answers.
 
         Returns:
-            For each question a list of `{"answer": str, "score": float}`; scores are probabilities.
+            For each question a list of `{"answer": str, "score": float}`; scores are probabilities among the choices.
 
         Raises:
-            ValueError: where `top_k` is not positive.
+            ValueError: where `top_k` is not positive, or `answers` is empty or has an unknown answer.
         """
         if top_k < 1:
             raise ValueError(f"`top_k` must be at least 1, got {top_k}.")
-        scores = answer_probabilities(outputs.logits, config)
-        best, answers = scores.topk(min(top_k, scores.shape[-1]), dim=-1)
+        every = range(outputs.logits.shape[-1])
+        numbers = list(every if answers is None else answer_numbers(answers, config.id2label))
+        scores = answer_probabilities(outputs.logits[:, numbers], config)
+        best, places = scores.topk(min(top_k, scores.shape[-1]), dim=-1)
         return [
             [
-                {"answer": config.id2label[answer], "score": score}
-                for score, answer in zip(row_scores, row_answers, strict=True)
+                {"answer": config.id2label[numbers[place]], "score": score}
+                for score, place in zip(row_scores, row_places, strict=True)
             ]
-            for row_scores, row_answers in zip(best.tolist(), answers.tolist(), strict=True)
+            for row_scores, row_places in zip(best.tolist(), places.tolist(), strict=True)
         ]
 
     def post_process_relevance(

@@ -65,6 +65,36 @@ def test_answers_are_the_probabilities_of_the_model_best_first(ask):
     assert_same(ask(image, QUESTIONS[0], top_k=2), answers[:2])
 
 
+@pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification"])
+def test_scores_of_choices_are_their_probabilities_among_the_choices(ask, monkeypatch, problem_type):
+    monkeypatch.setattr(ask.model.config, "problem_type", problem_type)
+    image, labels = tiny_image(), list(ask.model.config.id2label.values())
+    choices = [labels[2], labels[0], labels[2]]
+    with torch.no_grad():
+        logits = ask.model(**tiny_processor()(images=image, text=QUESTIONS[:2])).logits[:, [2, 0]].double()
+    expected = logits.softmax(-1) if problem_type == "single_label_classification" else logits.sigmoid()
+    for answers, row in zip(ask(image, QUESTIONS[:2], answers=choices), expected, strict=True):
+        assert scores(answers) == pytest.approx(dict(zip(choices[:2], row.tolist(), strict=True)), abs=1e-5)
+        assert answers[0]["score"] >= answers[1]["score"]
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        (
+            ["sofa"],
+            r"has 'sofa', which is none of the \d+ answers of the model, such as '.*Choose from `config.id2label`",
+        ),
+        ([], "a list of at least one answer"),
+        ("yes", "a list of at least one answer"),
+    ],
+)
+def test_unknown_or_missing_choices_are_refused_before_the_model_runs(ask, monkeypatch, choices, message):
+    monkeypatch.setattr(ask, "preprocess", lambda *args, **kwargs: pytest.fail("the question was asked"))
+    with pytest.raises(ValueError, match=message):
+        ask(tiny_image(), QUESTIONS[0], answers=choices)
+
+
 def test_several_questions_about_one_image_encode_it_once(ask, monkeypatch):
     encoded = []
     encode = ask.model.qca.vision_encoder.encode_images
