@@ -120,7 +120,10 @@ def _own_image_size(fields: dict[str, Any]) -> tuple[int, int]:
 
 
 def _pair(size: Any) -> tuple[int, int]:
-    return tuple(size) if isinstance(size, (list, tuple)) else (size, size)  # type: ignore[return-value]
+    height, width = pair = tuple(size) if isinstance(size, (list, tuple)) and len(size) == 2 else (size, size)
+    if not (isinstance(height, int) and isinstance(width, int)):
+        raise ValueError(f"A size in `vision_config` must be a number of pixels or [height, width], got {size}.")
+    return pair
 
 
 def _is_channels_last(shape: torch.Size, height: int, width: int) -> bool:

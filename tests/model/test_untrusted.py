@@ -305,7 +305,8 @@ HUGE_ENCODERS = [
 @pytest.mark.parametrize(
     ("part", "fields", "message"),
     [(None, *case) for case in HUGE]
-    + [(part, *case) for case in HUGE_ENCODERS for part in ("vision_config", "text_config")],
+    + [(part, *case) for case in HUGE_ENCODERS for part in ("vision_config", "text_config")]
+    + [("vision_config", {"image_size": size}, f"or [height, width], got {size}") for size in ([], [32])],
 )
 def test_refuses_a_config_over_its_limits_and_names_the_field(part, fields, message, tmp_path):
     config = tiny_config().to_dict() | {"model_type": "qca"}
