@@ -35,7 +35,7 @@ def complete_labels(
     return names, numbers
 
 
-def answer_numbers(answers: Sequence[str], id2label: Mapping[int, Any]) -> list[int]:
+def answer_numbers(answers: Sequence[str], id2label: Mapping[Any, Any]) -> list[int]:
     """
     The numbers of some answers of a model, in order and each once.
 
