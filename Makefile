@@ -3,7 +3,7 @@ PYTHON ?= python3
 TRANSFORMERS ?= 5.20.0
 BIN = $(VENV)/bin
 PATHS = modeling_qca training hub_card tests examples scripts
-DOCUMENTS = README.md docs/confidence.md docs/quickstart.md docs/results/daquar.md docs/results/rooms.md docs/results/zoom.md docs/speed.md
+DOCUMENTS = README.md docs/confidence.md docs/quickstart.md docs/results/daquar.md docs/results/rooms.md docs/results/vqa_rad.md docs/results/zoom.md docs/speed.md
 CARD = docs/card docs/results/views.json "end to end, from the bilinear scorer" --repo_id you/qca-rooms
 ENCODERS = --vision_encoder facebook/dinov2-small --text_encoder sentence-transformers/all-MiniLM-L6-v2
 RESULTS = $(BIN)/qca results configuration/recipes/results
@@ -29,6 +29,8 @@ evidence: $(VENV)/ready given data/view_questions  ## train every row of every r
 	$(RESULTS)/daquar_random.yaml --data "$(DAQUAR)" $(ENCODERS)
 	$(RESULTS)/daquar_head.yaml --data "$(DAQUAR)" $(ENCODERS)
 	$(RESULTS)/daquar_scenes.yaml --data "$(DAQUAR)" $(ENCODERS)
+	$(BIN)/qca train configuration/recipes/vqa_rad.yaml --data "$(VQA_RAD)" --data_seed 10 --baselines '[]' --eval_strategy no \
+		--save_strategy no --output_dir runs/vqa_rad/image_mean/10 $(ENCODERS)
 	$(RESULTS)/vqa_rad.yaml --data "$(VQA_RAD)" $(ENCODERS)
 	$(RESULTS)/vqa_rad_images.yaml --data "$(VQA_RAD)" $(ENCODERS)
 
