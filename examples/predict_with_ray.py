@@ -13,15 +13,15 @@ import ray
 
 from modeling_qca.training import Predictor
 
-WORKERS = 2  # each with a model of its own
-ROWS = 16  # in a batch
+WORKERS = 2  # each with a model of its own and a CPU; Ray needs more CPUs than that, since it reads on another one
+BATCH_ROWS = 16
+BLOCK_ROWS = 64  # of one task; a table of one block would keep a single worker busy
 
 
 def main(checkpoint: str, source: str, output: str, *questions: str) -> None:
     settings = {"checkpoint": str(Path(checkpoint).absolute()), "questions": list(questions) or None}
-    answers = ray.data.read_parquet(source).map_batches(
-        Predictor, fn_constructor_kwargs=settings, batch_size=ROWS, concurrency=WORKERS
-    )
+    photos = ray.data.read_parquet(source).repartition(target_num_rows_per_block=BLOCK_ROWS)
+    answers = photos.map_batches(Predictor, fn_constructor_kwargs=settings, batch_size=BATCH_ROWS, concurrency=WORKERS)
     answers.write_parquet(str(Path(output).absolute()))
 
 

@@ -127,7 +127,7 @@ def huge_body(address: str, photo: Path) -> tuple[int, int]:
     for _ in range(5):
         try:
             refused += httpx.post(address, content=b" " * 20_000_000, timeout=120).status_code == 413
-        except httpx.TransportError:
+        except (httpx.WriteError, httpx.ReadError, httpx.RemoteProtocolError):
             refused += 1  # the server closed the connection while the body was being sent
     return 5, refused
 

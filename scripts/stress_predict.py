@@ -1,9 +1,9 @@
 """Measure `qca predict` where it must hold: memory at a thousand and at a hundred thousand rows, and kill -9.
 
-python scripts/stress_predict.py FOLDER [--rows 1000 100000] [--kills 10]
+    python scripts/stress_predict.py FOLDER --per-photo 10 --output docs/results/predict_stress.json
 
-Writes photos and a checkpoint of qca-tiny with random weights to FOLDER, and prints one line of JSON for each
-measurement.
+Writes photos and a checkpoint of qca-tiny with random weights to FOLDER. Each measurement is printed, and written to
+the output at once. `--rows` and `--kills` without a number leave their part as it is in the output.
 """
 
 import argparse
@@ -15,10 +15,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as parquet
 
 from modeling_qca.training.benchmark.prediction_speed import QUESTIONS, write_photos, write_random_checkpoint
+from modeling_qca.training.files.run_files import write_json
 
 PHOTOS = 200
 QCA = [sys.executable, "-c", "from qca_cli.main import main; main()"]
@@ -85,11 +87,13 @@ def measure_kills(folder: Path, rows: int, kills: int, per_photo: int) -> dict:
     subprocess.run(command(folder, table, undisturbed), check=True)
     seconds, generator, done = time.monotonic() - started, random.Random(0), 0
     while done < kills:
-        resume = ["--resume"] * Path(f"{output}.parts").exists()
+        resume, started = ["--resume"] * Path(f"{output}.parts").exists(), time.monotonic()
+        if not resume:
+            output.unlink(missing_ok=True)  # it was finished before the last kill; begin again
         process = subprocess.Popen([*command(folder, table, output), *resume], start_new_session=True)
         try:
             process.wait(generator.uniform(0.2, 0.9) * seconds)
-            output.unlink()  # it was finished before the kill; begin again
+            seconds = seconds if resume else time.monotonic() - started  # it was faster than the first
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
@@ -105,23 +109,33 @@ def measure_kills(folder: Path, rows: int, kills: int, per_photo: int) -> dict:
     }
 
 
+def record(output: Path | None, **measured: Any) -> None:
+    """Print what was measured, and put it beside what the file holds."""
+    print(json.dumps(measured), flush=True)
+    if output is not None:
+        before = json.loads(output.read_text()) if output.exists() else {}
+        write_json(output, before | measured)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", type=int, nargs="*", default=[1000, 100_000])
-    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--kills", type=int, nargs="?", default=10)
     parser.add_argument("--killed-rows", type=int, default=8000)
     parser.add_argument("--per-photo", type=int, default=len(QUESTIONS), help="questions about each photo")
+    parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
-    write_photos(arguments.folder / "photos", PHOTOS)
-    write_random_checkpoint(arguments.folder / "run", "qca-tiny")
+    folder, per_photo = arguments.folder, arguments.per_photo
+    write_photos(folder / "photos", PHOTOS)
+    write_random_checkpoint(folder / "run", "qca-tiny")
+    record(arguments.output, preset="qca-tiny", questions_per_photo=per_photo, processors=os.cpu_count())
+    memory: list[dict] = []
     for rows in arguments.rows:
-        print(json.dumps(measure_memory(arguments.folder, rows, arguments.per_photo)), flush=True)
+        memory.append(measure_memory(folder, rows, per_photo))
+        record(arguments.output, memory=memory)
     if arguments.kills:
-        print(
-            json.dumps(measure_kills(arguments.folder, arguments.killed_rows, arguments.kills, arguments.per_photo)),
-            flush=True,
-        )
+        record(arguments.output, kills=measure_kills(folder, arguments.killed_rows, arguments.kills, per_photo))
 
 
 if __name__ == "__main__":

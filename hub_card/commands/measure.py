@@ -178,7 +178,7 @@ def bench(
     data: Annotated[str | None, typer.Option(help="Data with the questions for --checkpoint, as in a recipe.")] = None,
     data_options: DataOptions = "{}",
 ):
-    """Measure speed and memory beside ViLT, BLIP and the reference model, interleaved. Needs the `figures` extra."""
+    """Measure speed and memory beside ViLT, BLIP, SmolVLM and the reference model. Needs the `figures` extra."""
     if (checkpoint is None) != (data is None):
         raise ValueError("--checkpoint and --data are given together, or neither")
     if checkpoint is not None:

@@ -42,5 +42,6 @@ def serve(
     app = make_app(load_model(model, device), limits, lowest)
     config = uvicorn.Config(app, host, port, log_level="warning", timeout_keep_alive=5)
     socket = config.bind_socket()
+    socket.listen(config.backlog)  # clients that connect now wait until the server has started
     say(f"Serving {model} on http://{host}:{socket.getsockname()[1]} (health: /health). Stop it with Ctrl-C.")
     uvicorn.Server(config).run(sockets=[socket])

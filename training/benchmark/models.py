@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch._inductor.config
@@ -17,6 +17,8 @@ from transformers import (
     BlipConfig,
     BlipForQuestionAnswering,
     PreTrainedModel,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
     ViltConfig,
     ViltForQuestionAnswering,
 )
@@ -28,7 +30,7 @@ from ..fitting.reference_model import ReferenceVQAModel
 
 ANSWERS = 3129  # of VQA v2
 QUESTION_TOKENS = 12  # a VQA v2 question in word pieces, [CLS] and [SEP] included
-ANSWER_TOKENS = 3  # that BLIP writes: an answer of one word piece or two, and [SEP]
+ANSWER_TOKENS = 3  # that BLIP and SmolVLM write: an answer of one word piece or two, and its end
 EAGER_ONLY = ("vilt", "blip")  # transformers has no other attention for them
 SMALL = {"hidden_size": 48, "intermediate_size": 96, "num_attention_heads": 4, "num_hidden_layers": 4}
 
@@ -69,7 +71,7 @@ class Contender:
     """A model and how it is run."""
 
     model: str
-    """`qca`, `qca-98` and `qca-49` (with that token budget), `reference`, `vilt` or `blip`."""
+    """`qca`, `qca-98` and `qca-49` (with that token budget), `qca-small`, `reference`, `vilt`, `blip` or `smolvlm`."""
     dtype: str = "float32"
     attention: str = "sdpa"
     compiled: bool = False
@@ -170,6 +172,28 @@ class Blip(Model):
         return self.callable(**inputs, labels=inputs["input_ids"][:, :ANSWER_TOKENS]).loss
 
 
+class SmolVLM(Model):
+    """SmolVLM reads the patches of one tile as tokens before the question, and writes its answer token by token."""
+
+    def inputs(self, workload: Workload) -> dict[str, torch.Tensor]:
+        inputs, module = super().inputs(workload), cast(SmolVLMForConditionalGeneration, self.module)
+        tokens = {"input_ids": module.config.image_token_id, "attention_mask": 1}
+        for name, value in tokens.items():
+            tile = inputs[name].new_full((workload.questions, module.model.image_seq_len), value)
+            inputs[name] = torch.cat([tile, inputs[name]], dim=1)
+        return inputs | {"pixel_values": inputs["pixel_values"][:, None]}  # [B, 1, 3, h, w]
+
+    def answer(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        lengths = {"min_new_tokens": ANSWER_TOKENS, "max_new_tokens": ANSWER_TOKENS}
+        return self.module.generate(**inputs, **lengths, do_sample=False)
+
+    def loss(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """That of the last tokens, as if they were the answer."""
+        labels = inputs["input_ids"].clone()
+        labels[:, :-ANSWER_TOKENS] = -100
+        return self.callable(**inputs, labels=labels).loss
+
+
 class Models:
     """Builds each model once for each dtype. Our models share their encoders.
 
@@ -188,10 +212,8 @@ class Models:
         key = (contender.model, contender.dtype, contender.hops)
         if key not in self._built:
             torch.manual_seed(0)
-            build = {"reference": self._reference, "vilt": self._vilt, "blip": self._blip}.get(
-                contender.model, self._qca
-            )
-            self._built[key] = build(contender)
+            others = {"reference": self._reference, "vilt": self._vilt, "blip": self._blip, "smolvlm": self._smolvlm}
+            self._built[key] = others.get(contender.model, self._qca)(contender)
         model = self._built[key]
         if contender.model not in EAGER_ONLY:
             for module in model.module.modules():
@@ -224,8 +246,8 @@ class Models:
     def _place(self, module: nn.Module, contender: Contender) -> nn.Module:
         return module.to(device=self.device, dtype=getattr(torch, contender.dtype))
 
-    def _qca_config(self) -> QCAConfig:
-        config = QCAConfig.from_pretrained(CONFIGURATION / "qca-base")
+    def _qca_config(self, preset: str = "qca-base") -> QCAConfig:
+        config = QCAConfig.from_pretrained(CONFIGURATION / preset)
         if not self.quick:
             return config
         fields = {name: value for name, value in config.to_dict().items() if name.endswith("_config")}
@@ -233,11 +255,13 @@ class Models:
         return QCAConfig(**shrunk, num_attention_heads=4, query_tokens=config.query_tokens)
 
     def _qca(self, contender: Contender) -> Model:
-        config = self._qca_config()
+        small = contender.model == "qca-small"
+        config = self._qca_config("qca-small" if small else "qca-base")
         config.num_labels, config.num_attention_layers = ANSWERS, contender.hops
-        _, _, budget = contender.model.partition("-")
+        budget = "" if small else contender.model.partition("-")[2]
         config.token_budget, config.token_budget_layer = (int(budget) if budget else None), 3
-        built = [model for model in self._built.values() if isinstance(model, QCA)]
+        built = [model for (name, *_), model in self._built.items() if (name == "qca-small") == small]
+        built = [model for model in built if isinstance(model, QCA)]
         shared: Any = next((m.module.qca for m in built if m.dtype == getattr(torch, contender.dtype)), None)
         if shared is not None:
             config.vision_config, config.text_config = shared.config.vision_config, shared.config.text_config
@@ -270,3 +294,16 @@ class Models:
         config = BlipConfig(text_config=text, vision_config=vision)
         module = BlipForQuestionAnswering(config)
         return Blip(self._place(module, contender), config.vision_config.image_size, config.text_config.bos_token_id)
+
+    def _smolvlm(self, contender: Contender) -> Model:
+        """The published sizes of SmolVLM-256M: a SigLIP encoder of tiles of 512 pixels, and SmolLM2-135M."""
+        text = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9}
+        text |= {"num_key_value_heads": 3, "vocab_size": 49280, "pad_token_id": 2}
+        vision = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+        vision |= {"image_size": 512, "patch_size": 16}
+        if self.quick:
+            text, vision = text | SMALL | {"num_key_value_heads": 2}, vision | SMALL | {"image_size": 128}
+        parts: dict[str, Any] = {"text_config": {"model_type": "llama", **text}, "vision_config": vision}
+        config = SmolVLMConfig(**parts, scale_factor=4, image_token_id=49190)
+        module = SmolVLMForConditionalGeneration(config)
+        return SmolVLM(self._place(module, contender), vision["image_size"], config.image_token_id)

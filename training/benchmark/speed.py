@@ -1,4 +1,4 @@
-"""`qca bench`: time and memory of our models, the reference model, ViLT and BLIP, with random weights.
+"""`qca bench`: time and memory of our models, the reference model, ViLT, BLIP and SmolVLM, with random weights.
 
 The tasks of a case are timed in turn (A B C A B C ...), so that a machine that slows down slows all of them. Results
 are medians and quartiles. Each case is written when it is measured; a stopped run continues with the next case.
@@ -33,7 +33,8 @@ from .report import write_report
 
 RESULTS = "benchmark.json"
 OURS = ("qca", "qca-98", "qca-49")
-OTHERS = ("reference", "vilt", "blip")
+SMALLER = "qca-small"
+OTHERS = ("reference", "vilt", "blip", "smolvlm")
 FLASH_ATTENTION = {
     "flash_attention_2": is_flash_attn_2_available,
     "flash_attention_3": is_flash_attn_3_available,
@@ -62,7 +63,8 @@ def benchmark_cases(device: torch.device) -> dict[str, list[Task]]:
     dtype = "bfloat16" if cuda else "float32"
     compiled_dtypes = ("bfloat16",) if cuda else ("float32", "bfloat16")
     contenders = [
-        Contender(model, dtype, attention="eager" if model in EAGER_ONLY else "sdpa") for model in (*OURS, *OTHERS)
+        Contender(model, dtype, attention="eager" if model in EAGER_ONLY else "sdpa")
+        for model in (*OURS, SMALLER, *OTHERS)
     ]
     ours = contenders[: len(OURS)]
     variants = [  # dtype, attention, compiled
@@ -82,10 +84,10 @@ def benchmark_cases(device: torch.device) -> dict[str, list[Task]]:
     implementations += [contender for contender in beside_vilt if contender.model == "vilt"]
     one_image = Workload(images=1, questions=16)
     fixed = Workload(images=4, questions=48, mode="fixed_questions")
-    beside_vilt_uncompiled = [c for c in contenders if c.model in (*OURS, "vilt")]
+    beside_vilt_uncompiled = [c for c in contenders if c.model in (*OURS, SMALLER, "vilt")]
     train = Workload(images=1, questions=8, mode="train")
     training = contenders + ([replace(c, compiled=True) for c in ours] if cuda else [])
-    scaling = [c for c in contenders if c.model != "blip"]
+    scaling = [c for c in contenders if c.model not in (SMALLER, "blip", "smolvlm")]
     return {
         "one_pair": [Task(c, Workload()) for c in contenders],
         "batch_8": [Task(c, Workload(images=8, questions=8)) for c in contenders],

@@ -1,6 +1,8 @@
 """Work on many files with all processors."""
 
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar
@@ -39,6 +41,20 @@ def map_in_order(
         yield from track(results, description, total=len(items))
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+def end_with_parent(*_: Any) -> None:
+    """Let this worker process end when the process that started it is killed.
+
+    Otherwise a worker that has a result to hand over waits for its reader forever.
+    """
+    threading.Thread(target=_end_after, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_after(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _processors() -> int:

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from modeling_qca import QCAProcessor
 
+from ..files.processes import end_with_parent
 from ..files.progress import ProgressLines, track
 from .answer_files import check_format, write_answers, write_faults
 from .parts import PART_IMAGES, SETTINGS, WORK_LIST, Parts
@@ -203,7 +204,9 @@ def _answer_parts(
 ) -> None:
     images = {number: parts.images(number) for number in numbers}
     batches = DecodedBatches(parts.work_list, predictor.processor, images, request.batch_size)
-    loader = DataLoader(batches, batch_size=None, num_workers=request.workers, collate_fn=_as_it_is)
+    loader = DataLoader(
+        batches, batch_size=None, num_workers=request.workers, collate_fn=_as_it_is, worker_init_fn=end_with_parent
+    )
     share = "" if state.num_processes == 1 else f" (process 1 of {state.num_processes})"
     progress, done = ProgressLines(f"Images{share}", sum(map(len, images.values()))), 0
     for number, group in groupby(loader, key=itemgetter(0)):

@@ -48,7 +48,8 @@ def test_writes_measurements_table_and_plot(tmp_path: Path) -> None:
     results = run_benchmark(tmp_path, quick=True, cases=["one_pair", "hops"])
     assert json.loads((tmp_path / "benchmark.json").read_text()) == results
     measured = results["cases"]["one_pair"]
-    assert [r["model"] for r in measured] == ["qca", "qca-98", "qca-49", "reference", "vilt", "blip"]
+    names = ["qca", "qca-98", "qca-49", "qca-small", "reference", "vilt", "blip", "smolvlm"]
+    assert [r["model"] for r in measured] == names
     for r in measured + results["cases"]["hops"]:
         assert 0 < r["quartile_1_s"] <= r["median_s"] <= r["quartile_3_s"] and r["flops"] > 0
     assert [r["hops"] for r in results["cases"]["hops"]] == [1, 2, 4, 8]
@@ -186,8 +187,33 @@ def test_our_models_share_encoders() -> None:
         assert {encoder.config._attn_implementation for encoder in encoders} == {attention}
 
 
+def test_models_have_their_published_sizes() -> None:
+    """SmolVLM-256M-Instruct's safetensors hold 256,484,928 numbers, and a tile is 64 tokens of its text model."""
+    with torch.device("meta"):
+        models = Models(torch.device("meta"), quick=False)
+        modules = {name: models.get(Contender(name)).module for name in ("qca", "qca-small", "smolvlm")}
+    assert sum(parameter.numel() for parameter in modules["smolvlm"].parameters()) == 256_484_928
+    assert modules["smolvlm"].model.image_seq_len == 64
+    widths = {name: module.config.vision_config.hidden_size for name, module in modules.items()}
+    assert widths == {"qca": 768, "qca-small": 384, "smolvlm": 768}
+
+
+def test_smolvlm_writes_its_answer_after_one_tile_and_the_question() -> None:
+    model = quick_models().get(Contender("smolvlm"))
+    model.module.eval()
+    inputs = model.inputs(Workload(images=1, questions=3))
+    tile = model.module.model.image_seq_len
+    assert inputs["pixel_values"].shape == (3, 1, 3, 128, 128) and inputs["input_ids"].shape == (3, tile + 12)
+    written = model.run(inputs, "answer")
+    assert written.shape == (3, tile + 12 + 3)
+    other = inputs | {"pixel_values": inputs["pixel_values"] + 1}
+    logits = [model.callable(**given).logits[:, -1] for given in (inputs, other)]
+    assert not torch.allclose(*logits)  # the tile is read
+    torch.testing.assert_close(written[:, -3], logits[0].argmax(-1))
+
+
 def test_training_step_changes_every_model() -> None:
-    for name in ("qca", "qca-49", "reference", "vilt", "blip"):
+    for name in ("qca", "qca-49", "qca-small", "reference", "vilt", "blip", "smolvlm"):
         model = quick_models().get(Contender(name))
         inputs = model.inputs(Workload(questions=2, mode="train"))
         before = [p.clone() for p in model.module.parameters()]

@@ -1,7 +1,10 @@
 """Work in several processes: order, errors, and items that are few."""
 
 import os
+import subprocess
+import sys
 
+import psutil
 import pytest
 
 from modeling_qca.training.files.processes import FEW, map_in_order
@@ -30,3 +33,24 @@ def test_an_error_in_a_process_is_raised_here():
     results = map_in_order(square_with_process, range(900, 900 + 2 * FEW), "Squaring", processes=2)
     with pytest.raises(ValueError, match="item 1000 is refused"):
         list(results)
+
+
+def test_a_worker_ends_when_its_parent_is_killed():
+    program = (
+        "import multiprocessing, os, time\n"
+        "from modeling_qca.training.files.processes import end_with_parent\n"
+        "def work():\n"
+        "    end_with_parent()\n"
+        "    print(os.getpid(), flush=True)\n"
+        "    time.sleep(600)\n"
+        "multiprocessing.get_context('fork').Process(target=work).start()\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    worker = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.wait()
+    try:
+        worker.wait(timeout=20)
+    finally:
+        if worker.is_running():
+            worker.kill()

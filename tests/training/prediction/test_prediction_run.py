@@ -14,6 +14,7 @@ from pathlib import Path
 
 import datasets
 import pandas as pd
+import psutil
 import pytest
 from helpers.data_files import write_csv
 from helpers.tiny import save_tiny_model, tiny_image
@@ -262,6 +263,8 @@ def test_killed_at_random_points_the_file_has_the_rows_of_an_undisturbed_run(des
             process.wait()
             kills += 1
     assert kills
+    time.sleep(2)
+    assert not [each for each in psutil.process_iter(["cmdline"]) if str(output) in (each.info["cmdline"] or [])]
     assert_same_rows(read(output), read(tmp_path / "undisturbed.csv"))
     assert not (tmp_path / "answers.csv.parts").exists()
 
