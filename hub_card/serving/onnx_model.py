@@ -79,11 +79,13 @@ class OnnxModel:
         encoded = [self.tokenizer.encode(text) for text in flat]
         longest = max(len(item.ids) for item in encoded)
         ids = np.full((len(flat), longest), self.padding, dtype=np.int64)
-        mask = np.zeros_like(ids)
+        mask, types = np.zeros_like(ids), np.zeros_like(ids)
         for row, item in enumerate(encoded):
             ids[row, : len(item.ids)], mask[row, : len(item.ids)] = item.ids, 1
+            types[row, : len(item.ids)] = item.type_ids
         index = [place for place, about_image in enumerate(questions) for _ in about_image]
         given = {"input_ids": ids, "attention_mask": mask, "pixel_values": np.concatenate(images)}
+        given["token_type_ids"] = types  # of BERT's tokenizers
         given["image_index"] = np.array(index, dtype=np.int64)
         given = {name: value for name, value in given.items() if name in self.inputs}
         (logits,) = self.session.run(["logits"], given)

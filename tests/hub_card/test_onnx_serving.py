@@ -90,13 +90,18 @@ def test_unknown_image_steps_are_refused(fields):
 
 
 @pytest.mark.slow
-def test_export_answers_500_questions_as_the_checkpoint_without_torch(tmp_path):
+@pytest.mark.parametrize("token_types", [False, True])
+def test_export_answers_500_questions_as_the_checkpoint_without_torch(tmp_path, token_types):
     from qca_cli.serving.checkpoint_model import CheckpointModel
 
     from modeling_qca.hub_card.export import export_checkpoint
 
     save_tiny_model(tmp_path / "checkpoint", token_budget=8, token_budget_layer=1, temperature=1.7)
     processor = QCAProcessor.from_pretrained(tmp_path / "checkpoint")
+    if token_types:
+        processor.tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+        processor.save_pretrained(tmp_path / "checkpoint")
+        assert "token_type_ids" in processor(text="is there a ring")
     words = [word for word in processor.tokenizer.get_vocab() if word.isalpha()]
     random = np.random.default_rng(0)
     questions = [
