@@ -3,7 +3,7 @@ PYTHON ?= python3
 TRANSFORMERS ?= 5.20.0
 BIN = $(VENV)/bin
 PATHS = modeling_qca training hub_card tests examples scripts
-DOCUMENTS = README.md docs/confidence.md docs/quickstart.md docs/results/daquar.md docs/results/rooms.md docs/results/vqa_rad.md docs/results/zoom.md docs/speed.md
+DOCUMENTS = README.md docs/confidence.md docs/quickstart.md docs/results/daquar.md docs/results/facades.md docs/results/rooms.md docs/results/vqa_rad.md docs/results/zoom.md docs/speed.md
 CARD = docs/card docs/results/views.json "end to end, from the bilinear scorer" --repo_id you/qca-rooms
 ENCODERS = --vision_encoder facebook/dinov2-small --text_encoder sentence-transformers/all-MiniLM-L6-v2
 RESULTS = $(BIN)/qca results configuration/recipes/results
@@ -18,8 +18,8 @@ help:  ## list the targets
 demo: $(VENV)/core  ## install the core, train a tiny model on drawn scenes, show where it looks
 	$(BIN)/qca demo
 
-# make evidence ROOMS=... PHOTOS=... CLASSES=... DAQUAR=... VQA_RAD=...: every table of rows; goes on where it stopped
-evidence: $(VENV)/ready given data/view_questions  ## train every row of every results table (days on a CPU)
+# make evidence ROOMS=... PHOTOS=... CLASSES=... DAQUAR=... VQA_RAD=... FACADES=...: every table of rows; goes on where it stopped
+evidence: $(VENV)/ready given data/view_questions data/facade_view_questions  ## train every row of every results table (days on a CPU)
 	$(RESULTS)/rooms.yaml --data "$(ROOMS)" --data_options '{images: $(PHOTOS)}' $(ENCODERS)
 	$(RESULTS)/question_in_vision.yaml --data "$(ROOMS)" --data_options '{images: $(PHOTOS)}' $(ENCODERS)
 	$(RESULTS)/views.yaml --data data/view_questions --data_options '{images: data/views/images}' \
@@ -33,9 +33,12 @@ evidence: $(VENV)/ready given data/view_questions  ## train every row of every r
 		--save_strategy no --output_dir runs/vqa_rad/image_mean/10 $(ENCODERS)
 	$(RESULTS)/vqa_rad.yaml --data "$(VQA_RAD)" $(ENCODERS)
 	$(RESULTS)/vqa_rad_images.yaml --data "$(VQA_RAD)" $(ENCODERS)
+	$(RESULTS)/facades.yaml --data data/facade_questions --data_options '{images: $(FACADES)/images}' $(ENCODERS)
+	$(RESULTS)/facades_views.yaml --data data/facade_view_questions --data_options '{images: data/facade_views/images}' \
+		--validation_data data/facade_questions --validation_options '{images: $(FACADES)/images}' $(ENCODERS)
 
 given:
-	$(foreach name,ROOMS PHOTOS CLASSES DAQUAR VQA_RAD,$(if $($(name)),,$(error $(name)=... is missing, see docs/results/index.md)))
+	$(foreach name,ROOMS PHOTOS CLASSES DAQUAR VQA_RAD FACADES,$(if $($(name)),,$(error $(name)=... is missing, see docs/results/index.md)))
 
 data/views: | $(VENV)/ready given
 	$(BIN)/qca make-views "$(PHOTOS)" "$(ROOMS)/labels" $@
@@ -43,6 +46,18 @@ data/views: | $(VENV)/ready given
 data/view_questions: | data/views
 	$(BIN)/qca make-questions data/views/images data/views/labels "$(CLASSES)" $@ --questions-per-kind 4 \
 		--like "$(ROOMS)/train.csv"
+
+data/facade_questions: | $(VENV)/ready given
+	$(BIN)/qca make-questions "$(FACADES)/images" "$(FACADES)/labels" "$(FACADES)/classes.txt" $@ \
+		--questions-per-kind 2 --image-table "$(FACADES)/images.csv" --group-by sequence
+
+data/facade_views: | $(VENV)/ready given
+	$(BIN)/qca make-views "$(FACADES)/images" "$(FACADES)/labels" $@ --count 2 --image-table "$(FACADES)/images.csv"
+
+data/facade_view_questions: | data/facade_views data/facade_questions
+	$(BIN)/qca make-questions data/facade_views/images data/facade_views/labels "$(FACADES)/classes.txt" $@ \
+		--questions-per-kind 2 --like data/facade_questions/train.csv --image-table data/facade_views/images.csv \
+		--group-by sequence
 
 test: $(VENV)/ready  ## run the default tests (minutes)
 	$(BIN)/python -m pytest -q $(PARALLEL)
