@@ -1,6 +1,6 @@
 """Load a server of `qca serve` with many clients and faults, and compare every answer with the model's own.
 
-    python scripts/serving_load.py runs/demo/checkpoint photos/ --clients 200 --requests 2000 --output load.json
+    python scripts/serving_load.py runs/demo/checkpoint photos/ --output docs/results/serving_load.json
 
 Each client asks about one photo after another. Meanwhile other clients send a body that is too large, a picture that
 cannot be read, and a request that never ends. The exit status is 1 if a reply is wrong or missing.
@@ -43,7 +43,8 @@ def main() -> int:
     figures |= {"wrong": wrong, "model": Path(given.model).name, "processor": platform.machine()}
     print(json.dumps(figures, indent=2))
     if given.output:
-        given.output.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        before = json.loads(given.output.read_text(encoding="utf-8")) if given.output.exists() else {}
+        given.output.write_text(json.dumps(before | {figures["model"]: figures}, indent=2) + "\n", encoding="utf-8")
     return int(wrong > 0 or figures["answered"] != given.requests or figures["faults_refused"] != figures["faults"])
 
 
