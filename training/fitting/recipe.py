@@ -87,6 +87,9 @@ class Recipe:
         normalize_answers: Compare answers in the form of the official VQA evaluation.
         abstain_answer: Answer that means "no answer", such as `unanswerable` of VizWiz.
         attention_supervision: Which hops are trained towards the relevance maps of the rows.
+        object_words: Names of objects in the questions, in the singular. Training rows without relevance maps get the
+            regions of the objects that their question names, learned from all questions and answers, and from the
+            maps that rows have.
         relevance_loss_schedule: Weight of that loss over training: `constant`, or `linear` down to 0.
         freeze: Parameter groups that do not train: `vision`, `text`, `conditioning`, `hops`, `head`.
         learning_rates: Learning rates of parameter groups, where they differ from `learning_rate`.
@@ -121,6 +124,7 @@ class Recipe:
     normalize_answers: bool = True
     abstain_answer: str | None = None
     attention_supervision: Literal["none", "last_hop", "every_hop"] = "none"
+    object_words: list[str] = field(default_factory=list)
     relevance_loss_schedule: Literal["constant", "linear"] = "constant"
     freeze: list[str] = field(default_factory=list)
     learning_rates: dict[str, float] = field(default_factory=dict)
@@ -159,6 +163,16 @@ class Recipe:
             raise ValueError(
                 f"`attention_supervision: {supervision}` is for hops, and `num_attention_layers` is 0: use `none`"
             )
+
+    def validate_object_words(self):
+        if not self.object_words:
+            return
+        if self.attention_supervision == "none":
+            raise ValueError(
+                "`object_words` makes relevance maps, and `attention_supervision` is `none`: use `every_hop`"
+            )
+        if not self.cache_image_features:
+            raise ValueError("`object_words` needs `cache_image_features: true`, and `vision` in `freeze`")
 
     def validate_data(self):
         if self.validation_options and self.validation_data is None:

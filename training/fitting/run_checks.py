@@ -57,11 +57,12 @@ def has_bfloat16(device: torch.device) -> bool:
 
 def warn_of_missing_maps(recipe: Recipe, splits: Splits) -> None:
     """Warn if the recipe supervises attention and no training row has a relevance map."""
-    rows = splits.train
-    if recipe.attention_supervision != "none" and isinstance(rows, datasets.Dataset) and not any(rows["relevance"]):
+    rows, supervised = splits.train, recipe.attention_supervision != "none" and not recipe.object_words
+    if supervised and isinstance(rows, datasets.Dataset) and not any(rows["relevance"]):
         logger.warning(
             "`attention_supervision: %s`, but no training row has a relevance map. Hops learn little without "
-            "supervision: add maps, or train with `--attention_supervision none --num_attention_layers 0`",
+            "supervision: add maps, name the objects of your questions with `--object_words`, or train with "
+            "`--attention_supervision none --num_attention_layers 0`",
             recipe.attention_supervision,
         )
 

@@ -29,6 +29,7 @@ from ..evaluation.evaluation import evaluate_model
 from ..evaluation.predictions import milliseconds_per_question
 from ..evaluation.provenance import provenance
 from ..files.run_files import OVERLAY, QUESTIONS, REFERENCE_WEIGHTS, RESULTS, write_json
+from ..supervision.detection.word_maps import add_word_maps
 from .adapters import adapt
 from .callbacks import (
     EarlyStopping,
@@ -171,6 +172,8 @@ class TrainingRun:
         if recipe.cache_image_features:
             splits: list[Any] = [self.splits.train, self.splits.validation]
             features = cache_features(self.model.to(arguments.device), self.processor, splits, half=arguments.bf16)
+            if recipe.object_words:
+                self.splits = dataclasses.replace(self.splits, train=self._with_word_maps(features))
         supervision, rule = recipe.attention_supervision, (recipe.answer_rule, recipe.normalize_answers)
         self.collator = QuestionCollator(
             self.processor, self.model.config, supervision, features, *rule, with_question_ids=True
@@ -181,6 +184,11 @@ class TrainingRun:
         freeze(self.trained, recipe.freeze)  # also the adapters, and the modules that PEFT unfroze
         if self.baseline == "reference_model":
             self.trained = reference_model(self.model)
+
+    def _with_word_maps(self, features: ImageFeatureCache) -> datasets.Dataset:
+        assert isinstance(self.splits.train, datasets.Dataset)  # a stream has no cached features
+        hops = self.model.config.num_attention_layers
+        return add_word_maps(self.splits.train, self.recipe.object_words, features.read, features.grid, hops)
 
     def _fit(self) -> TrainingClock:
         interrupt, clock = SaveOnInterrupt(), TrainingClock()
@@ -283,6 +291,7 @@ def _train_baseline(name: str, recipe: Recipe, splits: Splits) -> dict[str, floa
     variant = dataclasses.replace(
         recipe,
         attention_supervision="none",
+        object_words=[],
         log_maps=0,
         config={**recipe.config, **WITHOUT_HOPS},
         arguments={**recipe.arguments, "output_dir": str(recipe.output_dir / "baselines" / name)},

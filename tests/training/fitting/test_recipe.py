@@ -49,6 +49,11 @@ def test_recipe_extends_another_recipe(tmp_path):
         ("data: d\nmodel: m\nquestions_per_image: many\n", "`questions_per_image` is 'many', not of type int"),
         ("data: d\nmodel: m\nfreeze: [visions]\n", "no parameter group 'visions'"),
         ("data: d\nmodel: m\ncache_image_features: true\n", "needs `vision` in `freeze`"),
+        ("data: d\nmodel: m\nobject_words: [bed]\n", "set `attention_supervision: every_hop`"),
+        (
+            "data: d\nmodel: m\nobject_words: [bed]\nattention_supervision: every_hop\n",
+            "needs `cache_image_features: true`",
+        ),
         ("data: d\nmodel: m\nlora_rank: 4\nfreeze: [vision, text]\n", "`lora_rank` trains adapters in the encoders"),
         ("data: d\nmodel: m\nema_decay: 1.5\n", "between 0 and 1"),
         ("data: d\nmodel: m\nearly_stopping_patience: 0\n", "`early_stopping_patience` is 1 or more, got 0"),

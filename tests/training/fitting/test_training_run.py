@@ -622,3 +622,20 @@ def test_prints_lines_of_progress_without_a_terminal(scenes, tmp_path, monkeypat
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Training: ")]
     assert [line.split(",")[0] for line in lines] == [f"Training: {step} of 3" for step in (1, 2, 3)]
     assert "/s, " in lines[2] and " left, loss " in lines[2]
+
+
+def test_object_words_give_maps_to_questions_that_have_none(scenes, tmp_path, caplog):
+    pytest.importorskip("inflect")
+    bare = tmp_path / "bare"
+    shutil.copytree(scenes, bare)
+    (bare / "train_relevance.npz").unlink()
+    options = {"freeze": ["vision"], "cache_image_features": True, "attention_supervision": "every_hop"}
+    words = ["circle", "square", "triangle", "star"]
+    results = train(recipe(bare, tmp_path / "words", object_words=words, max_steps=2, **options))
+    assert results["attention"]["pointing"]["model"] >= 0
+    assert "training questions get relevance maps" in caplog.text
+    assert "no training row has a relevance map" not in caplog.text
+    train(recipe(bare, tmp_path / "without", max_steps=2, **options))
+    assert "no training row has a relevance map" in caplog.text
+    name = next(name for name in weights(tmp_path / "words") if "scorer.q_proj.weight" in name)
+    assert not torch.equal(weights(tmp_path / "words")[name], weights(tmp_path / "without")[name])
