@@ -201,8 +201,8 @@ class Study:
         number = {photo: index for index, photo in enumerate(self.photos)}
         asked = zip((number[photo] for photo in self.photo_of), self.questions, self.answers, strict=True)
         shown = shown_labels(asked, len(self.photos), self.labels, self.matcher)
-        marks = {(number[photo], self.labels.index(label)): one.ravel() for (photo, label), one in drawn.items()}
-        learned = learn_word_regions(self.patches, shown, marks)
+        known = {(number[photo], self.labels.index(label)): one.ravel() for (photo, label), one in drawn.items()}
+        learned = learn_word_regions(self.patches, shown, known)
         for picture, label in np.argwhere(shown):
             pair = (self.photos[picture], self.labels[label])
             drawn.setdefault(pair, learned[picture, label].reshape(GRID) / learned[picture, label].max())

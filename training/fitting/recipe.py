@@ -168,9 +168,7 @@ class Recipe:
         if not self.object_words:
             return
         if self.attention_supervision == "none":
-            raise ValueError(
-                "`object_words` makes relevance maps, and `attention_supervision` is `none`: use `every_hop`"
-            )
+            raise ValueError("`object_words` makes relevance maps: set `attention_supervision: every_hop`")
         if not self.cache_image_features:
             raise ValueError("`object_words` needs `cache_image_features: true`, and `vision` in `freeze`")
 

@@ -94,7 +94,7 @@ class _AskedRows:
         self.shown = shown_labels(asked, len(self.images), words, matcher)
 
 
-def _fill(maps: Any, regions: Sequence[NDArray[np.float32]], grid: Grid, hops: int) -> Any:
+def _fill(maps: Any, regions: list[NDArray[np.float32]], grid: Grid, hops: int) -> Any:
     """The maps of a row, with regions [N] of the objects it names in the hops without a target; None without any.
 
     With fewer regions than hops, the last one is repeated. With more, the last hop has the rest.
