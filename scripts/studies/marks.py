@@ -310,6 +310,8 @@ def draw(runs: Mapping[str, Mapping[str, Mapping[str, Any]]], file: Path) -> Non
     for axis, measure in zip(figure.subplots(1, 2), ("accuracy", "pointing"), strict=True):
         for suffix, color in (("", "#9db4c0"), (", regions of words", "#21918c")):
             names = [name + suffix for name in ("no marks", *COUNTS) if name + suffix in runs]
+            if not names:
+                continue
             points = [list(runs[name].values()) for name in names]
             marks = [np.mean([run["marks"] for run in of]) for of in points]
             values = [[run[measure] for run in of] for of in points]
@@ -317,7 +319,7 @@ def draw(runs: Mapping[str, Mapping[str, Mapping[str, Any]]], file: Path) -> Non
             axis.fill_between(marks, low, high, color=color, alpha=0.25, linewidth=0)
             axis.plot(marks, [np.mean(of) for of in values], "o-", color=color, label=f"marks{suffix}")
         axis.set_xscale("symlog", linthresh=50)
-        axis.set_xticks([0, 50, 150, 500, 1500, 3000], ["0", "50", "150", "500", "1,500", "3,000"])
+        axis.set_xticks([0, 50, 150, 500, 1500], ["0", "50", "150", "500", "1,500"])
         axis.set_xlabel("boxes")
         axis.set_ylabel(f"{measure} accuracy" if measure == "pointing" else measure)
         axis.grid(alpha=0.3)
