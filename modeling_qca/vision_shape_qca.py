@@ -4,10 +4,14 @@ I images, h x w pixels, P prefix tokens (CLS, registers), N patches, E width of 
 """
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from transformers import pytorch_utils
 
 from .layouts_qca import LAYOUTS, NATIVE_SHAPES
 from .validation_qca import check_parameter_count, encoder_from_config
@@ -91,7 +95,8 @@ def _measure(config: Any) -> VisionShape:
         check_parameter_count(sum(parameter.numel() for parameter in encoder.parameters()))
         channels = config.to_dict().get("num_channels", 3)
         try:
-            states = encoder(torch.zeros(1, channels, height, width), return_dict=True).last_hidden_state
+            with _without_cached_tensors():
+                states = encoder(torch.zeros(1, channels, height, width), return_dict=True).last_hidden_state
         except Exception as error:  # each architecture fails in its own way
             raise ValueError(_no_grid(config, f"it fails on one: {type(error).__name__}: {error}")) from error
     if states.dim() not in (3, 4):
@@ -103,6 +108,25 @@ def _measure(config: Any) -> VisionShape:
     if prefix > MOST_PREFIX_TOKENS or encoder.config.is_encoder_decoder:
         raise ValueError(_no_grid(config, f"it returns {tuple(states.shape)}"))
     return VisionShape(tokens.shape[-1], size, grid, prefix, stride, last, states.dim() == 4)
+
+
+@contextmanager
+def _without_cached_tensors() -> Iterator[None]:
+    """
+    Transformers caches tensors of relative positions (BEiT, Data2Vec) by the grid alone, for all models of a process, but
+    not while it compiles. A cached one of the meta device would fill the answers of later models with whatever is in
+    memory.
+    """
+    with _MEASURING:
+        compiling = pytorch_utils.is_torchdynamo_compiling
+        pytorch_utils.is_torchdynamo_compiling = lambda: True
+        try:
+            yield
+        finally:
+            pytorch_utils.is_torchdynamo_compiling = compiling
+
+
+_MEASURING = Lock()
 
 
 def _no_grid(config: Any, reason: str) -> str:

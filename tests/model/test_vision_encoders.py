@@ -89,6 +89,16 @@ def test_interpolation_is_asked_of_encoders_whose_signature_has_it():
         assert encoder._interpolation(24, 40) == ({"interpolate_pos_encoding": True} if takes_it else {})
 
 
+@pytest.mark.parametrize("model_type", ["beit", "data2vec-vision"])
+def test_measuring_an_encoder_on_the_meta_device_leaves_no_cached_positions_there(model_type):
+    vision = ENCODERS[model_type](use_relative_position_bias=True, image_size=48)  # a grid that no other test has
+    model = compose(vision)
+    biases = [module for module in model.modules() if hasattr(module, "generate_relative_position_index")]
+    assert biases
+    side = 48 // PATCH
+    assert biases[0].generate_relative_position_index((side, side)).device.type == "cpu"
+
+
 @pytest.mark.parametrize("method", ["rollout", "gradient"])
 def test_explains_data2vec_whose_attention_has_a_bias_by_position(method):
     model = compose(ENCODERS["data2vec-vision"](use_relative_position_bias=True))
