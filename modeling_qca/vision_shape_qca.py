@@ -113,9 +113,8 @@ def _measure(config: Any) -> VisionShape:
 @contextmanager
 def _without_cached_tensors() -> Iterator[None]:
     """
-    Transformers caches tensors of relative positions (BEiT, Data2Vec) by the grid alone, for all models of a process, but
-    not while it compiles. A cached one of the meta device would fill the answers of later models with whatever is in
-    memory.
+    Transformers caches the index of relative positions (BEiT, Data2Vec) by the grid alone, for all models of a
+    process, but not while it compiles. With a cached one of the meta device, later models would read unset memory.
     """
     with _MEASURING:
         compiling = pytorch_utils.is_torchdynamo_compiling
