@@ -29,8 +29,6 @@ evidence: $(VENV)/ready given data/view_questions data/facade_view_questions  ##
 	$(RESULTS)/daquar_random.yaml --data "$(DAQUAR)" $(ENCODERS)
 	$(RESULTS)/daquar_head.yaml --data "$(DAQUAR)" $(ENCODERS)
 	$(RESULTS)/daquar_scenes.yaml --data "$(DAQUAR)" $(ENCODERS)
-	$(BIN)/qca train configuration/recipes/vqa_rad.yaml --data "$(VQA_RAD)" --data_seed 10 --baselines '[]' --eval_strategy no \
-		--save_strategy no --output_dir runs/vqa_rad/image_mean/10 $(ENCODERS)
 	$(RESULTS)/vqa_rad.yaml --data "$(VQA_RAD)" $(ENCODERS)
 	$(RESULTS)/vqa_rad_images.yaml --data "$(VQA_RAD)" $(ENCODERS)
 	$(RESULTS)/facades.yaml --data data/facade_questions --data_options '{images: $(FACADES)/images}' $(ENCODERS)
