@@ -17,7 +17,7 @@ import pandas as pd
 
 from modeling_qca.training.data.rows import load_rows
 from modeling_qca.training.experiments.results_table import ResultsRow
-from modeling_qca.training.files.run_files import QUESTIONS, RESULTS, write_json
+from modeling_qca.training.files.run_files import QUESTIONS, write_json
 
 INFINITY = float("inf")
 TRAINED_ON = (-1, 0, 9, 29, 99, INFINITY)  # edges of groups
@@ -34,14 +34,13 @@ def main():
     columns = ["question_id", "answers"]
     truth = load_rows(arguments.daquar, split="train", format="daquar").select_columns(columns).to_pandas()
     right = truth.set_index("question_id")["answers"].map(lambda answers: [answer["answer"] for answer in answers])
-    runs = []
-    for row in arguments.rows:
-        folder = arguments.results / ResultsRow(row, {}).folder
-        finished = sorted(file.parent for file in folder.glob(f"*/{RESULTS}"))
-        if not finished:
-            parser.error(f"{folder}: no finished run of {row!r}")
-        runs += [_read(run, right).assign(row=row) for run in finished]
-    answered = pd.concat(runs, ignore_index=True)
+    try:
+        finished = [
+            (row, run) for row in arguments.rows for run in ResultsRow(row, {}).finished_runs(arguments.results)
+        ]
+    except ValueError as error:
+        parser.error(str(error))
+    answered = pd.concat([_read(run, right).assign(row=row) for row, run in finished], ignore_index=True)
     kinds = answered["question"].map(_kind)
     number = answered["right"].str.join(" ")
     numbers = answered[kinds.eq("how many") & answered["answer"].str.isdigit() & number.str.isdigit()]

@@ -16,7 +16,7 @@ import pandas as pd
 
 from modeling_qca.training.data.answers import answer_key
 from modeling_qca.training.experiments.results_table import ResultsRow
-from modeling_qca.training.files.run_files import QUESTIONS, RESULTS, write_json
+from modeling_qca.training.files.run_files import QUESTIONS, write_json
 
 FREQUENCIES = (-1, 0, 4, 19, float("inf"))
 FREQUENCY_NAMES = ("0: outside the vocabulary", "1 to 4", "5 to 19", "20 or more")
@@ -34,14 +34,13 @@ def main():
     asked["right"] = asked["answer"].map(answer_key)
     asked["words"] = asked["question"].str.lower().str.split().str.join(" ").str.rstrip(" ?.")
     asked.index = pd.Index([f"train-{row}" for row in range(len(asked))])
-    runs = []
-    for row in arguments.rows:
-        folder = arguments.results / ResultsRow(row, {}).folder
-        finished = sorted(file.parent for file in folder.glob(f"*/{RESULTS}"))
-        if not finished:
-            parser.error(f"{folder}: no finished run of {row!r}")
-        runs += [_read(run, asked).assign(row=row) for run in finished]
-    answered = pd.concat(runs, ignore_index=True)
+    try:
+        finished = [
+            (row, run) for row in arguments.rows for run in ResultsRow(row, {}).finished_runs(arguments.results)
+        ]
+    except ValueError as error:
+        parser.error(str(error))
+    answered = pd.concat([_read(run, asked).assign(row=row) for row, run in finished], ignore_index=True)
     is_open = answered["answer_type"].eq("open")
     tables = [
         _accuracies("open questions: trained on with the right answer", "frequency", answered[is_open]),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from ..files.run_files import RESULTS
 from ..files.safe_yaml import parse_yaml
 from ..fitting.recipe import Recipe, make_recipe, read_recipe
 from ..fitting.run_folder import Baseline
@@ -40,6 +41,17 @@ class ResultsRow:
     @property
     def folder(self) -> str:
         return re.sub(r"[^a-z0-9]+", "_", self.name.lower()).strip("_")
+
+    def finished_runs(self, results: Path) -> list[Path]:
+        """The folder of each finished run of this row, where `results` is the output folder of `qca results`.
+
+        Raises:
+            ValueError: no run of this row is finished.
+        """
+        finished = sorted(file.parent for file in results.glob(f"{self.folder}/*/{RESULTS}"))
+        if not finished:
+            raise ValueError(f"{results / self.folder}: no finished run of {self.name!r}")
+        return finished
 
 
 @dataclass(frozen=True)
