@@ -78,6 +78,9 @@ def test_principal_components_are_those_of_a_singular_value_decomposition():
         ("what is at the top", "lamp", {"lamp"}),
         ("is there a bed in the left half", "yes", {"bed"}),
         ("Is there a bed in the left half", "no", set()),
+        ("how many beds are there", "0", set()),
+        ("how many beds are there", "2", {"bed"}),
+        ("can you see a lamp", "No", set()),
         ("what color is the wall", "red", set()),
     ],
 )

@@ -21,7 +21,8 @@ STEPS, LEARNING_RATE = 150, 0.02
 WEIGHT_PENALTY = 0.1
 SHARPNESS = 2.0  # of the pooling over patches, and of the regions
 OTHER_MARKS = 0.3  # weight of another label's mark as an example of patches without this label
-_DENIABLE = re.compile(r"^(is|are|was|were) there\b", re.IGNORECASE)
+DENIALS = ("no", "none", "0", "zero")
+_DENIABLE = re.compile(r"^((is|are|was|were) there|how many|does|do|can)\b", re.IGNORECASE)
 
 Marks = Mapping[tuple[int, int], NDArray[np.float32]]
 """(picture, label) -> [N]: the share of each patch that the marked object covers. All of the label is marked."""
@@ -30,9 +31,10 @@ Marks = Mapping[tuple[int, int], NDArray[np.float32]]
 def labels_shown(question: str, answer: str, matcher: LabelMatcher) -> set[str]:
     """The labels that a question and its answer say to be in the picture: those they name.
 
-    "Is there a bed?" with the answer "no" says nothing.
+    "No" to "is there a bed" says nothing, nor does "0" to "how many beds are there". "No" to "is the bed left of the
+    chair" says that both are there.
     """
-    denied = _DENIABLE.match(question) is not None and answer == "no"
+    denied = answer.lower() in DENIALS and _DENIABLE.match(question)
     named = [] if denied else matcher.mentions(question)
     return set(matcher.labels_of(answer)).union(*(mention.labels for mention in named))
 
