@@ -164,6 +164,18 @@ def test_maps_of_rows_stay_and_only_hops_without_target_are_filled():
     np.testing.assert_array_equal(other, mark)
 
 
+def test_each_row_keeps_its_own_map_of_an_object():
+    first, second = np.zeros((2, 2, *GRID), np.float32)
+    first[:, 0, 0], second[:, 3, 3] = 1, 1
+
+    def questions(places):
+        return [(picture_with_both(places), "what color is the bed", "red", mark) for mark in (first, second)]
+
+    (of_first, of_second, *_), _ = word_maps(questions)
+    np.testing.assert_array_equal(of_first, first)
+    np.testing.assert_array_equal(of_second, second)
+
+
 def test_refuses_words_that_no_question_names():
     rows = rows_about([(0, "is it dark", "no", None)])
     with pytest.raises(ValueError, match=r"none of 1 training questions names lamp"):
