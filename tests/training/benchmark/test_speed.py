@@ -229,6 +229,13 @@ def test_measures_memory_in_separate_processes() -> None:
     assert 50e6 < small < large
 
 
+@pytest.fixture
+def nothing_compiled() -> None:
+    """Sizes that another test of this process varied would be compiled as variables, which freezing cannot read."""
+    torch._dynamo.reset()
+
+
+@pytest.mark.usefixtures("nothing_compiled")
 @pytest.mark.slow  # compiles
 @pytest.mark.parametrize("name", ["qca", "qca-49", "reference", "vilt"])
 def test_compiled_models_give_the_same_logits_from_packed_weights(name: str) -> None:
@@ -246,6 +253,7 @@ def test_compiled_models_give_the_same_logits_from_packed_weights(name: str) -> 
     assert torch.get_float32_matmul_precision() == precision
 
 
+@pytest.mark.usefixtures("nothing_compiled")
 @pytest.mark.slow  # compiles
 def test_compiled_models_do_not_share_the_recompile_limit() -> None:
     models = quick_models()
