@@ -5,6 +5,8 @@ A table stands between `<!-- results: docs/results/NAME.json -->` and `<!-- end 
     , in short                                  the main columns of a table of rows or of a benchmark
     , rows: A; B, columns: C; D                 these rows and columns of the short table, in this order
 
+A file that lists `data_sets` gives a table with one row for each.
+
 `rows` or `columns` may be left out. With `--check` nothing is written, and a table that differs from its file is an
 error.
 """
@@ -18,7 +20,7 @@ from typing import Any
 
 from modeling_qca.hub_card.results_file import read_results
 from modeling_qca.training.benchmark.report import render_report, render_short_report
-from modeling_qca.training.experiments.results_report import rows_table, short_rows_table
+from modeling_qca.training.experiments.results_report import data_sets_table, rows_table, short_rows_table
 from modeling_qca.training.files.markdown import markdown_table
 from modeling_qca.training.files.run_files import ATTENTION_SOURCES, format_value
 
@@ -39,8 +41,6 @@ def render(text: str, folder: Path) -> str:
 
     def table(block: re.Match[str]) -> str:
         path = folder / block["path"]
-        if not path.exists():
-            raise ValueError(f"{path}: a document names it, but there is no such results file")
         names, columns = (_names(block[part]) for part in ("rows", "columns"))
         short = bool(block["short"] or names or columns)
         try:
@@ -52,16 +52,27 @@ def render(text: str, folder: Path) -> str:
     return BLOCK.sub(table, text)
 
 
+def _read(path: Path) -> Any:
+    if not path.exists():
+        raise ValueError(f"there is no results file {path.name}")
+    return json.loads(path.read_text())
+
+
 def _names(listed: str | None) -> list[str]:
     return [name.strip() for name in listed.split(";")] if listed else []
 
 
 def _render_file(path: Path, short: bool, names: list[str], columns: list[str]) -> str:
-    content = json.loads(path.read_text())
+    content = _read(path)
     if "rows" in content:
         return short_rows_table(content, names, columns) if short else rows_table(content)
     if "cases" in content:
         return (render_short_report(content, names, columns) if short else render_report(content)).rstrip()
+    if "data_sets" in content:
+        data_sets = content["data_sets"]
+        return data_sets_table(
+            {one["name"]: (_read(path.with_name(one["results"])), one["row with hops"]) for one in data_sets}
+        )
     if short:
         raise ValueError("only a table of rows or a benchmark has a short form, `rows` and `columns`")
     if "tables" in content:

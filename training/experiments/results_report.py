@@ -1,6 +1,6 @@
 """Markdown tables of a summary, see `results_summary.summarize`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..evaluation.faithfulness import CURVES
@@ -39,6 +39,31 @@ def short_rows_table(results: dict[str, Any], names: Sequence[str] = (), columns
     return "\n\n".join([_table("row", rows, shown, names, columns), _rows_note(results, names)])
 
 
+def data_sets_table(data_sets: Mapping[str, tuple[dict[str, Any], str]]) -> str:
+    """A row for each data set: accuracy without images, of mean-pooled patches and of a named row with hops.
+
+    Args:
+        data_sets: the summary of a data set and the name of its row with hops, by what stands in the first column.
+    """
+    shown: list[tuple[str, str, Callable[[Row], str]]] = [
+        ("question only", "question only", _accuracy),
+        ("image mean", "image mean", _accuracy),
+        ("with hops", "", _accuracy),
+        ("pointing", "", _measured("pointing", "model")),
+        ("pointing, shuffled question", "", _measured("pointing", "shuffled_question")),
+    ]
+    table = []
+    for name, (results, hops) in data_sets.items():
+        rows = {row["name"]: row for row in results["rows"]}
+        if missing := [row for row in ("question only", "image mean", hops) if row not in rows]:
+            raise ValueError(f"there is no row {', '.join(map(repr, missing))}; rows: {', '.join(rows)}")
+        cells = (cell(rows[row or hops]) for _, row, cell in shown)
+        table.append([name, hops, str(len(rows[hops]["seeds"])), format_value(results["majority"]), *cells])
+    return markdown_table(
+        ["data", "row with hops", "seeds", "majority answer", *(title for title, *_ in shown)], table
+    )
+
+
 def _table(
     corner: str, rows: list[Row], columns: list[Column], names: Sequence[str] = (), titles: Sequence[str] = ()
 ) -> str:
@@ -60,6 +85,10 @@ def _accuracies(rows: list[Row]) -> list[Column]:
     if any("gain" in row for row in rows):
         columns.append(("gain over question only", _gain))
     return [(title.replace("_", " "), cell) for title, cell in columns]
+
+
+def _accuracy(row: Row) -> str:
+    return _spread(row["accuracy"]["all"], row)
 
 
 _COSTS: list[Column] = [

@@ -7,7 +7,7 @@ from helpers.finished_runs import run_results
 
 from modeling_qca.hub_card.row_card import row_results
 from modeling_qca.training.evaluation.figures import rows_figure
-from modeling_qca.training.experiments.results_report import rows_table, short_rows_table
+from modeling_qca.training.experiments.results_report import data_sets_table, rows_table, short_rows_table
 
 COST = {"trained_parameters": 1_230_000, "training_seconds": 12.0, "milliseconds_per_question": 4.0}
 MEASURES = ("pointing", "energy", "iou", "spearman")
@@ -141,3 +141,22 @@ def test_card_values_of_a_row_are_spreads_beside_the_row_without_images(summary)
     summary["rows"][0]["seeds"] = [0]
     summary["rows"][0]["accuracy"]["all"]["values"] = [0.75]
     assert row_results(summary, "plain")["metrics"]["accuracy"] == 0.75
+
+
+def test_table_of_data_sets_has_a_row_for_each():
+    rooms = {
+        "majority": 0.3,
+        "rows": [row("question only", 0.4), row("image mean", 0.5), row("hops, twice", 0.7, 0.8)],
+    }
+    table = data_sets_table({"rooms": (rooms, "hops, twice"), "marked": (rooms, "image mean")})
+    assert [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]] == [
+        ["rooms", "hops, twice", "2", "0.300", "0.400 ± 0.010", "0.500 ± 0.010", "0.700 ± 0.010"]
+        + ["0.800 ± 0.010", "0.300 ± 0.010"],
+        ["marked", "image mean", "2", "0.300", "0.400 ± 0.010", "0.500 ± 0.010", "0.500 ± 0.010", "", ""],
+    ]
+
+
+def test_table_of_data_sets_names_a_missing_row():
+    rooms = {"majority": 0.3, "rows": [row("question only", 0.4), row("hops", 0.7)]}
+    with pytest.raises(ValueError, match="no row 'image mean'; rows: question only, hops"):
+        data_sets_table({"rooms": (rooms, "hops")})
