@@ -32,6 +32,7 @@ from modeling_qca.training.files.run_files import write_json
 from modeling_qca.training.fitting.model_factory import build_model
 from modeling_qca.training.fitting.parameter_groups import freeze
 from modeling_qca.training.fitting.recipe import CONFIG_FIELDS, Recipe, load_recipe
+from modeling_qca.training.fitting.run_checks import runnable_arguments
 from modeling_qca.training.fitting.splits import Splits, read_splits
 from modeling_qca.training.fitting.training_run import TrainingRun, cache_features
 from modeling_qca.training.supervision.detection.word_regions import (
@@ -214,7 +215,7 @@ class Study:
         model, processor = build_model(self.recipe, ["yes", "no"])
         freeze(model, self.recipe.freeze)
         splits: list[Any] = [self.splits.train, self.splits.validation]
-        cache = cache_features(model, processor, splits, half=bool(self.recipe.arguments.get("bf16")))
+        cache = cache_features(model, processor, splits, half=runnable_arguments(self.recipe).bf16)
         return principal_components(cache.read(self.photos)[:, -GRID[0] * GRID[1] :].float())
 
     def question_maps(self, row: Row, seed: int, regions: Mapping[Object, NDArray[np.float32]]) -> Maps:
