@@ -30,8 +30,9 @@ Row = dict[str, str]
 HEADER = """# Encoders
 
 `scripts/compatibility.py` builds a tiny encoder of each architecture with random weights, checks it, and writes this
-page. The names are the `model_type` of a config, and an architecture of timm. The results are of {versions}.
+page. The names are the `model_type` of a config, and an architecture of timm.
 
+The results are of {versions}. Without timm, its encoders are refused.
 A cell is *right*, or says why the encoder is refused. Every refusal is an error when the model is built.
 """
 VISION = """## Vision encoders
