@@ -5,6 +5,7 @@ from typing import Any
 
 import transformers
 from transformers import MODEL_MAPPING, AutoModel
+from transformers.utils import is_timm_available
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,11 @@ LAYOUTS = {
 # Each picture has a grid of its own: `spatial_shapes` come with patches that are cut already, padded to one length.
 NATIVE_SHAPES = ("siglip2_vision_model",)
 
-# Their outputs have the shape of patches, but not their order or not all of them.
+# Their outputs have the shape of patches, but are other things, in another order or not all; or nothing can run them.
 REFUSED = {
+    "dinat": "calls functions that the package natten has lacked since release 0.17.5; use `swin`",
+    "glm_image_vision": "packs all pictures of a batch into one row",
+    "groupvit_vision_model": "merges its patches into groups of any shape; use `clip_vision_model`",
     "mobilevitv2": "drops the last row or column of a feature map with an odd number of them; use `mobilevit`",
     "pixtral": "packs all pictures of a batch into one row",
     "vit_mae": "shuffles its patches and drops most of them; use `vit` with its weights",
@@ -85,12 +89,18 @@ REFUSED_TEXT = {  # why, as the rest of a sentence
 def check_vision_encoder(model_type: str):
     """
     Raises:
-        ValueError: for an encoder whose relevance maps would be wrong.
+        ValueError: for an encoder whose relevance maps would be wrong, or that nothing can run.
+        ImportError: for an encoder of a package that is not installed.
     """
     if model_type in REFUSED:
         raise ValueError(
             f"A `{model_type}` vision encoder {REFUSED[model_type]}. Encoders such as `dinov2`, `dinov3_vit` and "
             "`siglip_vision_model` return one token for each patch, in the order of the grid."
+        )
+    if model_type == "timm_wrapper" and not is_timm_available():
+        raise ImportError(
+            "A `timm_wrapper` vision encoder needs the packages timm and torchvision: `pip install timm torchvision`. "
+            "Encoders such as `dinov2`, `dinov3_vit` and `siglip_vision_model` need neither."
         )
 
 

@@ -7,7 +7,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import CONFIG_MAPPING, MODEL_FOR_TEXT_ENCODING_MAPPING, AutoModel, AutoModelForTextEncoding
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_TEXT_ENCODING_MAPPING,
+    MODEL_MAPPING,
+    AutoModel,
+    AutoModelForTextEncoding,
+)
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from .layouts_qca import register_tower
@@ -129,9 +135,11 @@ def build_encoder(config: Any, field: str, reads: str) -> Any:
 def encoder_from_config(config: Any, field: str) -> Any:
     """
     Raises:
-        ValueError: if the code of the encoder cannot build what `config`, the `field` of a `QCAConfig`, describes.
+        ValueError: if nothing can build what `config`, the `field` of a `QCAConfig`, describes.
     """
     register_tower(config)
+    if type(config) not in MODEL_MAPPING:
+        raise ValueError(f"`AutoModel` has no `{config.model_type}` model, which `{field}` names; pass another one.")
     try:
         if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:  # the encoder of a T5, not all of it
             return AutoModelForTextEncoding.from_config(config)

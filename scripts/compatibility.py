@@ -10,12 +10,13 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import transformers
 from compatibility_checks import TEXT_CHECKS, text_model
 from compatibility_encoders import text_encoders, vision_encoders
+from transformers.utils import is_timm_available
 
 from modeling_qca.layouts_qca import LAYOUTS
 from modeling_qca.training.files.markdown import markdown_table
@@ -24,19 +25,15 @@ from modeling_qca.training.files.progress import track
 DOCS = Path(__file__).parents[1] / "docs"
 RESULTS, PAGE = DOCS / "encoders.json", DOCS / "encoders.md"
 RIGHT = "right"
-LEFT_OUT = {
-    "glm_image_vision": "its config has no tiny form",
-    "siglip2_vision_model": "each picture has a grid of its own; tests/model/test_vision_encoders.py checks it",
-}
 Row = dict[str, str]
 
 HEADER = """# Encoders
 
 `scripts/compatibility.py` builds a tiny encoder of each architecture with random weights, checks it, and writes this
-page. The names are the `model_type` of a config. The results are of transformers {version}.
+page. The names are the `model_type` of a config, and an architecture of timm.
 
-A cell is *right*, or says why the encoder is refused or was not checked. Every refusal is an error when the model is
-built.
+The results are of {versions}. Without timm, its encoders are refused.
+A cell is *right*, or says why the encoder is refused. Every refusal is an error when the model is built.
 """
 VISION = """## Vision encoders
 
@@ -68,14 +65,10 @@ def text_row(name: str, config: Any) -> Row:
 
 
 def checked(name: str, factory: Callable[[], Any], row: Callable[[str, Any], Row]) -> Row:
-    """The cells of an encoder, or why it is refused or not checked."""
-    if name in LEFT_OUT:
-        return {"not checked": LEFT_OUT[name]}
+    """The cells of an encoder, or why it is refused."""
     try:
         return row(name, factory())
-    except ImportError as error:
-        return {"not checked": f"needs {error.name or 'another package'}"}
-    except ValueError as error:
+    except (ImportError, ValueError) as error:
         return {"refused": " ".join(re.split(r"[.;:] (?:Encoders|Pass an encoder|it fails)", str(error))[0].split())}
     except Exception as error:  # a fault of the table, whatever it is
         return {"unclear error": f"{type(error).__name__}: {error}"[:200]}
@@ -83,7 +76,7 @@ def checked(name: str, factory: Callable[[], Any], row: Callable[[str, Any], Row
 
 def page(results: dict[str, Any]) -> str:
     """The document with the tables of `results`."""
-    parts = [HEADER.format(version=results["transformers"])]
+    parts = [HEADER.format(versions=" and ".join(results["versions"]))]
     for title, kind, columns in ((VISION, "vision", ["maps", "inside"]), (TEXT, "text", list(TEXT_CHECKS))):
         rows = []
         for name, cells in results[kind].items():
@@ -100,7 +93,7 @@ def faults(results: dict[str, Any]) -> list[str]:
         missing = {name for name, _ in encoders} - results[kind].keys()
         found += [f"{name} is not in {RESULTS.name}: run this without --check" for name in sorted(missing)]
         for name, cells in results[kind].items():
-            allowed = cells.keys() <= {"refused", "not checked"} or set(cells.values()) <= {RIGHT, "yes", "no"}
+            allowed = cells.keys() == {"refused"} or set(cells.values()) <= {RIGHT, "yes", "no"}
             found += [] if allowed else [f"{name}: {cells}"]
     return found
 
@@ -110,9 +103,10 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="compare the page with the stored results")
     parser.add_argument("--only", choices=["vision", "text"], help="the kind of encoders to check again")
     arguments = parser.parse_args()
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results = json.loads(RESULTS.read_text()) if arguments.check or arguments.only else {}
     if not arguments.check:
-        results["transformers"] = transformers.__version__
+        packages = ["transformers", *(["timm"] if is_timm_available() else [])]
+        results["versions"] = [f"{name} {version(name)}" for name in packages]
         for kind, encoders, row in (("vision", vision_encoders, vision_row), ("text", text_encoders, text_row)):
             if arguments.only in (None, kind):
                 listed = track(list(encoders()), f"{kind} encoders")

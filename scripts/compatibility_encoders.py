@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import CONFIG_MAPPING, BertConfig, PreTrainedConfig
+from transformers import CONFIG_MAPPING, BertConfig, PreTrainedConfig, Siglip2ImageProcessorPil
 
 from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering
 
@@ -35,17 +35,31 @@ _STAGES = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
 _RESNET = {"embedding_size": 8, **_STAGES, "layer_type": "basic"}
 _PVT = {"num_attention_heads": [1, 2, 2, 4], "depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 24, 32]}
 _SEGFORMER = _PVT | {"num_encoder_blocks": 4}
+_SAM = _VIT | {"output_channels": 16, "window_size": 4, "global_attn_indexes": [1]}
+_SAM2 = {
+    "model_type": "sam2_hiera_det_model",
+    "hidden_size": 8,
+    "num_attention_heads": 1,
+    "blocks_per_stage": [1, 1, 2, 1],
+    "embed_dim_per_stage": [8, 16, 32, 64],
+    "num_attention_heads_per_stage": [1, 2, 4, 8],
+    "window_size_per_stage": [8, 4, 4, 4],
+    "global_attention_blocks": [3],
+}
+_TIMM = {"img_size": IMAGE, "patch_size": PATCH, "embed_dim": 32, "depth": 2, "num_heads": 4, "dynamic_img_size": True}
 _MOBILEVIT = {"hidden_sizes": [16, 24, 32], "neck_hidden_sizes": [8, 8, 12, 16, 24, 28, 32], "num_attention_heads": 2}
 
-# Fields of each config beside its defaults.
+# Fields of each config beside its defaults. The name is a model type; behind it may be an architecture of timm.
 FIELDS: dict[str, dict[str, Any]] = {
     # Every layer sees a prefix and the same grid of patches.
     "aimv2_vision_model": _VIT,
     "altclip_vision_model": _VIT,
     "beit": _VIT,
+    "blip_2_vision_model": _VIT,
     "blip_vision_model": _VIT,
     "chinese_clip_vision_model": _VIT,
     "clip_vision_model": _VIT,
+    "clipseg_vision_model": _VIT,
     "data2vec-vision": _VIT,
     "deit": _VIT,
     "dinov2": _DINO,
@@ -54,20 +68,26 @@ FIELDS: dict[str, dict[str, Any]] = {
     "dpt": _VIT,
     "git_vision_model": _VIT,
     "ijepa": _VIT,
+    "instructblip_vision_model": _VIT,
+    "instructblipvideo_vision_model": _VIT,
     "internvl_vision": _VIT | {"image_size": [IMAGE, IMAGE], "patch_size": [PATCH, PATCH]},
+    "janus_vision_model": _VIT,
     "metaclip_2_vision_model": _VIT,
     "mgp-str": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": [32, 64]},
     "mlcd_vision_model": _VIT,
+    "owlv2_vision_model": _VIT,
+    "owlvit_vision_model": _VIT,
     "pixio": _VIT,
+    "qianfan_ocr_vision": _VIT | {"image_size": [IMAGE, IMAGE], "patch_size": [PATCH, PATCH]},
     "radio": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, **_SIZE},
     "sapiens2": _VIT,
     "siglip_vision_model": _VIT,
     "siglip2_vision_model": _VIT | {"image_size": None, "num_patches": 64},
     "tipsv2_vision_model": _DINO,
-    "timm_wrapper": {
-        "architecture": "vit_tiny_patch16_224",
-        "model_args": {"img_size": IMAGE, "patch_size": PATCH, "embed_dim": 32, "depth": 2, "num_heads": 4},
-    },
+    "timm_wrapper vit_tiny_patch16_224": {"model_args": _TIMM},
+    "timm_wrapper eva02_tiny_patch14_224": {"model_args": _TIMM},
+    "timm_wrapper vit_pe_core_tiny_patch16_384": {"model_args": _TIMM},
+    "timm_wrapper vit_pe_spatial_tiny_patch16_512": {"model_args": _TIMM},
     "vit": _VIT,
     "vit_mae": _VIT,
     "vit_msn": _VIT,
@@ -117,7 +137,9 @@ FIELDS: dict[str, dict[str, Any]] = {
     "pvt_v2": _PVT | {"image_size": IMAGE},
     "regnet": {**_RESNET, "layer_type": "y", "groups_width": 4},
     "resnet": _RESNET,
-    "sam_vision_model": _VIT | {"output_channels": 16, "window_size": 4, "global_attn_indexes": [1]},
+    "sam2_vision_model": {"backbone_config": _SAM2, "backbone_channel_list": [64, 32, 16, 8], "fpn_hidden_size": 16},
+    "sam_hq_vision_model": _SAM,
+    "sam_vision_model": _SAM,
     "segformer": _SEGFORMER,
     "swiftformer": {
         "image_size": IMAGE,
@@ -127,6 +149,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "swin": _SWIN,
     "swin2sr": {**_SWIN, "patch_size": 1, "window_size": 8},
     "swinv2": _SWIN,
+    "timm_wrapper convnext_atto": {"model_args": {"dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}},
     "textnet": {
         "image_size": [IMAGE, IMAGE],
         "hidden_sizes": [8, 8, 16, 24, 32],
@@ -134,8 +157,9 @@ FIELDS: dict[str, dict[str, Any]] = {
         "stem_out_channels": 8,
     },
     "vitdet": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, **_SIZE},
-    # More than one picture, or pictures that are packed into one row.
+    # More than one picture, pictures that are packed into one row, or tokens that are no patches.
     "glm_image_vision": {},
+    "groupvit_vision_model": {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64, **_SIZE},
     "pixtral": _VIT,
     "seggpt": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": [128, 64]},
     "timesformer": _VIT,
@@ -233,11 +257,12 @@ def text_encoders() -> Iterator[tuple[str, Callable[..., PreTrainedConfig]]]:
 
 
 def vision_encoders() -> Iterator[tuple[str, Callable[..., PreTrainedConfig]]]:
-    """(model type, factory of a tiny config) of each architecture that the installed transformers has. A factory takes
+    """(name, factory of a tiny config) of each architecture that the installed transformers has. A factory takes
     further fields of the config."""
-    for model_type, fields in FIELDS.items():
+    for name, fields in FIELDS.items():
+        model_type, _, architecture = name.partition(" ")
         if model_type in CONFIG_MAPPING:
-            yield model_type, partial(_config, model_type, fields)
+            yield name, partial(_config, model_type, fields | ({"architecture": architecture} if architecture else {}))
 
 
 def _config(model_type: str, fields: dict[str, Any], **changes: Any) -> PreTrainedConfig:
@@ -302,8 +327,7 @@ def found_by_occlusion(model: QCAForVisualQuestionAnswering) -> dict[tuple[int, 
 @torch.no_grad()
 def _is_found(model: QCAForVisualQuestionAnswering, size: tuple[int, int]) -> bool:
     picture = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
-    encoder = model.qca.vision_encoder
-    rows, columns = model.get_image_features(picture).grid
+    _, (rows, columns) = _patches(model, picture)
     height, width = size[0] // rows, size[1] // columns
     places = torch.arange(rows * columns)[:: -(-rows * columns // MOST_PLACES)]
     pictures = picture.repeat(1 + 2 * len(places), 1, 1, 1)
@@ -312,13 +336,28 @@ def _is_found(model: QCAForVisualQuestionAnswering, size: tuple[int, int]) -> bo
         for color in (0, 1):
             changed = pictures[number + color * len(places)]
             changed[:, top : top + height, left : left + width] = color
-    patches = model.get_image_features(pictures).last_hidden_state[:, -rows * columns :]
+    patches, _ = _patches(model, pictures)
     moved = (patches[1:] - patches[:1]).norm(dim=-1).unflatten(0, (2, -1)).sum(dim=0)  # [places, N]
     found = bool((moved.argmax(dim=-1) == places).all())
-    if found or len(places) < 2 or not encoder.shape.is_feature_map:
+    if found or len(places) < 2 or not model.qca.vision_encoder.shape.is_feature_map:
         return found
     moved = moved / moved.mean(dim=0).clamp(min=1e-30)
     centers = torch.stack([torch.arange(rows * columns) // columns, torch.arange(rows * columns) % columns]).float()
     followed = (moved / moved.sum(dim=-1, keepdim=True)) @ centers.T  # [places, 2]
     axes = zip(followed.T, centers[:, places], strict=True)
     return all(torch.corrcoef(torch.stack(pair))[0, 1] > 0.7 for pair in axes)
+
+
+def _patches(model: QCAForVisualQuestionAnswering, pictures: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
+    """Tokens of the patches of `pictures` `[I, 3, h, w]` of values in 0..1, and their grid (rows, columns)."""
+    if not model.config.has_native_shapes:
+        features = model.get_image_features(pictures)
+        rows, columns = features.grid
+        return features.last_hidden_state[:, -rows * columns :], features.grid
+    down, across = model.config.patch_size
+    count = pictures.shape[-2] // down * (pictures.shape[-1] // across)
+    cut = Siglip2ImageProcessorPil(patch_size=down, max_num_patches=count + 1)  # with one of padding
+    inputs = cut(list((pictures * 255).byte().numpy()), return_tensors="pt")
+    features = model.get_image_features(**inputs)
+    rows, columns = features.spatial_shapes[0].tolist()
+    return features.last_hidden_state[:, : rows * columns], (rows, columns)

@@ -8,8 +8,16 @@ from compatibility_encoders import FIELDS, PATCH, compose, found_by_occlusion, v
 from helpers.tiny import tiny_batch, tiny_config, tiny_model, tiny_tokenizer
 from PIL import Image
 from transformers import AutoModel, Siglip2ImageProcessorPil
+from transformers.models.idefics2.configuration_idefics2 import Idefics2VisionConfig
+from transformers.utils import is_timm_available
 
-from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor, QCAVisualQuestionAnsweringPipeline
+from modeling_qca import (
+    QCAConfig,
+    QCAForVisualQuestionAnswering,
+    QCAProcessor,
+    QCAVisualQuestionAnsweringPipeline,
+    layouts_qca,
+)
 from modeling_qca.boxes_qca import grid_boxes, on_grid, shape_boxes
 from modeling_qca.vision_shape_qca import vision_shape
 
@@ -19,6 +27,9 @@ REFUSED = {
     "yolos": "use `vit` or `deit`",
     "mobilevitv2": "use `mobilevit`",
     "pixtral": "packs all pictures",
+    "glm_image_vision": "packs all pictures",
+    "dinat": "use `swin`",
+    "groupvit_vision_model": "merges its patches into groups",
     "hgnet_v2": "gives no grid",
     "mgp-str": "gives no grid",
     "seggpt": "gives no grid",
@@ -26,12 +37,13 @@ REFUSED = {
     "videomae": "gives no grid",
     "vivit": "gives no grid",
 }
-NOT_BUILT_HERE = ("dinat", "glm_image_vision", "timm_wrapper")  # other packages, and a billion weights
-QUICK = ("beit", "convnext", "dinov3_convnext", "hiera", "pvt", "radio", "swin")
+QUICK = ("beit", "convnext", "dinov3_convnext", "hiera", "pvt", "radio", "siglip2_vision_model", "swin")
+TIMM = [name for name in ENCODERS if name.startswith("timm_wrapper ")]
+needs_timm = pytest.mark.skipif(not is_timm_available(), reason="needs timm and torchvision")
 ALL = [
-    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+    pytest.param(name, marks=needs_timm if name in TIMM else () if name in QUICK else pytest.mark.slow)
     for name in ENCODERS
-    if name not in (*REFUSED, *NOT_BUILT_HERE, "siglip2_vision_model")
+    if name not in REFUSED
 ]
 
 
@@ -47,14 +59,25 @@ def test_refuses_an_encoder_without_a_grid_and_names_others(model_type):
     assert "`siglip_vision_model`" in str(refused.value)
 
 
-def test_a_timm_encoder_is_read_by_its_output():
-    try:
-        pytest.importorskip("timm")
-    except RuntimeError as error:  # torchvision of another build
-        pytest.skip(str(error))
-    model = compose(ENCODERS["timm_wrapper"]())
+@needs_timm
+def test_a_timm_encoder_is_read_by_its_output(tmp_path):
+    model = compose(ENCODERS["timm_wrapper vit_tiny_patch16_224"]())
     assert (model.config.vision_width, model.config.image_grid, model.config.hidden_size) == (32, (8, 8), 32)
-    assert all(found_by_occlusion(model).values())
+    model.save_pretrained(tmp_path)
+    loaded = QCAForVisualQuestionAnswering.from_pretrained(tmp_path)
+    batch = {"input_ids": torch.ones(1, 3, dtype=torch.long), "pixel_values": torch.rand(1, 3, 64, 64)}
+    assert torch.equal(loaded(**batch).logits, model(**batch).logits)
+
+
+def test_a_timm_encoder_without_its_packages_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(layouts_qca, "is_timm_available", lambda: False)
+    with pytest.raises(ImportError, match=r"`pip install timm torchvision`\. Encoders such as `dinov2`"):
+        compose(ENCODERS[TIMM[0]]())
+
+
+def test_an_encoder_that_automodel_lacks_is_refused_in_one_sentence():
+    with pytest.raises(ValueError, match="`AutoModel` has no `idefics2_vision` model, which `vision_config` names;"):
+        compose(Idefics2VisionConfig())
 
 
 def test_a_feature_map_gives_its_cells_in_raster_order():
@@ -153,20 +176,6 @@ def test_naflex_pictures_of_mixed_shapes_answer_as_each_alone():
     padding = together.patch_boxes[..., 2] == 0
     assert padding.sum(-1).tolist() == [8, 0, 4]
     assert not together.relevance.mean(dim=(1, 2))[padding].any()
-
-
-def test_naflex_tokens_stand_for_their_patches():
-    model, processor = naflex()
-    inputs = processor(images=pictures()[:2], text=QUESTIONS[:2])
-    for row, (rows, columns) in enumerate(inputs["spatial_shapes"].tolist()):
-        shape = inputs["spatial_shapes"][row : row + 1]
-        values = inputs["pixel_values"][row : row + 1].repeat(rows * columns + 1, 1, 1)
-        for place in range(rows * columns):
-            values[1 + place, place] = 1.0
-        with torch.no_grad():
-            states = model.get_image_features(values, spatial_shapes=shape.expand(len(values), 2)).last_hidden_state
-        moved = (states[1:] - states[:1]).norm(dim=-1).argmax(dim=-1)
-        assert moved.tolist() == list(range(rows * columns))
 
 
 def test_naflex_cached_features_equal_fresh_ones():

@@ -41,4 +41,7 @@ def test_the_outcome_of_an_encoder_is_what_its_row_says_or_raises():
     refused = ValueError("A `x` text encoder is odd. Encoders such as `bert` are not.")
     assert compatibility.checked("x", dict, raising(refused)) == {"refused": "A `x` text encoder is odd"}
     assert compatibility.checked("x", dict, raising(IndexError("3"))) == {"unclear error": "IndexError: 3"}
-    assert compatibility.checked("x", dict, raising(ImportError(name="natten"))) == {"not checked": "needs natten"}
+    needed = ImportError("A `x` vision encoder needs the package y: `pip install y`. Encoders such as `bert` do not.")
+    assert compatibility.checked("x", dict, raising(needed)) == {
+        "refused": "A `x` vision encoder needs the package y: `pip install y`"
+    }
