@@ -68,6 +68,9 @@ class QCAConfig(PreTrainedConfig):
         answer_query (`str`, *optional*, defaults to `"initial"`):
             The query that the answer head reads beside the evidence: the `"initial"` one, before the first hop, or the
             one that the hops `"updated"`. `"asked"` is the name of `"initial"` in release 0.1.
+        spatial_fusion (`bool`, *optional*, defaults to `False`):
+            Whether the answer head also reads the product of the query and of where the hops looked: the centers of
+            their maps and the steps between them. It answers "is the car to the left of the door" from few questions.
         vision_conditioning_layers (`list[int]`, `int` or `str`, *optional*):
             Vision layers that read the question: a list of indices, the last `k`, or `"early"` (first half), `"late"`
             (second half), `"sparse"` (every second layer, the last one included) or `"all"`.
@@ -141,6 +144,7 @@ class QCAConfig(PreTrainedConfig):
     patch_update: Literal["none", "broadcast"] = "none"
     answer_evidence: Literal["hops", "hops_and_mean"] = "hops"
     answer_query: Literal["initial", "updated", "asked"] = "initial"
+    spatial_fusion: bool = False
     vision_conditioning_layers: list[int] | int | Literal["early", "late", "sparse", "all"] | None = None
     vision_conditioning: Literal["patches_read_question", "question_reads_patches", "shared_projections"] = (
         "patches_read_question"
@@ -344,7 +348,7 @@ class QCAConfig(PreTrainedConfig):
         ) * size
         hops = self.num_attention_layers * (self.num_attention_heads + 8) * size**2
         conditioning = (len(self.conditioned_layers) + 1) * 4 * max(size, vision_size) ** 2
-        head = (self.num_attention_layers + self.num_classifier_layers + 2) * size**2 + size * (self.num_labels or 0)
+        head = (self.num_attention_layers + self.num_classifier_layers + 3) * size**2 + size * (self.num_labels or 0)
         return embedders + hops + conditioning + head
 
     def _validate_feature_layers(self):

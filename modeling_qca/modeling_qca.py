@@ -30,6 +30,7 @@ from .outputs_qca import QCAForVisualQuestionAnsweringOutput, QCAModelOutput
 from .pairs_qca import expand_to_questions, pair_images, pair_questions
 from .pipeline_qca import QCAVisualQuestionAnsweringPipeline  # noqa: F401  imported so that saving copies it
 from .relevance_qca import RelevanceOutput, explain
+from .spatial_qca import SpatialFusion, UnitLinear
 from .states_qca import PatchPlaces
 from .text_qca import (
     QCATextFeatures,
@@ -79,7 +80,14 @@ class QCAPreTrainedModel(PreTrainedModel):
     scorer_class: type[nn.Module] | None = None
     accepts_loss_kwargs = False
     _keys_to_ignore_on_load_unexpected = [UNREAD_UPDATE]  # noqa: RUF012
-    _no_split_modules = ["AttentionHops", "GatedConditioning", "PatchEmbedder", "QueryEmbedder", "TokenBudget"]  # noqa: RUF012
+    _no_split_modules = [
+        "AttentionHops",
+        "GatedConditioning",
+        "PatchEmbedder",
+        "QueryEmbedder",
+        "SpatialFusion",
+        "TokenBudget",
+    ]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -105,6 +113,8 @@ class QCAPreTrainedModel(PreTrainedModel):
             init.zeros_(module.gate)
         elif isinstance(module, AdditiveScorer):
             init.normal_(module.score_weight, mean=0.0, std=module.score_weight.shape[-1] ** -0.5)
+        elif isinstance(module, UnitLinear):
+            init.normal_(module.weight, mean=0.0, std=module.in_features**-0.5)
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
@@ -186,7 +196,7 @@ class QCAPreTrainedModel(PreTrainedModel):
 class QCAModel(QCAPreTrainedModel):
     """A vision encoder, a text encoder and the hops between them, without an answer head."""
 
-    _keys_to_ignore_on_load_unexpected = [UNREAD_UPDATE, r"^fusion\.", r"^classifier\."]  # noqa: RUF012  of a head
+    _keys_to_ignore_on_load_unexpected = [UNREAD_UPDATE, r"^(spatial_)?fusion\.", r"^classifier\."]  # noqa: RUF012  of a head
 
     def __init__(self, config: QCAConfig, scorer_class: type[nn.Module] | None = None):
         super().__init__(config)
@@ -418,6 +428,8 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
         self.fusion = nn.Sequential(
             nn.Linear(width, size), nn.LayerNorm(size), nn.GELU(), nn.Dropout(config.classifier_dropout)
         )
+        reads_places = config.spatial_fusion and config.num_attention_layers > 0
+        self.spatial_fusion = SpatialFusion(config) if reads_places else None
         layers: list[nn.Module] = []
         for _ in range(config.num_classifier_layers - 1):
             layers += [nn.Linear(size, size), nn.GELU(), nn.Dropout(config.classifier_dropout)]
@@ -486,7 +498,10 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
             return_dict=True,
             **options,
         )
-        logits = self.classifier(self.fusion(torch.cat([outputs.evidence.flatten(1), outputs.query], dim=-1)))
+        fused = self.fusion(torch.cat([outputs.evidence.flatten(1), outputs.query], dim=-1))
+        if self.spatial_fusion is not None:
+            fused = fused + self.spatial_fusion(outputs.query, outputs.relevance, outputs.patch_boxes).to(fused)
+        logits = self.classifier(fused)
         parts: dict[str, Any] = self._losses(logits, outputs, labels, target_relevance)
         shared = {name: value for name, value in outputs.items() if name not in ("query", "evidence")}
         return QCAForVisualQuestionAnsweringOutput(logits=logits, **parts, **shared)

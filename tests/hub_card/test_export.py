@@ -66,6 +66,7 @@ VARIANTS: list[dict[str, Any]] = [
         "query_tokens": "attended",
         "relevance_scorer": "additive",
         "answer_evidence": "hops_and_mean",
+        "spatial_fusion": True,
     },
     {
         "relevance_scorer": "bilinear",

@@ -14,7 +14,12 @@ PER_QUESTION = ("logits", "relevance")
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "attended": {"query_tokens": "attended", "vision_feature_layers": [1, 3]},
-    "initial_query": {"question_pooling": "mean", "answer_query": "initial", "num_classifier_layers": 1},
+    "initial_query": {
+        "spatial_fusion": True,
+        "question_pooling": "mean",
+        "answer_query": "initial",
+        "num_classifier_layers": 1,
+    },
     "mean": {"answer_evidence": "hops_and_mean", "token_budget": [2, 12], "token_budget_layer": 1},
     "broadcast": {"patch_update": "broadcast", "question_pooling": "last", "relevance_scorer": "bilinear"},
     "tokens": {
@@ -28,6 +33,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "budget": {"vision_conditioning_layers": [2], "token_budget": 5, "token_budget_layer": 1},
     "spread": {"token_budget": 5, "token_budget_layer": 1, "token_budget_selection": "spread"},
     "adaptive": {
+        "spatial_fusion": True,
         "token_budget": [2, 12],
         "token_budget_layer": 1,
         "token_budget_mass": 0.6,

@@ -38,6 +38,7 @@ EVERYTHING = {
     "relevance_scorer": "additive",
     "patch_update": "broadcast",
     "answer_evidence": "hops_and_mean",
+    "spatial_fusion": True,
     "vision_conditioning_layers": [1, 2],
     "token_budget": [3, 8],
     "token_budget_layer": 2,

@@ -28,7 +28,7 @@ def lora_config(model: QCAForVisualQuestionAnswering | QCAModel, **kwargs: Any) 
     Raises:
         ValueError: the attention projections of an encoder are not recognized. Pass `target_modules`.
     """
-    head = [name for name, _ in model.named_children() if name in ("fusion", "classifier")]
+    head = [name for name, _ in model.named_children() if name in ("fusion", "spatial_fusion", "classifier")]
     body: QCAModel = model.qca if isinstance(model, QCAForVisualQuestionAnswering) else model
     if "target_modules" not in kwargs:
         kwargs["target_modules"] = _attention_projections(body)

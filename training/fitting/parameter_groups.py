@@ -10,7 +10,7 @@ PATTERNS = {
     "vision": r"vision_encoder\.(?!conditioning\.|budget\.)",
     "text": r"text_encoder\.",
     "hops": r"(query_embedder|patch_embedder|hops|query_attention)\.",
-    "head": r"(fusion|classifier)\.",
+    "head": r"(fusion|spatial_fusion|classifier)\.",
 }
 GROUPS = tuple(PATTERNS)
 
