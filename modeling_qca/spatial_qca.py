@@ -15,8 +15,8 @@ class UnitLinear(nn.Linear):
 
 class SpatialFusion(nn.Module):
     """
-    The elementwise product of the query and of where the hops looked, both projected (low-rank bilinear pooling, Kim et
-    al. 2017).
+    The elementwise product of the query and of where the hops looked, both projected (low-rank bilinear pooling,
+    Kim et al. 2017).
 
     "Is the car to the left of the door" and "is the car to the right of the door" have opposite answers where the hops
     look at the same. A layer over evidence and query beside each other learns that from many questions only.
