@@ -80,14 +80,8 @@ class QCAPreTrainedModel(PreTrainedModel):
     scorer_class: type[nn.Module] | None = None
     accepts_loss_kwargs = False
     _keys_to_ignore_on_load_unexpected = [UNREAD_UPDATE]  # noqa: RUF012
-    _no_split_modules = [
-        "AttentionHops",
-        "GatedConditioning",
-        "PatchEmbedder",
-        "QueryEmbedder",
-        "SpatialFusion",
-        "TokenBudget",
-    ]  # noqa: RUF012
+    _no_split_modules = ["AttentionHops", "GatedConditioning", "PatchEmbedder", "QueryEmbedder"]  # noqa: RUF012
+    _no_split_modules += ["SpatialFusion", "TokenBudget"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
