@@ -26,12 +26,14 @@ evidence: $(VENV)/ready given data/view_questions data/facade_view_questions  ##
 		--validation_data "$(ROOMS)" --validation_options '{images: $(PHOTOS)}' $(ENCODERS)
 	$(RESULTS)/ablations.yaml --data "$(ROOMS)" --data_options '{images: $(PHOTOS)}' $(ENCODERS)
 	$(RESULTS)/rooms_head.yaml --data "$(ROOMS)" --data_options '{images: $(PHOTOS)}' $(ENCODERS)
+	$(RESULTS)/rooms_spatial.yaml --data "$(ROOMS)" --data_options '{images: $(PHOTOS)}' $(ENCODERS)
 	$(RESULTS)/daquar_random.yaml --data "$(DAQUAR)" $(ENCODERS)
 	$(RESULTS)/daquar_head.yaml --data "$(DAQUAR)" $(ENCODERS)
 	$(RESULTS)/daquar_scenes.yaml --data "$(DAQUAR)" $(ENCODERS)
 	$(RESULTS)/vqa_rad.yaml --data "$(VQA_RAD)" $(ENCODERS)
 	$(RESULTS)/vqa_rad_images.yaml --data "$(VQA_RAD)" $(ENCODERS)
 	$(RESULTS)/facades.yaml --data data/facade_questions --data_options '{images: $(FACADES)/images}' $(ENCODERS)
+	$(RESULTS)/facades_spatial.yaml --data data/facade_questions --data_options '{images: $(FACADES)/images}' $(ENCODERS)
 	$(RESULTS)/facades_views.yaml --data data/facade_view_questions --data_options '{images: data/facade_views/images}' \
 		--validation_data data/facade_questions --validation_options '{images: $(FACADES)/images}' $(ENCODERS)
 

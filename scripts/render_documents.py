@@ -69,10 +69,11 @@ def _render_file(path: Path, short: bool, names: list[str], columns: list[str]) 
     if "cases" in content:
         return (render_short_report(content, names, columns) if short else render_report(content)).rstrip()
     if "data_sets" in content:
-        data_sets = content["data_sets"]
-        return data_sets_table(
-            {one["name"]: (_read(path.with_name(one["results"])), one["row with hops"]) for one in data_sets}
-        )
+        shown = {}
+        for one in content["data_sets"]:
+            files = [_read(path.with_name(name)) for name in one["results"]]
+            shown[one["name"]] = (files[0] | {"rows": sum((file["rows"] for file in files), [])}, one["row with hops"])
+        return data_sets_table(shown)
     if short:
         raise ValueError("only a table of rows or a benchmark has a short form, `rows` and `columns`")
     if "tables" in content:
