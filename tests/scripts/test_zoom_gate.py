@@ -248,6 +248,8 @@ def test_gate_opens_only_if_every_condition_holds(chance, twice, opens):
     results = {"flops": {"112": 10, "224": 45}, "data": {"facades": {"gains": gains}}}
     assert gate(results, "facades", ("whole112", "half112", 1))["open"] == opens
     assert not gate(results, "facades", ("whole112", "half112", 2))["open"]  # 67 % of the operations
+    scenes = {"flops": results["flops"], "data": {"drawn scenes": {"gains": gains}}}
+    assert not gate(scenes, "drawn scenes", ("whole112", "half112", 1))["open"]  # three standard errors
 
 
 def save_vision_encoder(folder: Path) -> str:
