@@ -21,6 +21,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from modeling_qca.training.files.progress import track
 from modeling_qca.training.files.run_files import write_json
@@ -38,6 +39,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("pictures", type=Path, help="folder of the photos, or where scenes are drawn")
     parser.add_argument("work", type=Path)
     parser.add_argument("--vision-encoder", required=True)
+    parser.add_argument("--float32", action="store_true", help="encode in float32 instead of bfloat16")
     parser.add_argument("--seeds", type=int, default=3, help="each tests a part of the pictures of its own")
     parser.add_argument("--output", type=Path, required=True)
     measured = parser.add_mutually_exclusive_group()
@@ -55,7 +57,7 @@ def main() -> None:
         pictures = facade_pictures(arguments.pictures, seed=draw)
     if arguments.replicate:
         name, arrays = REPLICATION, REPLICATED_ARRAYS
-    encoder = Encoder(arguments.vision_encoder)
+    encoder = Encoder(arguments.vision_encoder, torch.float32 if arguments.float32 else torch.bfloat16)
     features = cache_features(encoder, pictures.paths, arguments.work, arrays)
     measures = Measures()
     for number, tested in enumerate(track(list(folds(pictures, arguments.seeds, seed=draw)), "Measuring")):
@@ -64,7 +66,8 @@ def main() -> None:
         (measure_again if arguments.replicate else measure)(part, measures)
     results = json.loads(arguments.output.read_text()) if arguments.output.exists() else {"data": {}}
     flops = {str(crop.pixels): encoder.flops(crop.pixels) for crop in CROPS.values()}
-    results = {"flops": flops, "data": results["data"] | {name: summarize(measures, pictures)}}
+    summary = summarize(measures, pictures) | {"dtype": str(encoder.dtype)}
+    results = {"flops": flops, "data": results["data"] | {name: summary}}
     write_json(arguments.output, results | {"tables": render(results)})
 
 

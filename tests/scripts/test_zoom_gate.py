@@ -314,4 +314,4 @@ def test_program_measures_every_row_and_goes_on_where_it_stopped(tmp_path):
     assert drawn["data"]["drawn scenes"]["kinds"].keys() == {" ".join(thing) for thing in THINGS}
     progress.write_text(json.dumps(state | {"encoder": "another"}))
     refused = subprocess.run(command, cwd=SCRIPTS, capture_output=True, text=True)
-    assert refused.returncode and "other pictures or encoders" in refused.stderr
+    assert refused.returncode and "other pictures, encoders" in refused.stderr
