@@ -35,13 +35,14 @@ class Asked(NamedTuple):
 class Pictures(NamedTuple):
     """`paths` and `groups` (kept in one part of a split) of the pictures, the maps of things, and the questions.
 
-    `maps` [pictures, things, CELLS, CELLS]: the share of each cell that shows the thing.
+    `maps` [pictures, things, CELLS, CELLS]: the share of each cell that shows the thing. `things`: their names.
     """
 
     paths: list[Path]
     groups: list[str]
     maps: NDArray[np.float32]
     questions: list[Asked]
+    things: tuple[str, ...] = ()
 
 
 def facade_pictures(folder: Path, seed: int = 0) -> Pictures:
@@ -65,14 +66,25 @@ def facade_pictures(folder: Path, seed: int = 0) -> Pictures:
                 region = half_region(half, labels.shape)
                 answer = _answer(shown[region].mean(), (labels[region] == UNLABELED).mean())
                 if answer is not None:
-                    text = f"is there a {THINGS[name]} in the {half} half of the picture"
-                    candidates.append(Question(str(picture), f"{thing} {half}", text, answer, (RegionTarget(),) * 2))
+                    candidates.append(candidate(picture, thing, THINGS[name], half, answer))
+    paths = [Path(images.find(row["image_id"])) for row in rows]
+    groups, questions = [row["sequence"] for row in rows], balanced(candidates, seed)
+    return Pictures(paths, groups, maps, questions, tuple(THINGS.values()))
+
+
+def candidate(picture: int, thing: int, word: str, half: str, answer: str) -> Question:
+    """A question to be balanced."""
+    text = f"is there a {word} in the {half} half of the picture"
+    return Question(str(picture), f"{thing} {half}", text, answer, (RegionTarget(),) * 2)
+
+
+def balanced(candidates: list[Question], seed: int) -> list[Asked]:
+    """Those of `candidate` whose answers are as often yes as no for each wording; `seed` draws them."""
     questions = []
     for asked in balance(candidates, random.Random(seed)):
         number, half = asked.kind.split()
         questions.append(Asked(int(asked.image_id), int(number), half, asked.answer == "yes"))
-    paths = [Path(images.find(row["image_id"])) for row in rows]
-    return Pictures(paths, [row["sequence"] for row in rows], maps, questions)
+    return questions
 
 
 def _answer(shown: float, unlabeled: float) -> str | None:

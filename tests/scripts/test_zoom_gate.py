@@ -1,6 +1,7 @@
 """The gate of zoom: windows and targets against plain loops, questions and splits by hand, and a run on tiny data."""
 
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +13,14 @@ from PIL import Image
 from render_documents import render
 from sklearn.linear_model import Ridge
 from transformers import Dinov2Config, Dinov2Model
-from zoom.features import CROPS, Encoder, cut
+from zoom.features import CROPS, Encoder, cache_features, cut
 from zoom.pictures import Asked, Pictures, facade_pictures, folds, half_cells
 from zoom.probe import RIDGE, Part, Scores, choices, chosen_as_windows, fit_scores, patch_cells, read, relevance
+from zoom.scenes import LATTICE, THINGS, draw_small_objects, place_objects, scene_pictures
 from zoom.table import gate
-from zoom.windows import CELLS, SIDES, choose, held_share, on_cells, window_boxes, window_starts
+from zoom.windows import CELLS, SIDES, choose, held_share, on_cells, window_boxes, window_cells, window_starts
+
+from modeling_qca.training.supervision.scenes import SceneObject
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 CLASSES = "building\ncar\ndoor\nvegetation\nwindow\n"
@@ -185,6 +189,42 @@ def test_questions_about_facades_are_balanced_and_about_small_things(tmp_path):
     assert answers and all(2 * sum(found) == len(found) for found in answers.values())
 
 
+def test_scenes_show_half_of_the_things_in_a_half_and_distractors_of_each():
+    rng, shown = random.Random(0), []
+    for _ in range(200):
+        objects = place_objects(rng)
+        assert len({(item.row, item.column) for item in objects}) == len(objects)
+        distractors = [(item.color, item.shape) for item in objects if (item.color, item.shape) not in THINGS]
+        assert len(distractors) == 2 * len(THINGS)
+        for color, shape in THINGS:
+            assert any(color == other for other, _ in distractors) and any(shape == other for _, other in distractors)
+            things = [item for item in objects if (item.color, item.shape) == (color, shape)]
+            shown.append(any(item.column < LATTICE // 2 for item in things))
+    assert np.mean(shown) == pytest.approx(0.5, abs=0.05)
+
+
+def test_maps_of_a_scene_hold_the_pixels_of_the_objects_and_windows_cut_none():
+    color, shape = THINGS[1]
+    objects = [SceneObject(shape, color, 7, 8), SceneObject(shape, THINGS[0][0], 1, 1)]  # a square, and a distractor
+    image, maps = draw_small_objects(objects, random.Random(0))
+    pixels = maps * (image.width // CELLS) ** 2
+    assert (0.8 * 16) ** 2 < pixels[1].sum() < 48**2 and pixels[[0, 2, 3]].sum() == 0
+    assert set(np.argwhere(maps[1])[:, 0]) <= {14, 15} and set(np.argwhere(maps[1])[:, 1]) <= {16, 17}
+    for side in SIDES:
+        assert set((window_cells(side) * maps[1]).sum(axis=(1, 2))) <= {0, maps[1].sum()}
+
+
+def test_questions_about_scenes_are_balanced_and_follow_from_the_seed(tmp_path):
+    first, again = (scene_pictures(tmp_path / name, scenes) for name, scenes in (("first", 3), ("again", 1)))
+    assert first.paths[0].read_bytes() == again.paths[0].read_bytes() and first.things[0] == "red circle"
+    assert (first.maps[0] == again.maps[0]).all()
+    answers = {}
+    for asked in first.questions:
+        answers.setdefault((asked.thing, asked.half), []).append(asked.present)
+        assert first.maps[asked.picture, asked.thing][half_cells(asked.half)].any() == asked.present
+    assert answers and all(2 * sum(found) == len(found) for found in answers.values())
+
+
 def test_parts_of_the_split_share_no_group():
     groups = [f"street{number // 4}" for number in range(40)]
     asked = [Asked(number, 0, "left", True) for number in range(40) for _ in range(2)]
@@ -208,6 +248,8 @@ def test_gate_opens_only_if_every_condition_holds(chance, twice, opens):
     results = {"flops": {"112": 10, "224": 45}, "data": {"facades": {"gains": gains}}}
     assert gate(results, "facades", ("whole112", "half112", 1))["open"] == opens
     assert not gate(results, "facades", ("whole112", "half112", 2))["open"]  # 67 % of the operations
+    scenes = {"flops": results["flops"], "data": {"drawn scenes": {"gains": gains}}}
+    assert not gate(scenes, "drawn scenes", ("whole112", "half112", 1))["open"]  # three standard errors
 
 
 def save_vision_encoder(folder: Path) -> str:
@@ -231,6 +273,18 @@ def test_encoder_gives_the_backbones_features_and_attention(tmp_path):
 
 
 @pytest.mark.slow
+def test_features_of_some_arrays_are_those_of_more(tmp_path):
+    encoder = Encoder(save_vision_encoder(tmp_path / "vision"))
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)).save(tmp_path / "p.png")
+    paths, names = [tmp_path / "p.png"], ["whole112_cls", "half112"]
+    found = cache_features(encoder, paths, tmp_path / "some", names)
+    more = cache_features(encoder, paths, tmp_path / "more", ["whole112", "half112_low", *names])
+    assert list(found) == names and all((found[name] == more[name]).all() for name in names)
+    with pytest.raises(ValueError, match="holds other features"):
+        cache_features(encoder, paths, tmp_path / "some", ["whole112"])
+
+
+@pytest.mark.slow
 def test_program_measures_every_row_and_goes_on_where_it_stopped(tmp_path):
     facades, output = save_facades(tmp_path / "facades", 40), tmp_path / "zoom_gate.json"
     command = [sys.executable, "-m", "zoom.gate", facades, tmp_path / "work", "--output", output]
@@ -247,6 +301,17 @@ def test_program_measures_every_row_and_goes_on_where_it_stopped(tmp_path):
     progress.write_text(json.dumps(state | {"done": 30}))
     subprocess.run(command, check=True, cwd=SCRIPTS)
     assert json.loads(output.read_text()) == results
+    again = [*command[:4], tmp_path / "again", *command[5:], "--replicate"]
+    subprocess.run(again, check=True, cwd=SCRIPTS)
+    replicated = json.loads(output.read_text())
+    assert replicated["data"]["facades"] == results["data"]["facades"]
+    assert replicated["tables"][1:] == results["tables"]
+    assert replicated["tables"][0]["rows"][1][0] == "facades once more"
+    scenes = [*command[:3], tmp_path / "scenes", tmp_path / "of_scenes", *command[5:], "--scenes", "12"]
+    subprocess.run(scenes, check=True, cwd=SCRIPTS)
+    drawn = json.loads(output.read_text())
+    assert drawn["tables"][: len(replicated["tables"])] == replicated["tables"]
+    assert drawn["data"]["drawn scenes"]["kinds"].keys() == {" ".join(thing) for thing in THINGS}
     progress.write_text(json.dumps(state | {"encoder": "another"}))
     refused = subprocess.run(command, cwd=SCRIPTS, capture_output=True, text=True)
-    assert refused.returncode and "other pictures or encoders" in refused.stderr
+    assert refused.returncode and "other pictures, encoders" in refused.stderr

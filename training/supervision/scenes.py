@@ -45,24 +45,28 @@ class SceneQuestion:
 
 def draw_scene(objects: list[SceneObject], rng: random.Random) -> Image.Image:
     """RGB image of `GRID * CELL` pixels a side."""
-    size = GRID * CELL
-    noise = np.random.default_rng(rng.getrandbits(32))
-    base = noise.uniform(60, 200, size=3)
-    texture = noise.normal(0, 30, size=(size // 8, size // 8, 3))
-    ground = Image.fromarray(np.clip(base + texture, 0, 255).astype(np.uint8)).resize(
-        (size, size), Image.Resampling.BILINEAR
-    )
+    ground = draw_ground(GRID * CELL, rng)
     drawing = ImageDraw.Draw(ground)
     for item in objects:
         radius = rng.uniform(11, 14)
         slack = min(CELL / 2 - radius - 1, 2)
         x = (item.column + 0.5) * CELL + rng.uniform(-slack, slack)
         y = (item.row + 0.5) * CELL + rng.uniform(-slack, slack)
-        _draw_object(drawing, item, x, y, radius)
+        draw_object(drawing, item, x, y, radius)
     return ground
 
 
-def _draw_object(drawing: ImageDraw.ImageDraw, item: SceneObject, x: float, y: float, radius: float) -> None:
+def draw_ground(size: int, rng: random.Random) -> Image.Image:
+    """A textured RGB image of `size` pixels a side."""
+    noise = np.random.default_rng(rng.getrandbits(32))
+    base = noise.uniform(60, 200, size=3)
+    texture = noise.normal(0, 30, size=(size // 8, size // 8, 3))
+    ground = Image.fromarray(np.clip(base + texture, 0, 255).astype(np.uint8))
+    return ground.resize((size, size), Image.Resampling.BILINEAR)
+
+
+def draw_object(drawing: ImageDraw.ImageDraw, item: SceneObject, x: float, y: float, radius: float) -> None:
+    """Draw the shape of `item` in its color around (`x`, `y`)."""
     color, outline = COLORS[item.color], (20, 20, 20)
     if item.shape == "circle":
         drawing.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color, outline=outline)
