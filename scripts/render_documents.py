@@ -72,7 +72,8 @@ def _render_file(path: Path, short: bool, names: list[str], columns: list[str]) 
         shown = {}
         for one in content["data_sets"]:
             files = [_read(path.with_name(name)) for name in one["results"]]
-            shown[one["name"]] = (files[0] | {"rows": sum((file["rows"] for file in files), [])}, one["row with hops"])
+            rows = [row for file in files for row in file["rows"]]
+            shown[one["name"]] = (files[0] | {"rows": rows}, one["row with hops"])
         return data_sets_table(shown)
     if short:
         raise ValueError("only a table of rows or a benchmark has a short form, `rows` and `columns`")
