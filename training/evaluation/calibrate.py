@@ -194,8 +194,8 @@ def _refuse_training_images(checkpoint: str, run: Mapping[str, Any] | None, imag
     if seen := len(images.intersection(run["training_images"])):
         raise ValueError(
             f"{checkpoint} was trained on {seen} of the {len(images)} images. A model is surer of these than of new "
-            "ones, so its temperature would be too low: pass held-out data. The run's own validation rows are held out "
-            "only if its `group_by` kept all questions about an image in one split"
+            "ones, so its temperature would be too low: pass held-out data. The run's own validation rows are held "
+            "out only if its `group_by` kept all questions about an image in one split"
         )
 
 
