@@ -18,7 +18,7 @@ BUDGETS = [
     {"token_budget": [3, 8], "token_budget_layer": 1, "token_budget_scorer": "cls_attention"},
 ]
 VARIANTS = [conditioning | budget for conditioning, budget in product(CONDITIONING, BUDGETS)]
-EVERYTHING = VARIANTS[-1] | {"query_tokens": "attended", "patch_update": "broadcast"}
+EVERYTHING = VARIANTS[-1] | {"query_tokens": "attended", "patch_update": "broadcast", "spatial_fusion": True}
 variants = pytest.mark.parametrize("fields", VARIANTS, ids=lambda fields: "-".join(map(str, fields.values())))
 
 

@@ -27,6 +27,7 @@ from modeling_qca.training.supervision.scenes import write_scenes
 EVERYTHING = {
     "relevance_scorer": "additive",
     "query_tokens": "attended",
+    "spatial_fusion": True,
     "patch_update": "broadcast",
     "vision_conditioning_layers": [1, 2],
     "token_budget": 8,

@@ -95,7 +95,8 @@ def test_evaluation_warns_of_images_that_the_temperature_was_fitted_on(run, tmp_
     stored = json.loads((run / "calibration.json").read_text())
     assert results["calibration"]["temperature"] == stored["temperature"]
     assert results["selective"]["chosen"]["threshold"] == pytest.approx(stored["thresholds"][79])
-    assert results["selective"]["chosen"]["coverage"] >= 0.8
+    one_row = 1 / results["data"]["rows"]  # the row at the threshold may fall below it by rounding
+    assert results["selective"]["chosen"]["coverage"] >= 0.8 - one_row - 1e-9
 
 
 def test_an_answer_that_means_no_answer_counts_as_abstaining_in_an_evaluation(run, tmp_path):

@@ -44,6 +44,11 @@ def maps_of(ask: QCAVisualQuestionAnsweringPipeline, row: dict) -> Image.Image:
     return strip([look.image, *(look.overlay(index) for index in range(len(look.relevance)))])
 
 
+def same_picture(first: Image.Image, second: Image.Image) -> bool:
+    """Whether no color differs by more than two of 255 shades: batches of another size round otherwise."""
+    return first.size == second.size and np.abs(np.int16(first) - np.int16(second)).max() <= 2
+
+
 def test_tensorboard_gets_the_maps_of_each_evaluation(scenes, rows, tmp_path, monkeypatch):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -59,7 +64,7 @@ def test_tensorboard_gets_the_maps_of_each_evaluation(scenes, rows, tmp_path, mo
         events = accumulator.Images(f"maps/{row['question_id']}")
         assert [event.step for event in events] == [1, 2]
         first, last = (Image.open(io.BytesIO(event.encoded_image_string)).convert("RGB") for event in events)
-        assert last.tobytes() == maps_of(ask, row).tobytes() != first.tobytes()
+        assert same_picture(last, maps_of(ask, row)) and not same_picture(first, last)
 
 
 class FakeTrackio:
