@@ -9,6 +9,7 @@ from torch import nn
 from modeling_qca import QCAModel
 from modeling_qca.boxes_qca import grid_boxes
 from modeling_qca.spatial_qca import SpatialFusion
+from modeling_qca.training.fitting.parameter_groups import group_of
 
 WIDTH, HOPS, HEADS, GRID = 32, 2, 4, (3, 5)
 PATCHES = GRID[0] * GRID[1]
@@ -99,6 +100,12 @@ def test_without_hops_there_are_no_places():
     model = tiny_model(spatial_fusion=True, num_attention_layers=0)
     assert model.spatial_fusion is None
     assert model(**tiny_batch()).logits.isfinite().all()
+
+
+def test_its_parameters_are_of_the_head():
+    names = [name for name, _ in tiny_model(spatial_fusion=True).named_parameters() if "spatial_fusion" in name]
+    assert len(names) == 6
+    assert {group_of(name) for name in names} == {"head"}
 
 
 def test_body_of_a_model_with_spatial_fusion_loads_without_a_warning(tmp_path):
