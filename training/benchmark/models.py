@@ -63,7 +63,8 @@ class Workload:
     """Pixels of a side of the image; `None` is the model's own."""
     mode: str = "answer"
     """`answer`; `train`: a training step; `cached`: `answer` with image features that are computed before;
-    `fixed_questions`: `answer` the same questions about every image, with text features that are computed before."""
+    `fixed_questions`: `answer` the same questions about every image, with text features that are computed before;
+    `encode`: the vision encoder of our models alone."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,8 @@ class QCA(Model):
 
     def inputs(self, workload: Workload) -> dict[str, Any]:
         inputs: dict[str, Any] = self._shared_inputs(workload)
+        if workload.mode == "encode":
+            return {"pixel_values": inputs["pixel_values"]}
         if workload.mode == "cached":
             with torch.inference_mode():
                 features = self.module.get_image_features(inputs.pop("pixel_values"))
@@ -151,6 +154,12 @@ class QCA(Model):
             inputs |= {"text_features": text.last_hidden_state, "attention_mask": text.attention_mask}
             inputs["question_index"] = torch.arange(workload.questions, device=self.device) // workload.images
         return inputs
+
+    def run(self, inputs: dict[str, torch.Tensor], mode: str) -> torch.Tensor:
+        if mode != "encode":
+            return super().run(inputs, mode)
+        with torch.inference_mode():
+            return self.module.get_image_features(**inputs).last_hidden_state
 
 
 class Reference(Model):

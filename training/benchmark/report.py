@@ -52,6 +52,12 @@ def render_report(results: dict[str, Any]) -> str:
     for name, title in (COMPARED | FIXED).items():
         if name in cases:
             parts += [f"### {title[0].upper()}{title[1:]}", _compared(cases[name], peak)]
+    if "vision_encoder" in cases:
+        whole, encoder = (row["median_s"] for row in cases["vision_encoder"])
+        parts.append(
+            f"With 12 fixed questions on each of 4 images, the vision encoder takes {encoder / whole:.0%} of the time "
+            f"of qca: {_ms(encoder)} of {_ms(whole)} ms."
+        )
     for name, title in IMPLEMENTATIONS.items():
         if name in cases:
             parts += [f"### Precision, attention and compilation, {title}", _compared(cases[name], peak)]

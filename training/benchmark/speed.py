@@ -93,6 +93,7 @@ def benchmark_cases(device: torch.device) -> dict[str, list[Task]]:
         "batch_8": [Task(c, Workload(images=8, questions=8)) for c in contenders],
         "one_image_16_questions": [Task(c, one_image) for c in contenders],
         "fixed_questions": [Task(c, fixed) for c in beside_vilt_uncompiled],
+        "vision_encoder": [Task(ours[0], fixed), Task(ours[0], replace(fixed, mode="encode"))],
         "one_pair_fixed_question": [Task(c, replace(fixed, images=1, questions=1)) for c in beside_vilt_uncompiled],
         "train_8_questions": [Task(c, train) for c in training],
         "implementations_one_pair": [Task(c, Workload()) for c in beside_vilt],

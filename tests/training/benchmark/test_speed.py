@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -163,6 +164,24 @@ def test_fixed_questions_are_asked_about_every_image_without_the_text_encoder() 
         for each in (work, Workload(images=2, questions=6))
     )
     assert fixed["flops"] < fresh["flops"]
+
+
+def test_vision_encoder_alone_encodes_each_image_once() -> None:
+    models, fixed = quick_models(), Workload(images=2, questions=6, mode="fixed_questions")
+    alone = replace(fixed, mode="encode")
+    model = models.get(Contender("qca"))
+    model.module.eval()
+    inputs = model.inputs(alone)
+    with torch.inference_mode():
+        expected = model.module.get_image_features(model.inputs(fixed)["pixel_values"]).last_hidden_state
+    torch.testing.assert_close(model.run(inputs, "encode"), expected, atol=0, rtol=0)
+    assert len(expected) == 2
+    whole, encoder = measure_times(models, [Task(Contender("qca"), each) for each in (fixed, alone)], 2, "")
+    assert 0 < encoder["flops"] < whole["flops"]
+    cases = {"vision_encoder": [whole | {"median_s": 1.0}, encoder | {"median_s": 0.92}]}
+    settings = {"device": "", "threads": 1, "rounds": 2, "quick": True, "packages": {}}
+    report = render_report({"settings": settings, "cases": cases, "matmul_peak": {}})
+    assert "takes 92% of the time of qca: 920 of 1000 ms" in report
 
 
 def test_measures_photos_a_second_of_predict_beside_the_model_alone() -> None:
