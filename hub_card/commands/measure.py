@@ -177,6 +177,9 @@ def bench(
     ] = None,
     data: Annotated[str | None, typer.Option(help="Data with the questions for --checkpoint, as in a recipe.")] = None,
     data_options: DataOptions = "{}",
+    cases: Annotated[
+        str | None, typer.Option(help="Cases to measure: one_pair,prediction. A wrong name lists all.")
+    ] = None,
 ):
     """Measure speed and memory beside ViLT, BLIP, SmolVLM and the reference model. Needs the `figures` extra."""
     if (checkpoint is None) != (data is None):
@@ -195,7 +198,8 @@ def bench(
         options = checked_options(parse_mapping(data_options, "--data-options"))
         rows = load_rows(data, split="validation", **options)
         trained = checkpoint, rows.cast_column("image", datasets.Image(decode=False))
-    run_benchmark(output_dir, quick=quick, rounds=rounds, trained=trained)
+    chosen = None if cases is None else [name.strip() for name in cases.split(",")]
+    run_benchmark(output_dir, quick=quick, rounds=rounds, cases=chosen, trained=trained)
     say(f"Results: {output_dir}")
 
 

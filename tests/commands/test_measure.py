@@ -90,3 +90,17 @@ def test_a_missing_matplotlib_is_reported_before_training_or_reading(command, tm
     )
     with pytest.raises(ImportError, match=r"modeling-qca\[figures\]"):
         CliRunner().invoke(app, [command, *arguments[command]], catch_exceptions=False)
+
+
+def test_bench_measures_the_chosen_cases_alone(tmp_path, monkeypatch):
+    measured = {"preset": "qca-tiny", "photos": 1, "questions": 1, "preprocessing": 9.0, "model": 4.0, "predict": 3.0}
+    monkeypatch.setattr(
+        "modeling_qca.training.benchmark.speed.measure_prediction", lambda *arguments: {**measured, "ratio": 0.75}
+    )
+    command = ["bench", "--quick", "--output-dir", str(tmp_path / "bench"), "--cases"]
+    finished = CliRunner().invoke(app, [*command, "prediction"], catch_exceptions=False)
+    assert finished.exit_code == 0, finished.output
+    assert json.loads((tmp_path / "bench" / "benchmark.json").read_text())["cases"] == {}
+    assert "reaches 75% of the model's own speed" in (tmp_path / "bench" / "benchmark.md").read_text()
+    with pytest.raises(ValueError, match=r"no benchmark case two_pairs; the cases are one_pair, .*, prediction"):
+        CliRunner().invoke(app, [*command, "prediction, two_pairs"], catch_exceptions=False)

@@ -40,7 +40,7 @@ def write_report(results: dict[str, Any], folder: Path) -> None:
 
 def render_report(results: dict[str, Any]) -> str:
     """The measurements as Markdown, a section for each comparison."""
-    settings, cases, peak = results["settings"], results["cases"], results["matmul_peak"]
+    settings, cases, peak = results["settings"], results["cases"], results.get("matmul_peak", {})
     packages = ", ".join(f"{name} {number}" for name, number in settings["packages"].items())
     introduction = (
         f"Random weights of the published sizes on {settings['device']}, {settings['threads']} threads; medians of "

@@ -32,6 +32,7 @@ from .prediction_speed import QUICK, measure_prediction
 from .report import write_report
 
 RESULTS = "benchmark.json"
+PREDICTION = "prediction"  # the case of `measure_prediction`
 OURS = ("qca", "qca-98", "qca-49")
 SMALLER = "qca-small"
 OTHERS = ("reference", "vilt", "blip", "smolvlm")
@@ -121,7 +122,7 @@ def run_benchmark(
         output_dir: also gets `benchmark.md` and `benchmark.png`.
         quick: narrow models, no compilation and two rounds; a check of a minute or two that it runs.
         rounds: how often each task is timed; at least two.
-        cases: names in [`benchmark_cases`]; all by default.
+        cases: names in [`benchmark_cases`], and `prediction`; all by default.
         trained: a checkpoint and rows (images not decoded). Its answers in bfloat16 are compared with those in
             float32, see `precision.answer_agreement`.
 
@@ -134,8 +135,9 @@ def run_benchmark(
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     every_case = benchmark_cases(device)
-    if unknown := set(cases or ()) - every_case.keys():
-        raise ValueError(f"no benchmark case {', '.join(sorted(unknown))}; the cases are {', '.join(every_case)}")
+    names = [*every_case, PREDICTION]
+    if unknown := set(cases or ()) - set(names):
+        raise ValueError(f"no benchmark case {', '.join(sorted(unknown))}; the cases are {', '.join(names)}")
     if rounds < 2:
         raise ValueError(f"`rounds` is {rounds}; quartiles need at least two")
     if trained is not None and len(trained[1]) < PAIRS:
@@ -145,8 +147,8 @@ def run_benchmark(
     file = Path(output_dir) / RESULTS
     results = _open_results(file, _settings(device, quick, 2 if quick else rounds))
     models = Models(device, quick)
-    for name in cases or every_case:
-        if name in results["cases"]:
+    for name in cases or names:
+        if name == PREDICTION or name in results["cases"]:
             continue
         if "matmul_peak" not in results:
             results["matmul_peak"] = matmul_peak(device, quick)
@@ -156,8 +158,8 @@ def run_benchmark(
         write_json(file, results)
         if name.startswith(("train", "implementations")):
             models.clear()  # gradients and compiled copies of the weights
-    if cases is None and "prediction" not in results:
-        results["prediction"] = measure_prediction(*QUICK) if quick else measure_prediction()
+    if PREDICTION in (cases or names) and PREDICTION not in results:
+        results[PREDICTION] = measure_prediction(*QUICK) if quick else measure_prediction()
         write_json(file, results)
     if trained is not None:  # not skipped: it may be another checkpoint than last time
         results["agreement"] = answer_agreement(*trained, device)
