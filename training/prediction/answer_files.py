@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,17 +25,26 @@ COLUMNS = {
     "peak": _NUMBERS,
     "box": _NUMBERS,
     "abstained": pyarrow.bool_(),
+    "unfamiliar": pyarrow.bool_(),
 }
 
 
-def check_format(file: Path) -> None:
+def check_format(file: Path, options: Sequence[str]) -> None:
     """
+    Args:
+        options: those given that a submission file has no room for.
+
     Raises:
-        ValueError: there is no format of this suffix.
+        ValueError: there is no format of this suffix, or it has no room for an option.
     """
     if file.suffix.lower() not in _WRITERS:
         raise ValueError(
             f"{file}: answers are written as {', '.join(_WRITERS)}, where .json is the submission file of VQA"
+        )
+    if file.suffix.lower() == SUBMISSION and options:
+        raise ValueError(
+            f"{file}: the submission file of VQA has one answer for each `question_id` of a table: leave {options[0]} "
+            "out, or write .jsonl"
         )
 
 
@@ -95,9 +104,10 @@ def _write_submission(file: Path, records: Iterator[dict[str, Any]], columns: li
         opened.write("\n]\n" if separator == "," else "[]\n")
 
 
+SUBMISSION = ".json"
 _WRITERS: dict[str, Callable[[Path, Iterator[dict[str, Any]], list[str]], None]] = {
     ".parquet": _write_parquet,
     ".csv": _write_csv,
     ".jsonl": _write_json_lines,
-    ".json": _write_submission,
+    SUBMISSION: _write_submission,
 }

@@ -18,6 +18,12 @@ PART_IMAGES = 128
 SETTINGS, WORK_LIST = "settings.json", "work_list.sqlite"
 
 
+def changed_settings(before: dict[str, Any], settings: dict[str, Any]) -> str:
+    """The names of the settings that differ from those of the run before, for messages; empty if there are none."""
+    now = json.loads(json.dumps(settings))
+    return ", ".join(sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name)))
+
+
 class Parts:
     """
     The folder of unfinished work beside the output.
@@ -42,11 +48,10 @@ class Parts:
         before = json.loads(file.read_text()) if file.exists() else None
         if before is None:
             write_json(file, settings)
-        elif before != json.loads(json.dumps(settings)):
-            changed = sorted(name for name in settings if before.get(name) != json.loads(json.dumps(settings[name])))
+        elif changed := changed_settings(before, settings):
             raise ValueError(
-                f"{self.folder} was begun with another {', '.join(changed)}: repeat the command as it was, or remove "
-                "the folder to begin anew"
+                f"{self.folder} was begun with another {changed}: repeat the command as it was, or remove the folder "
+                "to begin anew"
             )
 
     @property

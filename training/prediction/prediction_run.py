@@ -22,7 +22,7 @@ from modeling_qca import QCAProcessor
 from ..files.processes import end_with_parent
 from ..files.progress import ProgressLines, track
 from .answer_files import check_format, write_answers, write_faults
-from .parts import PART_IMAGES, SETTINGS, WORK_LIST, Parts
+from .parts import PART_IMAGES, SETTINGS, WORK_LIST, Parts, changed_settings
 from .pictures import Pictures, read_pictures
 from .predictor import Predictor
 from .sources import read_questions, source_rows
@@ -67,6 +67,10 @@ class PredictionRequest:
     @property
     def faults(self) -> Path:
         return self.output.with_name(f"{self.output.name}.unreadable.csv")
+
+    @property
+    def finished_settings(self) -> Path:
+        return self.output.with_name(f"{self.output.name}.settings.json")
 
     def predictor(self, device: torch.device) -> Predictor:
         return Predictor(
@@ -139,13 +143,15 @@ def predict_images(request: PredictionRequest) -> PredictionSummary | None:
         None in all processes but the first, and where a resumed run was finished before.
 
     Raises:
-        ValueError: a source, question or setting that does not fit; an output that exists; parts of another run.
+        ValueError: a source, question or setting that does not fit; an output that exists; an output or parts of
+            another run.
     """
-    check_format(request.output)
+    further = {"--questions": request.questions, "--top-k": request.top_k > 1, "--regions": request.regions}
+    check_format(request.output, [option for option, given in further.items() if given])
     state = PartialState(timeout=LONGEST_WAIT)
     predictor = request.predictor(state.device)
     parts = Parts(request.parts)
-    with _only_run(request) if state.is_main_process else nullcontext():
+    with _only_run(request, predictor) if state.is_main_process else nullcontext():
         if state.is_main_process:
             _begin(request, parts, predictor)
         state.wait_for_everyone()
@@ -159,13 +165,13 @@ def predict_images(request: PredictionRequest) -> PredictionSummary | None:
 
 
 @contextmanager
-def _only_run(request: PredictionRequest) -> Iterator[None]:
+def _only_run(request: PredictionRequest, predictor: Predictor) -> Iterator[None]:
     """
     Raises:
         ValueError: the output exists or is being written, or a stopped run is to be resumed or removed first.
     """
-    if request.output.exists() and not request.resume:
-        raise ValueError(f"{request.output} exists: choose another file, or remove this one")
+    if request.output.exists():
+        _check_finished(request, predictor)
     begun = (request.parts / SETTINGS).exists()
     if begun and not request.resume:
         raise ValueError(f"{request.parts} holds a stopped run: go on with --resume, or remove the folder")
@@ -175,6 +181,20 @@ def _only_run(request: PredictionRequest) -> Iterator[None]:
             yield
     except Timeout as error:
         raise ValueError(f"{request.output} is being written by another process") from error
+
+
+def _check_finished(request: PredictionRequest, predictor: Predictor) -> None:
+    """
+    Raises:
+        ValueError: the output is not that of this request, or the request does not resume.
+    """
+    output, file, advice = request.output, request.finished_settings, "choose another file, or remove this one"
+    if not request.resume:
+        raise ValueError(f"{output} exists: {advice}")
+    if not file.exists():
+        raise ValueError(f"{output} exists, but not {file.name} with the settings of its run: {advice}")
+    if changed := changed_settings(json.loads(file.read_text()), request.settings(predictor)):
+        raise ValueError(f"{output} was written with another {changed}: {advice}")
 
 
 def _begin(request: PredictionRequest, parts: Parts, predictor: Predictor) -> None:
@@ -248,6 +268,7 @@ def _finish(request: PredictionRequest, parts: Parts, columns: list[str]) -> Pre
     merged, faults = parts.merge()
     records = (json.loads(record) for (record,) in merged.execute("SELECT record FROM answers ORDER BY id"))
     write_faults(request.faults, faults)
+    shutil.copyfile(parts.folder / SETTINGS, request.finished_settings)  # before the output, which needs it
     write_answers(request.output, records, columns)
     counted = "SELECT COUNT(*) FROM answers WHERE json_extract(record, '$.abstained')"
     abstained = merged.execute(counted).fetchone()[0]

@@ -5,7 +5,7 @@ I images, B pairs of image and question, U distinct questions, L question tokens
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,15 +15,29 @@ from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor
 from modeling_qca.overlay_qca import seen_box
 
 from ..confidence.abstention import Abstention, read_abstention
+from ..confidence.familiarity import QuestionFamiliarity
 from ..data.collator import tokenize_questions
 from ..data.image_features import check_one_grid
 from ..data.images import image_key
+from ..data.readers.cells import cell_question
+from ..evaluation.calibrate import read_familiarity
 from ..evaluation.checkpoint import load_checkpoint, load_processor
+from ..evaluation.evaluation import read_scoring
 from .pictures import Pictures, read_pictures
 from .regions import peak_and_box
 
 MAXIMUM_PAIRS = 256  # of one pass through the hops
 MAXIMUM_QUESTIONS = 1024  # whose text features are kept, some 40 KB each
+
+
+class _Question(NamedTuple):
+    """
+    Args:
+        states: `[L, E]`.
+    """
+
+    states: torch.Tensor
+    unfamiliar: bool
 
 
 class Predictor:
@@ -63,11 +77,11 @@ class Predictor:
         self.checkpoint, self.top_k, self.regions = str(checkpoint), top_k, regions
         self.questions = None if questions is None else list(questions)
         self.device, self.threshold, self.coverage = device, threshold, coverage
-        self._features: dict[str, torch.Tensor] = {}
+        self._questions: dict[str, _Question] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {name: value for name, value in self.__dict__.items() if name not in ("model", "processor")}
-        return state | {"_features": {}}
+        loaded = ("model", "processor", "familiarity")
+        return {name: value for name, value in self.__dict__.items() if name not in loaded} | {"_questions": {}}
 
     @cached_property
     def model(self) -> QCAForVisualQuestionAnswering:
@@ -95,10 +109,16 @@ class Predictor:
         """When a question gets no answer.
 
         Raises:
-            ValueError: see `read_abstention`.
+            ValueError: see `read_scoring` and `read_abstention`.
         """
         self.model  # noqa: B018  a checkpoint that is not there is reported by it
-        return read_abstention(self.checkpoint, self.threshold, self.coverage)
+        *_, abstain_answer = read_scoring(self.checkpoint, {})
+        return read_abstention(self.checkpoint, self.threshold, self.coverage, abstain_answer)
+
+    @cached_property
+    def familiarity(self) -> QuestionFamiliarity | None:
+        """Tells questions that are unlike those trained on, if `qca calibrate` stored what it needs."""
+        return read_familiarity(self.checkpoint)
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -109,7 +129,9 @@ class Predictor:
         if self.regions:
             empty |= {"peak": [], "box": []}
         may_abstain = (self.threshold, self.coverage, self.abstention.abstain_answer) != (None, None, None)
-        return empty | ({"abstained": False} if may_abstain else {})
+        if may_abstain:
+            empty["abstained"] = False
+        return empty if self.familiarity is None else empty | {"unfamiliar": False}
 
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, np.ndarray]:
         """
@@ -123,7 +145,7 @@ class Predictor:
             be read, `error` says why, `answer` is empty and `probability` is not a number.
 
         Raises:
-            ValueError: a column is missing, or a question is empty or too long.
+            ValueError: a column is missing or has a name of the results, or a question is empty or too long.
         """
         self._check_columns(batch)
         images = list(batch["image"])
@@ -131,7 +153,7 @@ class Predictor:
         shown = [places.setdefault(_key(image, row), len(places)) for row, image in enumerate(images)]
         pictures = read_pictures(self.processor, [images[shown.index(place)] for place in range(len(places))])
         if self.questions is None:
-            asked = [(row, str(question)) for row, question in enumerate(batch["question"])]
+            asked = [(row, cell_question(question, f"row {row}")) for row, question in enumerate(batch["question"])]
         else:
             asked = [(row, question) for row in range(len(images)) for question in self.questions]
         readable = [(shown[row], question) for row, question in asked if shown[row] in pictures.rows]
@@ -156,7 +178,8 @@ class Predictor:
         Returns:
             For each pair `answer` and `probability`; with `top_k` over 1 also `answers` and `probabilities`, best
             first; with `regions` also `peak` and `box`; with a threshold, a coverage or an answer that abstains also
-            `abstained`. `answer` is empty below the threshold; `probability` is always that of the best answer.
+            `abstained`; with `familiarity` also `unfamiliar`. `answer` is empty below the threshold; `probability` is
+            always that of the best answer.
 
         Raises:
             ValueError: a question is empty or too long.
@@ -173,7 +196,9 @@ class Predictor:
                 image_index=torch.tensor([row - first for row in rows[chunk]], device=self.model.device),
                 **self._text_features(questions[chunk]),
             )
-            records += self._records(outputs, [pictures.sizes[row] for row in rows[chunk]])
+            records += self._records(outputs, questions[chunk], [pictures.sizes[row] for row in rows[chunk]])
+            for question in list(self._questions)[: max(0, len(self._questions) - MAXIMUM_QUESTIONS)]:
+                del self._questions[question]
         return records
 
     def check_questions(self, questions: Sequence[tuple[str, str]]) -> None:
@@ -187,7 +212,7 @@ class Predictor:
         if questions:
             tokenize_questions(self.processor, [text for _, text in questions], [name for name, _ in questions])
 
-    def _records(self, outputs: Any, sizes: list[tuple[int, int]]) -> list[dict[str, Any]]:
+    def _records(self, outputs: Any, questions: Sequence[str], sizes: list[tuple[int, int]]) -> list[dict[str, Any]]:
         records = []
         may_abstain = "abstained" in self.fields
         for answers in self.processor.post_process_question_answering(outputs, self.model.config, self.top_k):
@@ -200,6 +225,9 @@ class Predictor:
                 if record["probability"] < self.abstention.threshold:
                     record["answer"] = ""
             records.append(record)
+        if self.familiarity is not None:
+            for record, question in zip(records, questions, strict=True):
+                record["unfamiliar"] = self._questions[question].unfamiliar
         if self.regions:
             maps = self.processor.post_process_relevance(outputs)
             for record, grid, size in zip(records, maps, sizes, strict=True):
@@ -211,12 +239,10 @@ class Predictor:
         """`text_features` `[U, L, E]` with their `attention_mask`, and `question_index` `[B]`."""
         places: dict[str, int] = {}
         index = [places.setdefault(question, len(places)) for question in questions]
-        if new := [question for question in places if question not in self._features]:
+        if new := [question for question in places if question not in self._questions]:
             self._encode(new)
-        states = [self._features[question] for question in places]
+        states = [self._questions[question].states for question in places]
         mask = [torch.ones(len(tokens), dtype=torch.long, device=tokens.device) for tokens in states]
-        for question in list(self._features)[: max(0, len(self._features) - MAXIMUM_QUESTIONS)]:
-            del self._features[question]
         return {
             "text_features": pad_sequence(states, batch_first=True),
             "attention_mask": pad_sequence(mask, batch_first=True),
@@ -226,18 +252,27 @@ class Predictor:
     def _encode(self, questions: list[str]) -> None:
         text = self.model.get_text_features(**self.processor(text=questions).to(self.model.device))
         lengths = text.attention_mask.sum(dim=1).tolist()
-        for question, states, length in zip(questions, text.last_hidden_state, lengths, strict=True):
-            self._features[question] = states[:length].clone()
+        unfamiliar = [False] * len(questions)
+        if self.familiarity is not None:
+            distances = self.familiarity.distances(text.pooler_output.float().cpu().numpy())
+            unfamiliar = (distances > self.familiarity.threshold).tolist()
+        for question, states, length, far in zip(
+            questions, text.last_hidden_state, lengths, unfamiliar, strict=True
+        ):
+            self._questions[question] = _Question(states[:length].clone(), far)
 
     def _check_columns(self, batch: Mapping[str, Sequence[Any]]) -> None:
         for name in ("image", *(["question"] if self.questions is None else [])):
             if name not in batch:
                 advice = ", or give the predictor `questions`" if name == "question" else ""
                 raise ValueError(f"the batch has no column {name!r}, only {', '.join(batch)}; rename one{advice}")
+        results = [*self.fields, "error", *([] if self.questions is None else ["question"])]
+        if taken := [name for name in results if name in batch]:
+            raise ValueError(f"the batch has a column {taken[0]!r}, as the results have: rename or drop it before")
 
 
 def _is_text(values: Sequence[Any]) -> bool:
-    return all(isinstance(value, str) for value in values)
+    return all(value is None or isinstance(value, str) for value in values)
 
 
 def _key(image: Any, row: int) -> str:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from ..data.formats import checked_options, make_reader
 from ..data.images import SUFFIXES, StoredImage
 from ..data.readers.cells import cell_text
+from ..data.readers.columns import find_columns
 from ..data.readers.table_files import SUFFIXES as TABLE_SUFFIXES
 from ..data.readers.table_files import read_lines, read_records
 
@@ -78,9 +79,10 @@ def read_questions(file: Path) -> list[tuple[str, str]]:
     if not file.is_file():
         raise ValueError(f"{file}: no such file of questions")
     if file.suffix.lower() in TABLE_SUFFIXES:
-        rows = [
-            (place, record.get("question"), record.get("question_id")) for place, record in read_records(file, "train")
-        ]
+        rows = []
+        for place, record in read_records(file, "train"):
+            columns = find_columns(record, {}, str(file), ("question",))
+            rows.append((place, record[columns["question"]], record.get(columns.get("question_id", ""))))
     else:
         lines = enumerate(read_lines(file), start=1)
         rows = [(f"{file} line {number}", line, None) for number, line in lines if line.strip()]
@@ -123,9 +125,20 @@ def _image_rows(files: Iterable[Path], folder: Path, with_questions: bool) -> It
 
 
 def _image_files(folder: Path) -> Iterator[Path]:
-    """The image files in `folder` and in its folders, by name."""
-    for parent, folders, names in os.walk(folder):
+    """
+    The image files in `folder` and in its folders, by name. Links to folders are not followed.
+
+    Raises:
+        ValueError: a folder cannot be read.
+    """
+    for parent, folders, names in os.walk(folder, onerror=_refuse):
         folders.sort()
         for name in sorted(names):
             if os.path.splitext(name)[1].lower() in SUFFIXES:
                 yield Path(parent) / name
+
+
+def _refuse(error: OSError) -> None:
+    raise ValueError(
+        f"{error.filename}: this folder cannot be read ({error.strerror}): make it readable, or move it away"
+    ) from error

@@ -1,5 +1,8 @@
 """What is to be answered, in one SQLite file: each image once, each question once, and the pairs of both.
 
+If every question is asked about every image, the file lists the names of the images instead of the pairs. One image
+may have several names. Rows with the same image and name count once.
+
 The file is written once, before the first answer. A resumed run and every process read the same list, whatever has
 happened to the source since. Memory does not grow with the number of rows.
 """
@@ -17,6 +20,7 @@ from .sources import SourceRow
 QUESTIONS_AT_ONCE = 1000
 TABLES = """
 CREATE TABLE images (id INTEGER PRIMARY KEY, key TEXT UNIQUE, image_id TEXT, path TEXT, content BLOB, fault TEXT);
+CREATE TABLE names (id INTEGER PRIMARY KEY, image INTEGER, image_id TEXT, UNIQUE (image, image_id));
 CREATE TABLE questions (id INTEGER PRIMARY KEY, question_id TEXT, question TEXT UNIQUE);
 CREATE TABLE pairs (id INTEGER PRIMARY KEY, image INTEGER, image_id TEXT, question INTEGER, question_id TEXT);
 """
@@ -71,7 +75,7 @@ class WorkList:
     @cached_property
     def num_pairs(self) -> int:
         """Also those about images that cannot be read."""
-        return self._count("pairs") if self._listed else self.num_images * self._count("questions")
+        return self._count("pairs") if self._listed else self._count("names") * self._count("questions")
 
     def questions(self) -> Iterator[list[tuple[str, str]]]:
         """(id, text) of the distinct questions, `QUESTIONS_AT_ONCE` at a time."""
@@ -95,9 +99,10 @@ class WorkList:
             found = self._database.execute(query, (start, start, stop))
             return ImageBatch(names, images, faults, list(map(Pair._make, found)))
         asked = self._asked
+        query = "SELECT id, image - ?, image_id FROM names WHERE image >= ? AND image < ? ORDER BY image, id"
         pairs = [
-            Pair((start + place) * len(asked) + number, place, image_id, question_id, question)
-            for place, (image_id, *_) in enumerate(stored)
+            Pair(name * len(asked) + number, place, image_id, question_id, question)
+            for name, place, image_id in self._database.execute(query, (start, start, stop))
             for number, (question_id, question) in enumerate(asked)
         ]
         return ImageBatch(names, images, faults, pairs)
@@ -145,7 +150,7 @@ def write_work_list(file: Path, rows: Iterable[SourceRow], questions: Sequence[t
 
 
 def _insert(database: sqlite3.Connection, rows: Iterable[SourceRow], listed: bool) -> None:
-    images = texts = number = 0
+    images = names = texts = number = 0
     for number, row in enumerate(rows, start=1):
         key = row.place if row.image is None else image_key(row.image)
         image = (images, key, row.image_id, *_stored(row))
@@ -158,6 +163,9 @@ def _insert(database: sqlite3.Connection, rows: Iterable[SourceRow], listed: boo
                 "WHERE images.key = ? AND questions.question = ?",
                 (number - 1, row.image_id, row.question_id, key, row.question),
             )
+        else:
+            query = "INSERT OR IGNORE INTO names SELECT ?, id, ? FROM images WHERE key = ?"
+            names += database.execute(query, (names, row.image_id, key)).rowcount
     if not number:
         raise ValueError("there is no image to answer questions about")
 

@@ -1,6 +1,7 @@
 """Cells that are no text, images in every form that tables hold, and multiple choice."""
 
 import base64
+import decimal
 import io
 import json
 import logging
@@ -92,6 +93,9 @@ def test_ids_of_a_float_column_are_whole_numbers(folder):
     """pandas turns a column of whole numbers with a gap into floats."""
     rows = load_rows([row(folder, question_id=7.0, image_id=3.0), row(folder, question_id=math.nan, image_id=3.0)])
     assert rows["question_id"][:] == ["7", "train-1"] and rows["image_id"][:] == ["3", "3"]
+    for unfit in (decimal.Decimal(7), b"7"):
+        with pytest.raises(ValueError, match=r"the question id is of type (Decimal|bytes), not a text"):
+            load_rows([row(folder, question_id=unfit)])
 
 
 # Multiple choice

@@ -221,12 +221,12 @@ def test_webdataset_shards_are_read(folder):
     images = {name: (folder / "images" / f"{name}.png").read_bytes() for name in "ab"}
     questions = [{name: record[name] for name in ("question", "answer")} for record in RECORDS]
     first = {"png": images["a"], "json": json.dumps([questions[0], questions[2]]).encode()}
-    second = {"question.txt": b"how many", "answer.txt": b"2", "png": images["b"]}
+    second = {"question.txt": b"how many\n", "answer.txt": b"2\n", "question_id.txt": b"007\n", "png": images["b"]}
     write_shard(folder / "shards" / "train-000.tar", {"000": first})
     write_shard(folder / "shards" / "train-001.tar", {"x/001": second})
     rows = load_rows(folder / "shards", format="webdataset")
     assert seen(rows) == [EXPECTED[0], EXPECTED[2], EXPECTED[1]]
-    assert rows["image_id"][:] == ["000", "000", "x/001"]
+    assert rows["image_id"][:] == ["000", "000", "x/001"] and rows["question_id"][2] == "007"
     stream = load_rows(folder / "shards", format="webdataset", streaming=True)
     assert stream.num_shards == 2 and seen(stream) == seen(rows)
 

@@ -434,6 +434,8 @@ def test_refuses_a_cut_with_an_empty_side(tmp_path):
         split_rows(rows, 0.22, "image_id // 12")
     with pytest.raises(ValueError, match=r"11 rows in 11 groups cannot be cut.*: change it, or give more data"):
         split_rows(rows, 0.01, "image_id")
+    with pytest.raises(ValueError, match=r"1 rows in 1 groups .*: add rows of another image_id.*`validation_data`"):
+        split_rows(rows.select([0]), 0.2, "image_id")
 
 
 def test_warns_once_of_an_unused_validation_file(tmp_path, caplog):

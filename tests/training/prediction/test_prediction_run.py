@@ -83,7 +83,9 @@ def test_asks_every_question_about_every_image_and_lists_the_unreadable(desk, tm
         assert float(row["probability"]) == pytest.approx(best["score"], abs=1e-6)
     (fault,) = read(tmp_path / "answers.csv.unreadable.csv")
     assert Path(fault["image"]).name == "5b.jpg" and fault["rows"] == "3" and "looks like text" in fault["reason"]
-    assert {path.name for path in tmp_path.iterdir()} == {"answers.csv", "answers.csv.unreadable.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"answers.csv{suffix}" for suffix in ("", ".unreadable.csv", ".settings.json")
+    }
 
 
 def test_pairs_of_a_table_keep_their_order_and_each_image_is_read_once(desk, tmp_path, small_parts, monkeypatch):
@@ -108,7 +110,8 @@ def test_pairs_of_a_table_keep_their_order_and_each_image_is_read_once(desk, tmp
 def test_writes_every_format(desk, tmp_path, suffix):
     output = tmp_path / f"answers{suffix}"
     table = {"images": str(desk / "pairs.csv"), "questions": None}
-    predict_images(request(desk, output, **table, top_k=2, regions=True))
+    further = {} if suffix == ".json" else {"top_k": 2, "regions": True}
+    predict_images(request(desk, output, **table, **further))
     predict_images(request(desk, tmp_path / "expected.csv", **table))
     expected = read(tmp_path / "expected.csv")
     if suffix == ".json":
@@ -169,6 +172,19 @@ def test_a_submission_writes_numbers_as_numbers_and_leading_zeros_as_text(desk, 
     assert written == ["01827492", 1827492, 0, "a1", "²"]
 
 
+@pytest.mark.parametrize(
+    ("option", "given"),
+    [
+        ("--questions", {}),
+        ("--top-k", {"questions": None, "top_k": 2}),
+        ("--regions", {"questions": None, "regions": 1}),
+    ],
+)
+def test_a_submission_has_no_room_for_further_columns_or_equal_ids(desk, tmp_path, option, given):
+    with pytest.raises(ValueError, match=f"leave {option} out, or write .jsonl"):
+        predict_images(request(desk, tmp_path / "out.json", **given))
+
+
 def test_a_stopped_run_goes_on_where_it_stopped(desk, tmp_path, small_parts, monkeypatch):
     predict_images(request(desk, tmp_path / "undisturbed.csv"))
     output, answered = tmp_path / "answers.csv", []
@@ -201,6 +217,53 @@ def test_a_stopped_run_goes_on_where_it_stopped(desk, tmp_path, small_parts, mon
     assert predict_images(request(desk, output, resume=True)) is None  # finished before
     with pytest.raises(ValueError, match="exists: choose another file"):
         predict_images(request(desk, output))
+
+
+def test_a_finished_output_is_resumed_only_with_its_own_settings(desk, tmp_path):
+    output, other = tmp_path / "answers.csv", tmp_path / "run"
+    table = {"images": str(desk / "pairs.csv"), "questions": None}
+    predict_images(request(desk, output, **table))
+    written = output.read_bytes()
+    shutil.copytree(desk / "run", other)
+    (tmp_path / "other.txt").write_text("where")
+    for fields, changed in (
+        ({"checkpoint": str(other)}, "checkpoint"),
+        ({"images": str(desk / "photos"), "questions": tmp_path / "other.txt"}, "images, questions"),
+        ({"top_k": 2}, "columns, top_k"),
+    ):
+        asked = dataclasses.replace(request(desk, output, **table, resume=True), **fields)
+        with pytest.raises(ValueError, match=f"answers.csv was written with another {changed}: choose another file"):
+            predict_images(asked)
+    assert predict_images(request(desk, output, **table, resume=True, batch_size=5)) is None
+    (tmp_path / "answers.csv.settings.json").unlink()
+    with pytest.raises(ValueError, match=r"exists, but not answers\.csv\.settings\.json .*remove this one"):
+        predict_images(request(desk, output, **table, resume=True))
+    assert output.read_bytes() == written and not (tmp_path / "answers.csv.parts").exists()
+
+
+def test_rows_that_show_one_image_under_several_ids_are_all_answered(desk, tmp_path, small_parts, monkeypatch):
+    opened, plain = [], prediction_run.read_pictures
+    monkeypatch.setattr(
+        prediction_run, "read_pictures", lambda processor, images: opened.extend(images) or plain(processor, images)
+    )
+    shown = [("a", 0), ("b", 1), ("c", 0), ("d", "5b"), ("a", 0), ("e", 2), ("f", 3), ("g", 4), ("h", 1), ("i", "5b")]
+    suffixes = {"5b": "jpg"}
+    rows = [f"{desk}/photos/{photo}.{suffixes.get(photo, 'png')},{name}" for name, photo in shown]
+    table = write_csv(tmp_path / "photos.csv", "image,image_id", *rows)
+    summary = predict_images(request(desk, tmp_path / "answers.csv", images=str(table)))
+    found = read(tmp_path / "answers.csv")
+    assert [row["image_id"] for row in found] == [name for name in "abcefgh" for _ in QUESTIONS]
+    assert (summary.answers, summary.images, summary.unreadable) == (21, 6, 1) and len(opened) == 6
+    assert [row["answer"] for row in found[:3]] == [row["answer"] for row in found[6:9]]
+    (fault,) = read(tmp_path / "answers.csv.unreadable.csv")
+    assert fault["rows"] == "6"
+
+
+def test_rows_that_hold_the_same_bytes_under_two_ids_are_both_answered(desk, tmp_path):
+    table = datasets.Dataset.from_dict({"image": [tiny_image(0, (40, 30))] * 3, "image_id": ["a", "b", "a"]})
+    table.cast_column("image", datasets.Image()).to_parquet(tmp_path / "train.parquet")
+    predict_images(request(desk, tmp_path / "answers.csv", images=str(tmp_path / "train.parquet")))
+    assert [row["image_id"] for row in read(tmp_path / "answers.csv")] == [*"aaabbb"]
 
 
 def test_images_inside_of_the_data_are_read_from_the_work_list(desk, tmp_path):

@@ -1,7 +1,9 @@
 """The predictor: batch in, batch out, equal to the pipeline; each image and each question is encoded once."""
 
 import io
+import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,10 @@ import torch
 from helpers.calibration import write_calibration
 from helpers.tiny import save_tiny_model, tiny_image
 
+from modeling_qca.training.confidence.familiarity import fit_familiarity
+from modeling_qca.training.evaluation.calibrate import embed_questions
 from modeling_qca.training.evaluation.checkpoint import load_pipeline
+from modeling_qca.training.files.run_files import TRAINED_QUESTIONS
 from modeling_qca.training.prediction import predictor as module
 from modeling_qca.training.prediction.predictor import Predictor
 from modeling_qca.training.prediction.regions import peak_and_box
@@ -76,7 +81,7 @@ def test_many_questions_about_one_image_are_answered_in_several_passes(tmp_path,
     found = predictor({"image": photos})
     assert found["answer"].tolist() == whole["answer"].tolist()
     np.testing.assert_allclose(found["probability"], whole["probability"], atol=1e-6)
-    assert len(predictor._features) == 1
+    assert len(predictor._questions) == 1
 
 
 def test_is_small_when_pickled_and_answers_the_same_afterwards(tmp_path, photos):
@@ -101,6 +106,8 @@ def test_an_unreadable_image_gets_an_error_and_the_others_their_answers(tmp_path
     assert np.isnan(found["probability"]).tolist() == [False, True, False, True, True]
     assert "No such file" in found["error"][1] and "looks like text" in found["error"][3]
     assert found["answer"][2] == found["answer"][0] != "" == found["answer"][3] and found["box"][4] == []
+    with_null = Predictor(str(tmp_path), ["where"])({"image": [photos[0], None]})
+    assert list(with_null["image"]) == [photos[0], None]  # a block of rows has the columns of the others
     nothing = Predictor(str(tmp_path), ["where"])({"image": [b"text"]})
     assert nothing["answer"].tolist() == [""]
 
@@ -125,6 +132,29 @@ def test_below_the_threshold_the_row_stays_without_an_answer(tmp_path, photos, g
     assert "abstained" in Predictor(str(tmp_path), QUESTIONS)({"image": photos})  # an answer that abstains is known
 
 
+def test_flags_the_questions_unlike_those_trained_on(tmp_path, photos):
+    save_tiny_model(tmp_path)
+    pipeline = load_pipeline(str(tmp_path))
+    embeddings = embed_questions(pipeline.model, pipeline.processor, QUESTIONS)
+    distances = fit_familiarity(embeddings[:2], embeddings[:2]).distances(embeddings)
+    fitted = replace(fit_familiarity(embeddings[:2], embeddings[:2]), threshold=float(np.sort(distances)[-2:].mean()))
+    fitted.write(tmp_path / TRAINED_QUESTIONS)
+    found = Predictor(str(tmp_path), QUESTIONS)({"image": [photos[0], b"damaged"]})
+    assert found["unfamiliar"].tolist() == (distances > fitted.threshold).tolist() + [False] * 3
+    assert found["unfamiliar"].sum() == 1
+
+
+def test_the_answer_that_abstains_is_that_of_the_training_before_that_of_the_calibration(tmp_path, photos):
+    save_tiny_model(tmp_path)
+    plain = Predictor(str(tmp_path), QUESTIONS)({"image": photos})
+    best = plain["answer"][0]
+    write_calibration(tmp_path, [0.0] * 100, abstain_answer="another")
+    (tmp_path / "run.json").write_text(json.dumps({"abstain_answer": best}))
+    found = Predictor(str(tmp_path), QUESTIONS)({"image": photos})
+    assert found["abstained"].tolist() == (plain["answer"] == best).tolist()
+    assert found["answer"].tolist() == plain["answer"].tolist()
+
+
 def test_a_coverage_needs_a_calibration(tmp_path):
     save_tiny_model(tmp_path)
     with pytest.raises(ValueError, match="run `qca calibrate`"):
@@ -136,6 +166,12 @@ def test_refuses_columns_questions_and_settings_that_do_not_fit(tmp_path):
     predictor = Predictor(str(tmp_path / "run"))
     with pytest.raises(ValueError, match=r"no column 'question'.* or give the predictor `questions`"):
         predictor({"image": []})
+    with pytest.raises(ValueError, match="row 1: the question is empty"):
+        predictor({"image": [b"text"] * 2, "question": ["where", None]})
+    with pytest.raises(ValueError, match="has a column 'answer', as the results have"):
+        predictor({"image": [b"text"], "question": ["where"], "answer": ["left"]})
+    with pytest.raises(ValueError, match="has a column 'question', as the results have"):
+        Predictor(str(tmp_path / "run"), ["where"])({"image": [b"text"], "question": ["what"]})
     with pytest.raises(ValueError, match="Question row 9, 'red"):
         predictor.check_questions([("row 9", "red " * 30)])
     with pytest.raises(ValueError, match="at least one question"):

@@ -1,8 +1,12 @@
 """The rows of every kind of source, without answers, and files of questions."""
 
+import errno
+import gzip
 import io
 import json
+import os
 import tarfile
+import zipfile
 from pathlib import Path
 
 import datasets
@@ -90,6 +94,47 @@ def test_webdataset_shards_give_images_as_bytes(tmp_path):
         assert [row.image["bytes"] for row in rows] == [encoded(0), encoded(1)]
 
 
+@pytest.mark.parametrize("damage", ["invalid", "truncated"])
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz"])
+def test_an_archive_with_a_damaged_header_in_its_middle_is_refused(tmp_path, damage, suffix):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name in ("0.txt", "1.txt"):
+            archive.addfile(tarfile.TarInfo(name))
+    whole, start = buffer.getvalue(), tarfile.BLOCKSIZE
+    bad = whole[: start + 100] if damage == "truncated" else whole[:start] + b"x" + whole[start + 1 :]
+    file = tmp_path / f"photos.{suffix}"
+    file.write_bytes(gzip.compress(bad) if suffix == "tar.gz" else bad)
+    with pytest.raises(ValueError, match=f"photos.{suffix}: cannot be read as a tar file: .* at byte {start}"):
+        list(source_rows(str(file), None, {"format": "webdataset"}, with_questions=False))
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    draw(tmp_path / "photos" / "a.png"), draw(tmp_path / "photos" / "shut" / "b.png")
+    scandir = os.scandir
+
+    def deny(path):
+        if str(path).endswith("shut"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", deny)  # root may read every folder
+    with pytest.raises(ValueError, match=r"shut: this folder cannot be read \(Permission denied\): make it readable"):
+        list(source_rows(str(tmp_path / "photos"), None, {}, with_questions=False))
+
+
+def test_all_rows_of_a_sheet_that_states_too_small_a_size_are_read(tmp_path):
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in (["question_id", "question", "note"], ["a", "what is it"], [], ["b", "where", "far"]):
+        book.active.append(row)
+    book.save(tmp_path / "right.xlsx")
+    with zipfile.ZipFile(tmp_path / "right.xlsx") as right, zipfile.ZipFile(tmp_path / "wrong.xlsx", "w") as wrong:
+        for name in right.namelist():
+            wrong.writestr(name, right.read(name).replace(b'<dimension ref="A1:C4"', b'<dimension ref="A1:C2"'))
+    assert read_questions(tmp_path / "wrong.xlsx") == [("a", "what is it"), ("b", "where")]
+
+
 def test_a_data_set_as_on_the_hub_needs_no_answers(tmp_path):
     table = datasets.Dataset.from_dict({"image": [tiny_image(0), tiny_image(1)], "question": ["what", "where"]})
     table.cast_column("image", datasets.Image()).to_parquet(tmp_path / "test.parquet")
@@ -103,6 +148,8 @@ def test_questions_come_from_lines_or_from_a_table_with_their_ids(tmp_path):
     assert read_questions(lines) == [("1", "what is it"), ("2", "where is it")]
     table = write_csv(tmp_path / "questions.csv", "question_id,question", "007,what is it", "b,where is it")
     assert read_questions(table) == [("007", "what is it"), ("b", "where is it")]
+    table = write_csv(tmp_path / "titled.csv", "Question ID,Question", "007,what is it")
+    assert read_questions(table) == [("007", "what is it")]
 
 
 @pytest.mark.parametrize(

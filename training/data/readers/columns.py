@@ -82,7 +82,7 @@ class RecordConverter:
             "image": image,
             "image_id": next(filter(None, (_id(value, place) for value in ids)), "") or (image and image_key(image)),
             "question": cell_question(record[columns["question"]], place) if "question" in self.required else "",
-            "question_id": _id(record.get(columns.get("question_id", "")), place) or default_id,
+            "question_id": _question_id(record.get(columns.get("question_id", "")), place) or default_id,
             "question_type": cell_text(record.get(columns.get("question_type", "")), place, "question type"),
             "answers": self._answers(record, columns, place) if "answers" in self.required else [],
             "relevance": cell_relevance(record.get(columns.get("relevance", "")), place),
@@ -142,6 +142,11 @@ def _present(wanted: str, present: list[str], table: str) -> str | None:
 
 def _plain(column: str) -> str:
     return re.sub(r"[\s\-]+", "_", column.strip()).lower()
+
+
+def _question_id(value: Any, place: str) -> str:
+    """The id as it is written."""
+    return value if isinstance(value, str) and not is_empty(value) else cell_text(value, place, "question id")
 
 
 def _id(value: Any, place: str) -> str:

@@ -114,7 +114,11 @@ def _sheet_rows(path: Path, split: str) -> Iterator[Sequence[Any]]:
     names = [name for name in book.sheetnames if name == split] or book.sheetnames
     if len(names) > 1:
         raise ValueError(f"{path}: has the sheets {', '.join(names)}; call one of them {split}, or keep one")
-    yield from book[names[0]].iter_rows(values_only=True)
+    sheet, width = book[names[0]], 0
+    sheet.reset_dimensions()  # the size that the file states may be too small
+    for row in sheet.iter_rows(values_only=True):
+        width = max(width, len(row))
+        yield (*row, *(None,) * (width - len(row)))  # a row ends with its last cell
     book.close()
 
 

@@ -5,7 +5,7 @@ import tarfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ..images import SUFFIXES
 from ..schema import Row
@@ -68,10 +68,21 @@ class WebDataset:
                 yield from converter.rows(whole, f"{name}-{index}" if number else name, place + number)
 
 
+class _Member(tarfile.TarInfo):
+    """Fails at a damaged header, where `tarfile` would end as if the archive ended there."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(archive)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
+            raise tarfile.ReadError(f"{error} at byte {archive.offset}") from error
+
+
 def _samples(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(name, part -> content) of each sample of a file."""
     try:
-        with tarfile.open(path) as archive:
+        with tarfile.open(path, tarinfo=_Member) as archive:
             name = ""
             parts: dict[str, Any] = {}
             for member in archive:
@@ -98,6 +109,6 @@ def _part(suffix: str, content: bytes, place: str) -> tuple[str, Any]:
     try:
         if suffix == "json":
             return suffix, json.loads(content)
-        return suffix.removesuffix(".txt"), content.decode()
+        return suffix.removesuffix(".txt"), content.decode().rstrip("\r\n")  # files of text end with a new line
     except ValueError as error:
         raise ValueError(f"{place}: is neither an image, JSON nor text in UTF-8: {error}") from error
