@@ -66,7 +66,7 @@ class MapOptions:
         label_words: words that name a label instead of the label itself (see `LabelMatcher`).
         objects_column: column of the table that names the labels of a question, in the order of the hops: a list, or
             text with `,` or `;` between the labels. By default the words of the question choose.
-        replace: replace map files that exist.
+        replace: replace map files that exist; that of a table without a map now is removed.
     """
 
     grid: Grid = (16, 16)
@@ -117,6 +117,10 @@ def add_relevance(
     """
     if source not in SOURCES:
         raise ValueError(f"--from is one of {', '.join(SOURCES)}, not {source!r}")
+    if classes is not None and source != "masks":
+        raise ValueError("--classes names the classes of masks; it belongs to --from masks")
+    if annotations is not None and source in ("columns", "detector"):
+        raise ValueError(f"--from {source} reads the table itself and takes no --annotations; leave it out")
     options = options or MapOptions()
     columns = {options.objects_column, column if source == "columns" else None} - {None}
     tables = read_tables(data, data_options or {}, splits, columns)
@@ -129,6 +133,7 @@ def add_relevance(
         raise ValueError(
             f"{annotations or data}: holds no annotation; left out: {export.left_out_text() or 'nothing'}"
         )
+    export.check_pixels()
     placed = PlacedObjects(tables, export, orientation)
     if save_objects:
         path = tables[0].path.with_name(OBJECTS_FILE)
@@ -179,18 +184,25 @@ def write_relevance(
     if not any(chosen):
         raise ValueError(_nothing_matched(tables, objects))
     count = min(options.hops, max(len(hops) for found in chosen for _, hops in found))
-    reports = []
+    reports: list[MapReport] = []
+    stale: list[Path] = []
     with ExitStack() as files:
         for table, found in zip(tables, chosen, strict=True):
             report = _report(table, found, objects, count, notes)
             reports.append(report)
             if not found:
+                if options.replace and table.map_file.exists():
+                    stale.append(table.map_file)
+                    report.notes.append(f"removed {table.map_file.name}: no question of this table has a map now")
                 continue
             maps = files.enter_context(atomic_write(table.map_file))
             page = files.enter_context(atomic_write(table.map_file.with_suffix(".html")))
             examples = _write_maps(maps, found, known, options.grid, count)
             text = map_page(f"Relevance maps of {table.path.name}", report.lines(), examples)
             page.write_text(text, encoding="utf-8")
+    for file in stale:
+        file.unlink()
+        file.with_suffix(".html").unlink(missing_ok=True)
     return reports
 
 
@@ -280,11 +292,7 @@ def _read_source(
     column: str,
     tables: Sequence[AskedTable],
 ) -> Export:
-    if classes is not None and source != "masks":
-        raise ValueError("--classes names the classes of masks; it belongs to --from masks")
     if source == "columns":
-        if annotations is not None:
-            raise ValueError("--from columns reads the table itself; leave --annotations out, or name the --column")
         return read_box_column((question for table in tables for question in table.questions), column)
     if source == "objects":
         path = Path(annotations) if annotations is not None else tables[0].path.with_name(OBJECTS_FILE)

@@ -74,6 +74,24 @@ def test_existing_maps_are_kept_unless_replaced(folder):
     assert sorted(dict(read_maps(folder / "train_relevance.npz"))) == [0, 1]
 
 
+def test_replaced_maps_of_a_table_without_a_map_now_are_removed(folder):
+    write_csv(folder / "validation.csv", "image,question,answer", "room.png,what is on the bed,cat")
+    add_relevance(folder, "objects", options=OPTIONS)
+    mark(folder, LAMP)
+    _, report = add_relevance(folder, "objects", options=MapOptions(grid=(4, 8), replace=True))
+    assert report.lines()[-1] == "removed validation_relevance.npz: no question of this table has a map now"
+    assert (folder / "train_relevance.npz").exists()
+    assert not list(folder.glob("validation_relevance*"))
+
+
+def test_maps_are_kept_if_no_table_has_a_map_now(folder):
+    add_relevance(folder, "objects", options=OPTIONS)
+    mark(folder, ("room.png", "rug", [0, 0, 9, 9]))
+    with pytest.raises(ValueError, match="no question names a label"):
+        add_relevance(folder, "objects", options=MapOptions(grid=(4, 8), replace=True))
+    assert (folder / "train_relevance.npz").exists()
+
+
 def test_existing_maps_of_a_later_table_stop_all(folder):
     write_csv(folder / "validation.csv", "image,question,answer", "room.png,what is on the bed,cat")
     (folder / "validation_relevance.npz").write_bytes(b"mine")

@@ -4,10 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from helpers.data_files import write_csv, write_json
+from helpers.data_files import draw, write_csv, write_json
 from helpers.marked_pictures import cells, make_maps, marked_folder
 from PIL import Image
 from pycocotools import mask as coco_mask
+
+from modeling_qca.training.data.relevance_maps import read_maps
 
 LAMP = cells(row0="0 .5 1", row1="0 .25 .5")  # from (15, 0) to (30, 15)
 BED = cells(row2="0 0 0 0 1 1 1", row3="0 0 0 0 1 1 1")  # from (40, 20) to (70, 40)
@@ -99,6 +101,20 @@ def test_export_of_resized_pictures_is_scaled(folder):
     check_rooms(make_maps(folder, "coco", folder / "coco.json"))
 
 
+@pytest.mark.parametrize("beds", [1, 0], ids=["marked", "unmarked"])
+def test_coco_picture_of_another_folder_is_left_out_if_the_export_has_the_right_one(folder, beds):
+    draw(folder / "images" / "cam2" / "1.png", size=(80, 40))
+    write_csv(folder / "train.csv", "image,question,answer", "cam2/1.png,a lamp and a bed,yes", "room.png,a bed,yes")
+    names = ("cam1/1.png", "cam2/1.png", "room.png")
+    images = [{"id": n, "file_name": name, "width": 80, "height": 40} for n, name in enumerate(names)]
+    other, own = BOXES[0] | {"image_id": 0}, BOXES[1] | {"image_id": 1}
+    write_json(folder / "coco.json", coco(other, BOXES[1] | {"image_id": 2}, *[own] * beds, images=images))
+    maps = make_maps(folder, "coco", folder / "coco.json")
+    assert sorted(maps) == ([0, 1] if beds else [1])
+    assert all(drawn == pytest.approx(BED[None], abs=1e-3) for drawn in maps.values())
+    assert "without a question here: 1, such as cam1/1.png" in (folder / "train_relevance.html").read_text()
+
+
 # Pascal VOC
 
 VOC = """<annotation>
@@ -116,6 +132,20 @@ def test_pascal_voc_counts_pixels_from_one(folder, as_folder):
     (folder / "Annotations" / "room.xml").write_text(VOC)
     path = folder / "Annotations" if as_folder else folder / "Annotations" / "room.xml"
     check_rooms(make_maps(folder, "voc", path))
+
+
+@pytest.mark.parametrize(
+    ("degrees", "rows"),
+    [("0.0", {"row1": "0 1 1 1 1", "row2": "0 1 1 1 1"}), ("90.0", {f"row{n}": "0 0 1 1" for n in range(4)})],
+)
+def test_rotation_in_the_attributes_of_cvat_turns_a_pascal_voc_box_about_its_center(folder, degrees, rows):
+    attributes = f"<attributes><attribute><name>rotation</name><value>{degrees}</value></attribute></attributes>"
+    box = "<xmin>11</xmin><ymin>11</ymin><xmax>50</xmax><ymax>30</ymax>"
+    (folder / "room.xml").write_text(
+        "<annotation><filename>room.png</filename>"
+        f"<object><name>lamp</name><bndbox>{box}</bndbox>{attributes}</object></annotation>"
+    )
+    assert make_maps(folder, "voc", folder / "room.xml")[0][0] == pytest.approx(cells(**rows), abs=1e-3)
 
 
 # YOLO
@@ -144,6 +174,45 @@ def test_yolo_names_in_classes_txt(folder):
     (folder / "yolo" / "classes.txt").write_text("lamp\nbed\n")
     (folder / "yolo" / "room.txt").write_text("0 0.28125 0.1875 0.1875 0.375\n1 0.6875 0.75 0.375 0.5\n")
     check_rooms(make_maps(folder, "yolo", folder / "yolo"))
+
+
+@pytest.mark.parametrize("layout", ["labels/{}/room.txt", "{}/labels/room.txt"])
+def test_yolo_labels_of_two_pictures_with_one_name_are_refused(folder, layout):
+    (folder / "classes.txt").write_text("lamp\n")
+    for split in ("train", "val"):
+        file = folder / "yolo" / layout.format(split)
+        file.parent.mkdir(parents=True)
+        file.write_text("0 0.5 0.5 0.5 0.5\n")
+    with pytest.raises(ValueError, match=r"'.*train.*room' and '.*val.*room' of the export both fit"):
+        make_maps(folder, "yolo", folder / "yolo")
+
+
+def test_yolo_folder_of_the_labels_chooses_the_picture(folder):
+    for split in ("train", "val"):
+        (folder / "yolo" / "labels" / split).mkdir(parents=True)
+        draw(folder / "images" / split / "a.png", size=(80, 40))
+    (folder / "yolo" / "classes.txt").write_text("lamp\nbed\n")
+    (folder / "yolo" / "labels" / "train" / "a.txt").write_text("0 0.28125 0.1875 0.1875 0.375\n")
+    (folder / "yolo" / "labels" / "val" / "a.txt").write_text("1 0.6875 0.75 0.375 0.5\n")
+    write_csv(folder / "train.csv", "image,question,answer", "train/a.png,a lamp,yes", "val/a.png,a bed,yes")
+    maps = make_maps(folder, "yolo", folder / "yolo")
+    assert maps[0] == pytest.approx(LAMP[None], abs=1e-3)
+    assert maps[1] == pytest.approx(BED[None], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("names", "line", "message"),
+    [
+        ("kpt_shape: [4, 2]\n", "0 .5 .5 .5 .5 .4 .4 .5 .5 .6 .6 .5 .6", "data.yaml: `kpt_shape` says"),
+        ("", "0 .5 .5 .5 .5 .4 .4 2 .6 .6 1", "room.txt line 1: holds key points"),
+    ],
+)
+def test_yolo_key_points_are_refused(folder, names, line, message):
+    (folder / "yolo").mkdir()
+    (folder / "yolo" / "data.yaml").write_text(f"names: [lamp]\n{names}")
+    (folder / "yolo" / "room.txt").write_text(line)
+    with pytest.raises(ValueError, match=message):
+        make_maps(folder, "yolo", folder / "yolo")
 
 
 # CVAT
@@ -270,6 +339,47 @@ def test_boxes_in_a_column_of_the_table(folder, first, second):
 def test_boxes_as_json_in_a_column_of_a_csv(folder):
     write_csv(folder / "train.csv", "image,question,answer,where", 'room.png,what is it,cat,"[40, 20, 70, 40]"')
     assert make_maps(folder, "columns", column="where")[0] == pytest.approx(BED[None], abs=1e-3)
+
+
+def two_tables_of_question_7(folder):
+    header = "question_id,image,question,answer,boxes"
+    write_csv(folder / "train.csv", header, '7,room.png,what is it,cat,"[15, 0, 30, 15]"')
+    write_csv(folder / "validation.csv", header, '7,phone.jpg,who is it,me,"[0, 0, 20, 20]"')
+
+
+def test_boxes_in_a_column_stay_with_the_image_of_their_row(folder):
+    two_tables_of_question_7(folder)
+    assert make_maps(folder, "columns")[0] == pytest.approx(LAMP[None], abs=1e-3)
+    assert dict(read_maps(folder / "validation_relevance.npz"))[0] == pytest.approx(PHONE_LAMP[None], abs=1e-3)
+
+
+def test_boxes_in_a_column_of_two_questions_with_one_id_and_one_image_are_refused(folder):
+    rows = ('7,room.png,what is it,cat,"[15, 0, 30, 15]"', '7,room.png,who is it,cat,"[40, 20, 70, 40]"')
+    write_csv(folder / "train.csv", "question_id,image,question,answer,boxes", *rows)
+    with pytest.raises(ValueError, match="two questions have the id '7'"):
+        make_maps(folder, "columns")
+
+
+def test_mask_of_an_id_that_two_questions_have_is_refused(folder):
+    two_tables_of_question_7(folder)
+    write_mask(folder / "masks" / "7.png", (15, 0, 30, 15))
+    with pytest.raises(ValueError, match=r"7.png: two questions have the id '7': .*train.csv.* and .*validation.csv"):
+        make_maps(folder, "masks", folder / "masks")
+
+
+def test_shares_of_the_sides_are_refused_where_pixels_are_expected(folder):
+    objects = {"image": "room.png", "label": "lamp", "box": [0.1, 0.1, 0.5, 0.5]}
+    (folder / "objects.jsonl").write_text(json.dumps(objects))
+    boxes = {"category_id": 1, "bbox": [0.1, 0.1, 0.5, 0.5]}
+    write_json(folder / "boxes.json", coco(boxes))
+    write_json(folder / "polygons.json", coco({"category_id": 1, "segmentation": [[0.1, 0.1, 0.5, 0.5, 0.1, 0.5]]}))
+    write_csv(folder / "train.csv", "image,question,answer,boxes", 'room.png,a lamp,yes,"[0.1, 0.1, 0.5, 0.5]"')
+    for source, file in (("objects", None), ("coco", "boxes.json"), ("coco", "polygons.json"), ("columns", None)):
+        with pytest.raises(ValueError, match="coordinates are pixels, not shares of the sides"):
+            make_maps(folder, source, file and folder / file)
+    write_json(folder / "boxes.json", coco(boxes, BOXES[1]))  # one of them is in pixels
+    write_csv(folder / "train.csv", "image,question,answer", "room.png,a lamp,yes")
+    make_maps(folder, "coco", folder / "boxes.json")
 
 
 def test_marked_objects(folder):
@@ -422,7 +532,8 @@ def test_missing_annotations_are_refused(folder):
         ("coco", None, "--from coco needs --annotations"),
         ("coco", folder / "gone.json", "no such file or folder of annotations"),
         ("columns", None, "no table has a column 'boxes'"),
-        ("columns", folder / "a.csv", "reads the table itself"),
+        ("columns", folder / "a.csv", "--from columns reads the table itself and takes no --annotations"),
+        ("detector", folder / "a.csv", "--from detector reads the table itself and takes no --annotations"),
         ("objects", None, "objects.jsonl: cannot be read"),
         ("kitti", None, "--from is one of coco, voc"),
     ):

@@ -140,6 +140,14 @@ def test_question_id_of_a_task_names_its_question(folder):
     assert list(maps_of(folder, asked)) == [2]
 
 
+def test_region_belongs_to_the_image_that_it_names(folder):
+    two = task(region(BED), region(BED | {"x": 0, "width": 50}, id="r2", to_name="photo"))
+    two["data"]["photo"] = "phone.jpg"
+    write_json(folder / "export.json", [two])
+    found = read_label_studio(folder / "export.json").annotations
+    assert [annotation.image for annotation in found] == [two["data"]["image"], "phone.jpg"]
+
+
 def test_key_points_are_left_out_and_counted(folder):
     point = region({"x": 1, "y": 1, "width": 0.3, "keypointlabels": ["bed"]}, "keypointlabels", id="r2")
     maps_of(folder, task(region(BED), point))
@@ -155,6 +163,11 @@ def test_key_points_are_left_out_and_counted(folder):
         ([task(region({"rle": [1, 2], "brushlabels": ["bed"]}, "brushlabels"))], "its brush mask cannot be decoded"),
         ([{"id": 4, "data": {"image": "room.png"}}], "task 4: has no list `annotations`"),
         ([task(region(BED)) | {"data": {"a": "a.png", "b": "b.png"}}], "has 2 image names"),
+        (
+            [task(region(BED, to_name="left")) | {"data": {"image": "a.png", "b": "b.png"}}],
+            r"2 image names \(image, b\), and the `to_name` of a region is 'left'; keep one",
+        ),
+        ([{"id": 1, "image": "a.png", "b": "b.png", "label": [BED]}], "the `to_name` of a region is None; keep one"),
         ([task(region(BED)), task(region(BED), image="9f9f9f9f-room.png")], "both fit the picture"),
     ],
 )

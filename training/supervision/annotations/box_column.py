@@ -28,9 +28,16 @@ def read_box_column(questions: Iterable[AskedQuestion], column: str) -> Export:
         for hop, boxes in enumerate(_hops(question.record[column], question.place), start=1):
             for box in boxes:
                 region = parse_region("box", box, question.place)
-                export.annotations.append(
-                    Annotation(question.place, None, "", fixed(region), question_id=question.question_id, hop=hop)
+                annotation = Annotation(
+                    question.place,
+                    question.image_name,
+                    "",
+                    fixed(region),
+                    question_id=question.question_id,
+                    hop=hop,
+                    image_key=question.image_key,
                 )
+                export.annotations.append(annotation)
     if not found:
         raise ValueError(f"no table has a column {column!r}; name it with --column")
     return export

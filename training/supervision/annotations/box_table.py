@@ -22,11 +22,9 @@ def read_box_table(path: Path) -> Export:
     if not path.is_file():
         raise ValueError(f"{path}: no such file of boxes")
     export = Export()
-    largest = 0.0
     for place, record in read_records(path, "boxes"):
         cells = _cells(record, path)
         x, y, width, height = (parse_number(cells[name], name, place) for name in _NUMBERS)
-        largest = max(largest, x + width, y + height)
         image = cell_text(cells["image"], place, "image")
         if not image:
             raise ValueError(f"{place}: the image is empty")
@@ -39,8 +37,6 @@ def read_box_table(path: Path) -> Export:
             hop=parse_hop(None if is_empty(cells.get("hop")) else cells["hop"], place),
         )
         export.annotations.append(annotation)
-    if export.annotations and largest <= 1:
-        raise ValueError(f"{path}: no box reaches beyond 1; coordinates are pixels, not shares of the sides")
     return export
 
 

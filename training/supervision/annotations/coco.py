@@ -33,7 +33,7 @@ def read_coco(path: Path) -> Export:
             image["id"]: parse_size(image.get("width"), image.get("height"), f"{path} image {image['id']}")
             for image in content["images"]
         }
-    export = Export()
+    export = Export(images=list(files.values()))
     for index, entry in enumerate(content["annotations"]):
         place = f"{path} annotation {entry.get('id', index) if isinstance(entry, dict) else index}"
         with entry_at(place):

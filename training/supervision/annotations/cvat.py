@@ -32,6 +32,7 @@ def read_cvat(path: Path) -> Export:
     export = Export()
     for image in root.iter("image"):
         name = image.get("name", "")
+        export.images.append(name)
         size = parse_size(_number(image, "width", f"{file} image {name}"), image.get("height"), f"{file} image {name}")
         assert size is not None  # its width is stated
         for number, item in enumerate(image, start=1):

@@ -28,6 +28,7 @@ class Annotation:
         relative: whether coordinates are shares of the sides.
         upright: whether coordinates are known to be those of the upright picture.
         annotator, question_id, hop: as in `MarkedObject`.
+        image_key: the `image_key` of the picture, if it is known without its name.
     """
 
     place: str
@@ -40,18 +41,29 @@ class Annotation:
     annotator: str = ""
     question_id: str | None = None
     hop: int | None = None
+    image_key: str | None = None
 
 
 @dataclass
 class Export:
-    """Annotations, and how many entries of which kind were left out."""
+    """Annotations, how many entries of which kind were left out, and the names of all pictures if they are known."""
 
     annotations: list[Annotation] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
+    images: list[str] = field(default_factory=list)
 
     def left_out_text(self) -> str:
         """What was left out, in words; "" if nothing was."""
         return ", ".join(f"{count:,} {kind}" for kind, count in self.left_out.items())
+
+    def check_pixels(self) -> None:
+        """Raise a ValueError if the coordinates that should be pixels are shares of the sides."""
+        in_pixels = [annotation for annotation in self.annotations if not annotation.relative]
+        if in_pixels and all(max(annotation.shape((1, 1)).corners()[1]) <= 1 for annotation in in_pixels):
+            raise ValueError(
+                f"{in_pixels[0].place}: no annotation reaches beyond 1; coordinates are pixels, not shares of the "
+                "sides. Multiply them by width and height"
+            )
 
 
 def fixed(region: Region) -> Shape:

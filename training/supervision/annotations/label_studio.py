@@ -48,10 +48,10 @@ def _read_task(export: Export, task: Mapping[str, Any], data: Mapping[str, Any],
     if not found:
         export.left_out["tasks without a submitted annotation"] += 1
         return
-    image = _image_name(data, place)
     question_id = data.get("question_id")
     for annotator, regions in found:
         for region in _joined(regions):
+            image = _image_name(data, region.get("to_name"), place)
             _add(export, region, place, image, annotator, None if question_id is None else str(question_id))
 
 
@@ -200,13 +200,17 @@ def decode_brush(encoded: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return values
 
 
-def _image_name(data: Mapping[str, Any], place: str) -> str:
+def _image_name(data: Mapping[str, Any], to_name: Any, place: str) -> str:
+    """The only image of a task, or that of the region's tag; exports do not say which data a tag shows."""
     names = {key: value for key, value in data.items() if isinstance(value, str) and _is_image(value)}
-    if "image" in names:
-        return names["image"]
-    if len(names) != 1:
-        raise ValueError(f"{place}: its data has {len(names)} image names ({', '.join(names)}); it needs one, `image`")
-    return next(iter(names.values()))
+    if len(names) == 1:
+        return next(iter(names.values()))
+    if to_name in names:
+        return names[to_name]
+    raise ValueError(
+        f"{place}: its data has {len(names)} image names ({', '.join(names)}), and the `to_name` of a region is "
+        f"{to_name!r:.80}; keep one image name in a task, or export JSON whose Image tags are called like the data"
+    )
 
 
 def _is_image(name: str) -> bool:

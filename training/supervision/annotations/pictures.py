@@ -1,9 +1,11 @@
 """Pictures of a table: their size as stored and upright, and how exports name them."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import PurePosixPath
+from typing import TypeAlias
 from urllib.parse import unquote
 
 from modeling_qca.image_qca import ORIENTATION, open_encoded
@@ -13,6 +15,7 @@ from ..regions import SIDEWAYS, Size
 
 _UPLOAD = re.compile(r"[0-9a-f]{8}-(.+)")  # Label Studio puts it before the name of an uploaded file
 _ROBOFLOW = re.compile(r"(.+)_(jpe?g|png|webp|bmp)\.rf\.[0-9a-f]+", re.IGNORECASE)
+_Fit: TypeAlias = tuple[bool, int]  # whether suffixes are the same, and the folders in common
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,6 @@ class PictureNames:
         self._parts = {key: (_parts(key), _parts(name)) for key, name in keys.items()}
         self._by_name = _grouped((name, key) for key, parts in self._parts.items() for name in _last(parts))
         self._by_stem = _grouped((_stem(name), key) for key, parts in self._parts.items() for name in _last(parts))
-        self._plain: dict[str, str] = {}
 
     def find(self, name: str) -> str | None:
         """The key of the picture that an export calls `name`, by path, file name or file name without its suffix.
@@ -59,28 +61,57 @@ class PictureNames:
         The prefix of an upload to Label Studio and the suffix of Roboflow do not matter. URLs are names too.
 
         Raises:
-            ValueError: several pictures fit, or two names of the export fit one picture only without their prefixes.
+            ValueError: several pictures fit.
         """
-        parts = _parts(name)
-        if not parts:
-            return None
-        for index, last in enumerate(_variants(parts[-1])):
-            fitting = self._by_name.get(last) or self._by_stem.get(_stem(last)) or set()
-            key = self._best(fitting, (*parts[:-1], last), name)
-            if key is None:
-                continue
-            if index and self._plain.setdefault(key, name) != name:
-                raise ValueError(f"{name!r} and {self._plain[key]!r} of the export both fit the picture {key}")
-            return key
-        return None
+        return self.find_all([name]).get(name)
 
-    def _best(self, fitting: Iterable[str], parts: tuple[str, ...], name: str) -> str | None:
-        """The key that has the most last parts of its path in common with `parts`."""
-        shared = {key: max(_common(own, parts) for own in self._parts[key]) for key in fitting}
-        best = [key for key in shared if shared[key] == max(shared.values())]
-        if len(best) > 1:
-            raise ValueError(f"{name!r} of the export fits {' and '.join(sorted(best)[:3])}; give paths to both")
-        return best[0] if best else None
+    def find_all(self, names: Collection[str], unmarked: Iterable[str] = ()) -> dict[str, str]:
+        """Name -> key of its picture, for the names of an export whose picture the table has.
+
+        If names of different files fit one picture, the one with the same suffix and the longest common path counts.
+
+        Args:
+            names: the names of pictures with annotations.
+            unmarked: further names, which may fit a picture better.
+
+        Raises:
+            ValueError: several pictures fit a name, or names of different files fit a picture equally well.
+        """
+        fits: dict[str, list[tuple[_Fit, str]]] = {}
+        for name in dict.fromkeys((*names, *unmarked)):
+            fitting, fit = self._fit(name)
+            if len(fitting) > 1 and name in names:
+                raise ValueError(
+                    f"{name!r} of the export fits {' and '.join(sorted(fitting)[:3])}; give paths to both"
+                )
+            for key in fitting:
+                fits.setdefault(key, []).append((fit, name))
+        keys: dict[str, str] = {}
+        for key, named in fits.items():
+            best_fit, _ = max(named)
+            best = [name for fit, name in named if fit == best_fit]
+            for first, second in product(best, best):
+                if first in names and not _is_same_file(first, second):
+                    raise ValueError(
+                        f"{first!r} and {second!r} of the export both fit the picture {key}; remove one from the "
+                        "export, or write the path of the picture in the table"
+                    )
+            keys |= {name: key for _, name in named if any(_is_same_file(name, other) for other in best)}
+        return keys
+
+    def _fit(self, name: str) -> tuple[list[str], _Fit]:
+        """The keys of the pictures that fit a name best, and how well they fit."""
+        parts = _parts(name)
+        for last in _variants(parts[-1]) if parts else ():
+            exact = self._by_name.get(last)
+            shared = {
+                key: max(_common(own, (*parts[:-1], last)) for own in self._parts[key])
+                for key in exact or self._by_stem.get(_stem(last)) or ()
+            }
+            if shared:
+                best = max(shared.values())
+                return [key for key in shared if shared[key] == best], (bool(exact), best)
+        return [], (False, 0)
 
 
 def _parts(name: str) -> tuple[str, ...]:
@@ -115,6 +146,14 @@ def _common(own: tuple[str, ...], parts: tuple[str, ...]) -> int:
             break
         count += 1
     return count
+
+
+def _is_same_file(first: str, second: str) -> bool:
+    """Whether one name can be the end of the other, with or without the suffix of the file."""
+    (*folders, name), (*others, other) = _parts(first), _parts(second)
+    if other not in (name, _stem(name)) and name != _stem(other):
+        return False
+    return all(mine == theirs for mine, theirs in zip(reversed(folders), reversed(others), strict=False))
 
 
 def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, set[str]]:

@@ -1,9 +1,9 @@
 """The objects of an export, placed on the pictures that the questions of a table are about."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from ..asked_questions import AskedTable
+from ..asked_questions import AskedQuestion, AskedTable
 from ..marked_objects import MarkedObject
 from ..regions import SIDEWAYS, Size
 from .export import Annotation, Export
@@ -32,7 +32,7 @@ class PlacedObjects:
         self._by_key = {question.image_key: question for question in self._questions}
         self._pictures: dict[str, Picture] = {}
         self.objects: dict[str, list[MarkedObject]] = {}
-        found, self._elsewhere = self._find(export.annotations)
+        found, self._elsewhere = self._find(export)
         pairs = [(annotation, self._picture(key)) for annotation, key in found]
         frame = orientation or find_frame(pairs)
         for (annotation, key), (_, picture) in zip(found, pairs, strict=True):
@@ -54,18 +54,19 @@ class PlacedObjects:
         """`image_key` of the pictures with objects -> width and height of the upright picture."""
         return {key: picture.size for key, picture in self._pictures.items()}
 
-    def _find(self, annotations: Sequence[Annotation]) -> tuple[list[tuple[Annotation, str]], Counter[str]]:
+    def _find(self, export: Export) -> tuple[list[tuple[Annotation, str]], Counter[str]]:
         """(annotation, key of its picture), and the pictures of the export that no question is about."""
         names = PictureNames({key: question.image_name for key, question in self._by_key.items()})
-        by_id = {question.question_id: question.image_key for question in self._questions}
+        named = [item.image for item in export.annotations if item.image is not None and item.image_key is None]
+        keys = names.find_all(dict.fromkeys(named), export.images)
+        by_id: dict[str, list[AskedQuestion]] = {}
+        for question in self._questions:
+            by_id.setdefault(question.question_id, []).append(question)
         found, elsewhere = [], Counter[str]()
-        for annotation in annotations:
-            if annotation.question_id is not None and annotation.question_id not in by_id:
-                raise ValueError(
-                    f"{annotation.place}: no question has the id {annotation.question_id!r}; an id is the column "
-                    f"question_id, or table and row such as {self._questions[0].question_id}"
-                )
-            key = by_id[annotation.question_id] if annotation.image is None else names.find(annotation.image)
+        for annotation in export.annotations:
+            key = annotation.image_key or keys.get(annotation.image or "")
+            if annotation.question_id is not None:
+                key = self._checked(annotation, key, by_id)
             if key is None:
                 elsewhere[annotation.image] += 1
             else:
@@ -76,6 +77,24 @@ class PlacedObjects:
                 f"{self._questions[0].image_name}"
             )
         return found, elsewhere
+
+    def _checked(
+        self, annotation: Annotation, key: str | None, by_id: Mapping[str, Sequence[AskedQuestion]]
+    ) -> str | None:
+        """The key of the picture of an annotation that has a question_id. One question must have that id."""
+        if not (asked := by_id.get(annotation.question_id or "")):
+            raise ValueError(
+                f"{annotation.place}: no question has the id {annotation.question_id!r}; an id is the column "
+                f"question_id, or table and row such as {self._questions[0].question_id}"
+            )
+        asked = [question for question in asked if annotation.image is None or question.image_key == key]
+        for other in asked:
+            if (other.image_key, other.text) != (asked[0].image_key, asked[0].text):
+                raise ValueError(
+                    f"{annotation.place}: two questions have the id {annotation.question_id!r}: {asked[0].place} and "
+                    f"{other.place}; give each question an id of its own"
+                )
+        return asked[0].image_key if annotation.image is None else key
 
     def _picture(self, key: str) -> Picture:
         if key not in self._pictures:

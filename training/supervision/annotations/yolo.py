@@ -17,10 +17,11 @@ def read_yolo(path: Path) -> Export:
     """The objects of a YOLO folder, given as its folder or its `data.yaml`.
 
     A line is `class x_center y_center width height [confidence]`, or `class x1 y1 x2 y2 ...` with three corners or
-    more. Class names come from `names` in `data.yaml`, or from `classes.txt`.
+    more. Class names come from `names` in `data.yaml`, or from `classes.txt`. Key points are not read.
 
     Raises:
-        ValueError: there are no class names or label files, or a line is malformed. The message names file and line.
+        ValueError: there are no class names or label files, the labels have key points, or a line is malformed. The
+            message names file and line.
     """
     names, found_in = _class_names(path)
     folder = path if path.is_dir() else path.parent
@@ -31,6 +32,9 @@ def read_yolo(path: Path) -> Export:
         raise ValueError(f"{folder}: no label files (*.txt) of YOLO in this folder")
     export = Export()
     for file in files:
+        parts = file.relative_to(folder).with_suffix("").parts
+        image = "/".join("images" if part == "labels" else part for part in parts)  # as YOLO finds the picture
+        export.images.append(image)
         for number, line in enumerate(read_lines(file), start=1):
             place = f"{file} line {number}"
             values = line.split()
@@ -39,7 +43,7 @@ def read_yolo(path: Path) -> Export:
             if not values[0].isdecimal() or int(values[0]) not in names:
                 raise ValueError(f"{place}: class {values[0]!r:.40} is not in {found_in}")
             shape = _shape(values[1:], place)
-            export.annotations.append(Annotation(place, file.stem, names[int(values[0])], shape, relative=True))
+            export.annotations.append(Annotation(place, image, names[int(values[0])], shape, relative=True))
     return export
 
 
@@ -57,6 +61,8 @@ def _class_names(path: Path) -> tuple[dict[int, str], Path]:
     if file.suffix not in (".yaml", ".yml"):
         return dict(enumerate(line.strip() for line in read_lines(file) if line.strip())), file
     content = parse_yaml(file.read_text(encoding="utf-8"), str(file))
+    if isinstance(content, dict) and content.get("kpt_shape"):
+        raise ValueError(f"{file}: `kpt_shape` says that the labels have key points; export boxes or segments")
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, list):
         names = dict(enumerate(names))
@@ -70,6 +76,8 @@ def _shape(values: Sequence[str], place: str) -> Shape:
         numbers = [float(value) for value in values]
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from error
+    if 2 in numbers[6:]:  # no share of a side, but the number of a visible key point
+        raise ValueError(f"{place}: holds key points, which are not read; export boxes or segments")
     if len(numbers) in (4, 5):
         x, y, width, height = numbers[:4]
         region: Region = parse_region("box", [x - width / 2, y - height / 2, x + width / 2, y + height / 2], place)
