@@ -35,11 +35,11 @@ def serve(
         raise ImportError(f'qca serve needs {", ".join(missing)}: pip install "modeling-qca[serve]"')
     import uvicorn
 
-    from .serving.server import Limits, load_model, lowest_probability, make_app
+    from .serving.server import Limits, load_model, lowest_probability, make_app, read_abstain_answer
 
     limits = Limits(max_megabytes, timeout, max_waiting, batch_size)
     lowest = lowest_probability(model, threshold, coverage)
-    app = make_app(load_model(model, device), limits, lowest)
+    app = make_app(load_model(model, device), limits, lowest, read_abstain_answer(model))
     config = uvicorn.Config(app, host, port, log_level="warning", timeout_keep_alive=5)
     socket = config.bind_socket()
     socket.listen(config.backlog)  # clients that connect now wait until the server has started

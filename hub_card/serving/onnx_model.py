@@ -16,6 +16,14 @@ MAXIMUM_PIXELS = 8192 * 6144
 MAXIMUM_RATIO = 200
 PROCESSOR, CONFIG, MODEL = "processor_config.json", "config.json", "model.onnx"
 CALIBRATION = "calibration.json"
+FIELDS = {  # of image processors: those of the steps here, and those that change no image
+    *("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_convert_rgb"),
+    *("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"),
+    *("image_processor_type", "feature_extractor_type", "processor_class", "use_fast", "default_to_square"),
+    *("data_format", "input_data_format", "device", "disable_grouping", "return_tensors", "_valid_processor_keys"),
+    *("do_reduce_labels", "reduce_labels", "auto_map"),
+}
+OTHER_TYPES = ("LevitImageProcessor", "PerceiverImageProcessor")  # their sizes follow a rule that no field names
 
 
 class OnnxModel:
@@ -112,14 +120,19 @@ def coverage_threshold(folder: Path, coverage: float) -> float:
     Raises:
         ValueError: The exported checkpoint was not calibrated.
     """
-    file = folder / CALIBRATION
-    if not file.exists():
+    known = read_calibration(folder).get("thresholds")
+    if known is None:
         raise ValueError(
             f"{folder} has no {CALIBRATION}, which says what threshold gives a coverage: run `qca calibrate` on the "
             "checkpoint and export it again, or pass a threshold."
         )
-    known = json.loads(file.read_text(encoding="utf-8"))["thresholds"]
-    return float(np.interp(coverage * 100, range(1, len(known) + 1), known))
+    return 0.0 if coverage == 1 else float(np.interp(coverage * 100, range(1, len(known) + 1), known))
+
+
+def read_calibration(folder: Path) -> dict[str, Any]:
+    """The calibration of the exported checkpoint; empty if there is none."""
+    file = folder / CALIBRATION
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 class ImagePreparation:
@@ -129,16 +142,21 @@ class ImagePreparation:
         fields: of the image processor.
 
     Raises:
-        ValueError: A step is of another kind.
+        ValueError: A field belongs to a step that is not one of these.
     """
 
     def __init__(self, fields: dict[str, Any]):
         self.fields, self.size = fields, fields.get("size") or {}
-        unknown = [name for name in ("do_pad", "do_convert_grayscale") if fields.get(name)]
+        others = {name: value for name, value in fields.items() if value and name not in FIELDS}
+        unknown = [f"`{name}`" for name, value in others.items() if (name, value) != ("ensure_multiple_of", 1)]
+        if fields.get("image_processor_type") in OTHER_TYPES:
+            unknown.append(f"`{fields['image_processor_type']}`")
         if not ({"height", "width"} <= self.size.keys() or self.size.keys() == {"shortest_edge"}):
-            unknown.append(f"size {self.size}")
+            unknown.append(f"`size` {self.size}")
         if unknown:
-            raise ValueError(f"The images are prepared with {unknown[0]}, which needs torch: serve the checkpoint.")
+            raise ValueError(
+                f"{PROCESSOR}: images are prepared with {unknown[0]}, which needs torch: serve the checkpoint."
+            )
         self.mean = np.array(fields.get("image_mean") or 0, dtype=np.float32)
         self.std = np.array(fields.get("image_std") or 1, dtype=np.float32)
 

@@ -77,13 +77,31 @@ def lowest_probability(path: str, threshold: float | None, coverage: float | Non
     return read_abstention(path, threshold, coverage).threshold
 
 
-def make_app(model: Model, limits: Limits, threshold: float = 0.0) -> FastAPI:
+def read_abstain_answer(path: str) -> str | None:
+    """The answer that means "no answer": of the training, or else of the calibration. An export has the latter only.
+
+    Args:
+        path: of [`load_model`].
+    """
+    if (Path(path) / "model.onnx").exists():
+        from .onnx_model import read_calibration
+
+        return read_calibration(Path(path)).get("abstain_answer")
+    from modeling_qca.training.confidence.abstention import read_abstention
+    from modeling_qca.training.evaluation.evaluation import read_scoring
+
+    *_, abstain_answer = read_scoring(path, {})
+    return read_abstention(path, abstain_answer=abstain_answer).abstain_answer
+
+
+def make_app(model: Model, limits: Limits, threshold: float = 0.0, abstain_answer: str | None = None) -> FastAPI:
     """
     `POST /` takes what `handler.parse_request` reads and replies with the answers. `GET /health` replies with the
     number of waiting requests.
 
     Args:
         threshold: the lowest probability of an answer that is given, where the request does not have its own.
+        abstain_answer: an answer that means "no answer", at any probability.
 
     | status | meaning |
     | --- | --- |
@@ -98,7 +116,7 @@ def make_app(model: Model, limits: Limits, threshold: float = 0.0) -> FastAPI:
         top_k = max(request.top_k for request in requests)
         answered = model.answer(images, [request.questions for request in requests], top_k)
         return [
-            [withhold(answers[: request.top_k], request, threshold) for answers in about_image]
+            [_withhold(answers[: request.top_k], request, threshold, abstain_answer) for answers in about_image]
             for about_image, request in zip(answered, requests, strict=True)
         ]
 
@@ -146,6 +164,12 @@ def make_app(model: Model, limits: Limits, threshold: float = 0.0) -> FastAPI:
         return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
     return app
+
+
+def _withhold(answers: list, request: Question, threshold: float, abstain_answer: str | None) -> list:
+    if answers[0]["answer"] == abstain_answer:
+        return [{"answer": None, "score": answers[0]["score"]}]
+    return withhold(answers, request, threshold)
 
 
 async def _read_body(request: Request, limits: Limits) -> bytes:

@@ -11,9 +11,12 @@ from qca_cli.serving.server import Limits, make_app
 
 
 @contextmanager
-def serving(model: Any, limits: Limits | None = None, threshold: float = 0.0) -> Iterator[str]:
+def serving(
+    model: Any, limits: Limits | None = None, threshold: float = 0.0, abstain_answer: str | None = None
+) -> Iterator[str]:
     """The address of a server of `model` on a free port."""
-    config = uvicorn.Config(make_app(model, limits or Limits(), threshold), "127.0.0.1", 0, log_level="error")
+    app = make_app(model, limits or Limits(), threshold, abstain_answer)
+    config = uvicorn.Config(app, "127.0.0.1", 0, log_level="error")
     socket = config.bind_socket()
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)

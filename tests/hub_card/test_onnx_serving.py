@@ -14,10 +14,24 @@ import numpy as np
 import pytest
 from helpers.calibration import write_calibration
 from helpers.fresh_process import run
-from helpers.tiny import save_tiny_model, tiny_image
+from helpers.tiny import save_tiny_model, tiny_image, tiny_processor
 from huggingface_hub.utils import httpx
 from PIL import Image
-from transformers import BitImageProcessorPil, CLIPImageProcessorPil, ViTImageProcessorPil
+from transformers import (
+    BeitImageProcessorPil,
+    BitImageProcessorPil,
+    CLIPImageProcessorPil,
+    ConvNextImageProcessorPil,
+    DeiTImageProcessorPil,
+    DPTImageProcessorPil,
+    EfficientNetImageProcessorPil,
+    LevitImageProcessorPil,
+    MobileViTImageProcessorPil,
+    PerceiverImageProcessorPil,
+    PoolFormerImageProcessorPil,
+    SiglipImageProcessorPil,
+    ViTImageProcessorPil,
+)
 
 from modeling_qca import QCAProcessor, image_qca
 from modeling_qca.image_qca import open_image
@@ -67,6 +81,10 @@ PROCESSORS = {
         size={"shortest_edge": 20}, crop_size={"height": 33, "width": 32}
     ),
     "dinov2": BitImageProcessorPil(size={"shortest_edge": 37}, crop_size={"height": 28, "width": 31}, resample=3),
+    "siglip": SiglipImageProcessorPil(size={"height": 32, "width": 32}),
+    "deit": DeiTImageProcessorPil(size={"height": 36, "width": 36}, crop_size={"height": 32, "width": 32}),
+    "beit": BeitImageProcessorPil(size={"height": 32, "width": 32}),
+    "dpt": DPTImageProcessorPil(size={"height": 32, "width": 32}),
     "no normalization": ViTImageProcessorPil(size={"height": 32, "width": 32}, do_normalize=False),
 }
 
@@ -82,11 +100,40 @@ def test_images_equal_those_of_transformers(name):
 
 
 @pytest.mark.parametrize(
-    "fields", [{"do_pad": True, "size": {"height": 8, "width": 8}}, {"size": {"longest_edge": 8}}]
+    ("fields", "name"),
+    [
+        ({"do_pad": True, "size": {"height": 8, "width": 8}}, "do_pad"),
+        ({"size": {"longest_edge": 8}}, "size"),
+        ({"size": {"height": 8, "width": 8}, "do_something_new": "by 2"}, "do_something_new"),
+        (MobileViTImageProcessorPil(), "do_flip_channel_order"),
+        (EfficientNetImageProcessorPil(), "include_top"),
+        (EfficientNetImageProcessorPil(include_top=False, rescale_offset=True), "rescale_offset"),
+        (ConvNextImageProcessorPil(), "crop_pct"),
+        (PoolFormerImageProcessorPil(), "crop_pct"),
+        (DPTImageProcessorPil(keep_aspect_ratio=True), "keep_aspect_ratio"),
+        (DPTImageProcessorPil(ensure_multiple_of=32), "ensure_multiple_of"),
+        (LevitImageProcessorPil(), "LevitImageProcessor"),
+        (PerceiverImageProcessorPil(), "PerceiverImageProcessor"),
+    ],
 )
-def test_unknown_image_steps_are_refused(fields):
-    with pytest.raises(ValueError, match="serve the checkpoint"):
+def test_unknown_image_steps_are_refused(fields, name):
+    fields = fields if isinstance(fields, dict) else json.loads(fields.to_json_string())
+    with pytest.raises(ValueError, match=rf"processor_config\.json: .* `{name}`.* serve the checkpoint"):
         onnx_model.ImagePreparation(fields)
+
+
+def test_images_of_a_saved_processor_are_accepted(tmp_path):
+    tiny_processor().save_pretrained(tmp_path)
+    fields = onnx_model._image_fields(tmp_path)
+    assert "auto_map" in fields
+    onnx_model.ImagePreparation(fields)
+
+
+def test_fields_that_change_no_image_are_accepted():
+    fields = {"image_processor_type": "ViTImageProcessorFast", "processor_class": "QCAProcessor", "use_fast": True}
+    fields |= {"default_to_square": True, "data_format": "channels_first", "return_tensors": "pt", "device": "cuda"}
+    fields |= {"input_data_format": "channels_last", "size_divisor": None, "do_pad": False, "reduce_labels": True}
+    onnx_model.ImagePreparation({"size": {"height": 8, "width": 8}} | fields)
 
 
 @pytest.mark.slow
@@ -172,12 +219,15 @@ def test_steps_of_the_dockerfile_serve_an_export_without_torch(tmp_path):
 
 @pytest.mark.parametrize("coverage", [0.01, 0.8, 0.905, 1.0])
 def test_coverage_gives_the_threshold_of_the_checkpoint(tmp_path, coverage):
-    write_calibration(tmp_path, np.linspace(0.97, 0.11, 100).tolist())
+    write_calibration(tmp_path, np.linspace(0.97, 0.11, 100).tolist(), abstain_answer="unsure")
     (tmp_path / "model.onnx").touch()
     expected = read_abstention(str(tmp_path), coverage=coverage).threshold
     assert server.lowest_probability(str(tmp_path), None, coverage) == pytest.approx(expected, abs=1e-12)
     assert server.lowest_probability(str(tmp_path), 0.3, None) == 0.3
+    assert (expected == 0) == (coverage == 1)
+    assert server.read_abstain_answer(str(tmp_path)) == "unsure"
     (tmp_path / "calibration.json").unlink()
+    assert server.read_abstain_answer(str(tmp_path)) is None
     with pytest.raises(ValueError, match="run `qca calibrate`"):
         server.lowest_probability(str(tmp_path), None, coverage)
 

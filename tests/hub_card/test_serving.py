@@ -32,7 +32,7 @@ pytest.importorskip("fastapi", reason='pip install "modeling-qca[serve]"')
 from helpers.server import serving
 from qca_cli.serving.checkpoint_model import CheckpointModel
 from qca_cli.serving.handler import MAXIMUM_QUESTIONS, EndpointHandler, parse_request
-from qca_cli.serving.server import Limits, lowest_probability
+from qca_cli.serving.server import Limits, lowest_probability, read_abstain_answer
 
 CLIENT = httpx.Client(verify=False, limits=httpx.Limits(max_connections=None, max_keepalive_connections=0))
 QUESTIONS = ["what color is the cube", "is there a ring", "how many balls are left of the cube"]
@@ -180,6 +180,27 @@ def test_threshold_of_a_coverage_is_that_of_the_calibration(checkpoint, tmp_path
         lowest_probability(str(folder), None, 0.8)
     write_calibration(folder, [1 - percent / 100 for percent in range(1, 101)])
     assert lowest_probability(str(folder), None, 0.8) == pytest.approx(0.2)
+
+
+def test_the_answer_that_abstains_is_replied_as_no_answer(model, ask):
+    (best, *_), expected = ask(photo(1), QUESTIONS, top_k=2)[0], ask(photo(1), QUESTIONS, top_k=5)
+    with serving(model, abstain_answer=best["answer"]) as address:
+        for parameters in ({}, {"threshold": 0}):
+            found = CLIENT.post(address, json=body(photo(1), QUESTIONS, **parameters), timeout=30).json()
+            for answers, plain in zip(found, expected, strict=True):
+                if plain[0]["answer"] == best["answer"]:
+                    assert answers == [{"answer": None, "score": pytest.approx(plain[0]["score"], abs=1e-5)}]
+                else:
+                    assert same(answers, plain)
+
+
+def test_the_answer_that_abstains_is_that_of_the_training_or_else_of_the_calibration(checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint, tmp_path / "run")
+    assert read_abstain_answer(str(folder)) is None
+    write_calibration(folder, [0.5] * 100, abstain_answer="unsure")
+    assert read_abstain_answer(str(folder)) == "unsure"
+    (folder / "run.json").write_text(json.dumps({"abstain_answer": "unanswerable"}))
+    assert read_abstain_answer(str(folder)) == "unanswerable"
 
 
 class SlowModel:

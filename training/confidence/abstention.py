@@ -49,8 +49,8 @@ def read_abstention(
     Args:
         checkpoint: folder or Hub id.
         threshold, coverage: at most one of them. A coverage becomes the threshold that reached it on the rows that
-            the checkpoint was calibrated on.
-        abstain_answer: by default that of the calibration.
+            the checkpoint was calibrated on. A coverage of 1 gives every answer.
+        abstain_answer: that of the training, see `evaluation.read_scoring`; None takes that of the calibration.
 
     Raises:
         ValueError: both are given, one is out of range, or a coverage of a checkpoint that is not calibrated.
@@ -67,7 +67,7 @@ def read_abstention(
         )
     if abstain_answer is None and calibration is not None:
         abstain_answer = calibration["abstain_answer"]
-    if coverage is not None:
+    if coverage is not None and coverage < 1:
         known = calibration["thresholds"]
         threshold = float(np.interp(coverage * 100, range(1, len(known) + 1), known))
         if threshold == 0:

@@ -8,6 +8,7 @@ from typing import Any
 from ..confidence.abstention import Abstention, read_abstention
 from ..evaluation.calibrate import embed_questions, read_familiarity
 from ..evaluation.checkpoint import load_pipeline
+from ..evaluation.evaluation import read_scoring
 
 NO_HOPS = "the model has no hops"
 
@@ -56,7 +57,8 @@ def answer_questions(
     Raises:
         ValueError: a checkpoint or image that cannot be read, an empty or too long question, or see `read_abstention`.
     """
-    abstention = read_abstention(checkpoint, threshold, coverage)
+    *_, abstain_answer = read_scoring(checkpoint, {})
+    abstention = read_abstention(checkpoint, threshold, coverage, abstain_answer)
     pipeline = load_pipeline(checkpoint)
     pictures: list[Path | None] = [None] * len(questions)
     words: list[str | None] = [None] * len(questions)

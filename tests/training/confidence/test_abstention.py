@@ -26,7 +26,19 @@ def test_an_answer_that_means_no_answer_abstains_at_any_probability(calibrated):
 @pytest.mark.parametrize(("coverage", "threshold"), [(0.9, 0.1), (0.5, 0.5), (0.905, 0.095), (1.0, 0.0)])
 def test_a_coverage_becomes_the_threshold_of_the_calibration(calibrated, caplog, coverage, threshold):
     assert read_abstention(str(calibrated), coverage=coverage).threshold == pytest.approx(threshold)
-    assert ("every answer is given" in caplog.text) == (threshold == 0)
+    assert not caplog.text
+
+
+def test_warns_when_the_calibration_did_not_reach_the_coverage(tmp_path, caplog):
+    write_calibration(tmp_path, [0.5] * 80 + [0.0] * 20)
+    assert read_abstention(str(tmp_path), coverage=0.9).threshold == 0
+    assert "answered fewer than 90 % of the questions" in caplog.text
+
+
+def test_a_coverage_of_1_gives_answers_that_are_less_sure_than_every_row_of_the_calibration(tmp_path):
+    write_calibration(tmp_path, [0.4] * 100)
+    assert not read_abstention(str(tmp_path), coverage=1)("red", 0.01)
+    assert read_abstention(str(tmp_path), coverage=0.99)("red", 0.39)
 
 
 @pytest.mark.parametrize(
