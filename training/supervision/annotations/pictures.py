@@ -55,20 +55,12 @@ class PictureNames:
         self._by_name = _grouped((name, key) for key, parts in self._parts.items() for name in _last(parts))
         self._by_stem = _grouped((_stem(name), key) for key, parts in self._parts.items() for name in _last(parts))
 
-    def find(self, name: str) -> str | None:
-        """The key of the picture that an export calls `name`, by path, file name or file name without its suffix.
-
-        The prefix of an upload to Label Studio and the suffix of Roboflow do not matter. URLs are names too.
-
-        Raises:
-            ValueError: several pictures fit.
-        """
-        return self.find_all([name]).get(name)
-
-    def find_all(self, names: Collection[str], unmarked: Iterable[str] = ()) -> dict[str, str]:
+    def find(self, names: Collection[str], unmarked: Iterable[str] = ()) -> dict[str, str]:
         """Name -> key of its picture, for the names of an export whose picture the table has.
 
-        If names of different files fit one picture, the one with the same suffix and the longest common path counts.
+        A name is a path, a URL, a file name or a file name without its suffix. The prefix of an upload to Label Studio
+        and the suffix of Roboflow do not matter. If names of different files fit one picture, the one with the same
+        suffix and the longest common path counts.
 
         Args:
             names: the names of pictures with annotations.

@@ -58,7 +58,7 @@ class PlacedObjects:
         """(annotation, key of its picture), and the pictures of the export that no question is about."""
         names = PictureNames({key: question.image_name for key, question in self._by_key.items()})
         named = [item.image for item in export.annotations if item.image is not None and item.image_key is None]
-        keys = names.find_all(dict.fromkeys(named), export.images)
+        keys = names.find(dict.fromkeys(named), export.images)
         by_id: dict[str, list[AskedQuestion]] = {}
         for question in self._questions:
             by_id.setdefault(question.question_id, []).append(question)
