@@ -3,19 +3,23 @@
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import uvicorn
 from qca_cli.serving.server import Limits, make_app
 
 
-@contextmanager
 def serving(
     model: Any, limits: Limits | None = None, threshold: float = 0.0, abstain_answer: str | None = None
-) -> Iterator[str]:
+) -> AbstractContextManager[str]:
     """The address of a server of `model` on a free port."""
-    app = make_app(model, limits or Limits(), threshold, abstain_answer)
+    return serving_app(make_app(model, limits or Limits(), threshold, abstain_answer))
+
+
+@contextmanager
+def serving_app(app: Any) -> Iterator[str]:
+    """The address of a server of `app` on a free port."""
     config = uvicorn.Config(app, "127.0.0.1", 0, log_level="error")
     socket = config.bind_socket()
     server = uvicorn.Server(config)

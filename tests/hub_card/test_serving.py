@@ -29,7 +29,8 @@ from modeling_qca.hub_card.upload_folder import write_upload_folder
 pytest.importorskip("uvicorn", reason='pip install "modeling-qca[serve]"')
 pytest.importorskip("fastapi", reason='pip install "modeling-qca[serve]"')
 
-from helpers.server import serving
+from fastapi import FastAPI
+from helpers.server import serving, serving_app
 from qca_cli.serving.checkpoint_model import CheckpointModel
 from qca_cli.serving.handler import MAXIMUM_QUESTIONS, EndpointHandler, parse_request
 from qca_cli.serving.server import Limits, lowest_probability, read_abstain_answer
@@ -147,6 +148,21 @@ def test_slow_client_is_dropped_and_others_are_answered(model):
             slow.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n{")
             assert CLIENT.post(address, json=body(photo(1), "why"), timeout=30).status_code == 200
             assert b"408" in slow.recv(1000).split(b"\r\n")[0]
+
+
+def test_the_inference_client_asks_the_endpoint_handler(checkpoint, ask, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    handler, app = EndpointHandler(str(checkpoint)), FastAPI()
+
+    @app.post("/")  # as the container of an endpoint does
+    def answer(data: dict) -> list:
+        return handler(data)
+
+    with serving_app(app) as address:
+        found = InferenceClient(address).visual_question_answering(photo(1), QUESTIONS[0], top_k=2)
+    expected = ask(photo(1), QUESTIONS[0], top_k=2)
+    assert [item.answer for item in found] == [item["answer"] for item in expected]
+    assert [item.score for item in found] == pytest.approx([item["score"] for item in expected], abs=1e-5)
 
 
 def test_below_the_threshold_a_question_gets_no_answer(checkpoint, model, ask, monkeypatch):
