@@ -13,7 +13,13 @@ from modeling_qca.training.data.images import image_key
 from modeling_qca.training.data.rows import load_rows
 from modeling_qca.training.evaluation.checkpoint import load_pipeline
 from modeling_qca.training.evaluation.confidence import question_confidence
-from modeling_qca.training.fitting.continued_recipe import held_out_rows, run_options, write_continued_recipe
+from modeling_qca.training.fitting.continued_recipe import (
+    HOPS,
+    group_columns,
+    held_out_rows,
+    run_options,
+    write_continued_recipe,
+)
 from modeling_qca.training.supervision.annotation_folder import AnnotationFolder
 from modeling_qca.training.supervision.annotations.pictures import PictureNames
 from modeling_qca.training.supervision.marked_objects import OBJECTS_FILE, MarkedObject, read_objects
@@ -22,7 +28,6 @@ from .annotation_page import SHORTCUTS, AnnotationPage
 from .space.app import THEME, gr
 
 logger = logging.getLogger(__name__)
-HOPS = 2  # maps of a question without a checkpoint
 RECIPE = "train.yaml"
 CONFIDENCE = "confidence.json"
 
@@ -45,8 +50,10 @@ def annotation_page(
     """
     if checkpoint is not None and not options:
         options = run_options(checkpoint, data)
+    further = () if checkpoint is None else group_columns(checkpoint, folder, data)
+    columns = {"further_columns": list(further)} if further else {}
     stored = datasets.Image(decode=False)
-    rows = load_rows(data, split="train", **checked_options(options)).cast_column("image", stored)
+    rows = load_rows(data, split="train", **checked_options({**options, **columns})).cast_column("image", stored)
     ask: Any = None if checkpoint is None else load_pipeline(checkpoint)
     hops = HOPS if ask is None else ask.model.config.num_attention_layers or HOPS
     annotations = AnnotationFolder(folder, rows, hops, _given_objects(Path(data), rows))
@@ -82,9 +89,10 @@ def _given_objects(data: Path, rows: datasets.Dataset) -> Iterator[MarkedObject]
         return
     keys = [image_key(image) for image in rows.select_columns(["image"])["image"]]
     image_ids = dict(zip(keys, rows["image_id"], strict=True))
-    names, unknown = PictureNames(image_ids), 0
-    for item in read_objects(file):
-        if (key := names.find(item.image)) is None:
+    objects, unknown = list(read_objects(file)), 0
+    keys_of = PictureNames(image_ids).find(dict.fromkeys(item.image for item in objects))
+    for item in objects:
+        if (key := keys_of.get(item.image)) is None:
             unknown += 1
         else:
             yield replace(item, image=image_ids[key])

@@ -197,15 +197,16 @@ class AnnotationPage:
         return f"{item.label} ({serves} question{'' if serves == 1 else 's'} about the picture{by})"
 
     def _look(self, session: Session) -> dict[Any, Any]:
-        """The model's answers and its map."""
+        """The model's answers and its map, which is that of the gradient for a model without hops."""
         if self.ask is None:
             return {}
         shown, row = self.shown, self.annotations.questions[session.row]
         image = self.annotations.picture(row["image_id"])
-        if self.ask.model.config.num_attention_layers == 0:
+        try:
+            explanation = self.ask.look(image, row["question"]).fit(SIDE)
+        except ValueError:  # without hops, some encoders have no gradient map either
             answers = self.ask(image, row["question"])
             return {shown["answers"]: {entry["answer"]: entry["score"] for entry in answers}}
-        explanation = self.ask.look(image, row["question"]).fit(SIDE)
         hops = len(explanation.relevance)
         return {
             shown["explanation"]: explanation,

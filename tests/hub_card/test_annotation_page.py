@@ -184,11 +184,56 @@ def test_recipe_of_the_run_goes_on_with_its_split_and_all_answers(trained, tmp_p
     recipe, begun = load_recipe(tmp_path / "train.yaml"), train_recipe(trained / "data", trained / "run")
     assert (recipe.data, recipe.data_options, recipe.model) == (str(tmp_path), {}, str(trained / "run"))
     assert recipe.output_dir == trained / "run_round2"
-    assert recipe.vocabulary == {} and recipe.attention_supervision == "every_hop"
+    assert recipe.vocabulary == {} and recipe.keep_answers and recipe.attention_supervision == "every_hop"
     assert (recipe.validation_ratio, recipe.group_by) == (begun.validation_ratio, begun.group_by)
     assert recipe.arguments["learning_rate"] == begun.arguments["learning_rate"]
     rows = load_rows(str(tmp_path))  # read with the images of the run, from the table alone
     assert rows["image_id"][:] == load_rows(str(trained / "data"), images=str(trained / "photos"))["image_id"][:]
+
+
+def test_run_cut_by_a_column_of_its_table_goes_on_with_its_split(tmp_path):
+    data = save_pictures(tmp_path / "data")
+    header, *lines = (data / "train.csv").read_text().splitlines()
+    write_csv(data / "train.csv", f"{header},sequence", *(f"{line},s{int(line[7]) // 2}" for line in lines))
+    run = train_run(data, tmp_path / "run", group_by="sequence")
+    page = annotation_page(str(data), {}, str(run), "eva", tmp_path / "marked")
+    held_out = load_rows(str(data), split="validation", validation_ratio=0.34, group_by="sequence")["question_id"][:]
+    assert {page.annotations.questions[row]["question_id"] for row in page.order[-len(held_out) :]} == set(held_out)
+    recipe = load_recipe(tmp_path / "marked" / "train.yaml")
+    train(recipe)
+    assert recipe.group_by == "sequence"
+    assert annotation_page(str(data), {}, str(recipe.output_dir), "eva", tmp_path / "marked").order  # the next round
+
+
+def test_new_answers_about_other_pictures_leave_the_answers_of_the_run(trained, tmp_path):
+    run = str(trained / "run")
+    data = save_pictures(tmp_path / "wrong")
+    write_csv(data / "train.csv", "image_id,question,answer", *(f"picture{n},how many ring,purple" for n in range(3)))
+    annotation_page(str(data), {}, run, "eva", tmp_path / "marked")
+    recipe = load_recipe(tmp_path / "marked" / "train.yaml", {"output_dir": str(tmp_path / "next")})
+    train(recipe)
+    known = list(load_pipeline(run).model.config.id2label.values())
+    assert list(load_pipeline(str(tmp_path / "next")).model.config.id2label.values()) == [*known, "purple"]
+
+
+def test_run_without_hops_shows_a_gradient_map_and_goes_on_with_hops(trained, tmp_path, caplog):
+    data, run, options = trained / "data", tmp_path / "run", {"images": str(trained / "photos")}
+    train_run(data, run, data_options=options, num_attention_layers=0)
+    page = annotation_page(str(data), {}, str(run), "eva", tmp_path)
+    assert f"{run} has no hops, so marks cannot train it. {tmp_path / 'train.yaml'} gives it two hops" in caplog.text
+    page.build()
+    shown = page.show_next(Session())
+    assert value(page, shown, "explanation").method == "gradient" and value(page, shown, "overlay") is not None
+    question = page.annotations.questions[value(page, shown, "session").row]["question"].split()[-1]
+    page.save(value(page, shown, "session"), drawing(8, 8, 23, 23), BOX, question, "red", [])
+    recipe = load_recipe(tmp_path / "train.yaml", {"output_dir": str(tmp_path / "next"), "max_steps": "1"})
+    train(recipe)
+    assert recipe.attention_supervision == "every_hop"
+    assert load_pipeline(str(tmp_path / "next")).model.config.num_attention_layers == 2
+    write_continued_recipe(tmp_path / "other.yaml", str(run), tmp_path / "marked", "elsewhere", {})
+    other = load_recipe(tmp_path / "other.yaml")
+    assert (other.config["num_attention_layers"], other.attention_supervision) == (0, "none")
+    assert "so {} trains on the corrected answers and not on the marks".format(tmp_path / "other.yaml") in caplog.text
 
 
 def test_next_round_goes_on_from_the_last(trained, tmp_path):

@@ -37,9 +37,13 @@ def split_rows(
     chosen = set(held_out)
     kept = [index for index in range(len(rows)) if index not in chosen]
     if not kept or not chosen:
+        advice = "change it, or give more data"
+        if group_by and "//" in group_by:
+            advice = _BY_IMAGE
+        elif len(groups) == 1:
+            advice = f"add rows of another {group_by or 'row'}, or name other validation data (`validation_data`)"
         raise ValueError(
-            f"{len(rows)} rows in {len(groups)} groups cannot be cut at validation_ratio {validation_ratio}: "
-            + (_BY_IMAGE if group_by and "//" in group_by else "change it, or give more data")
+            f"{len(rows)} rows in {len(groups)} groups cannot be cut at validation_ratio {validation_ratio}: {advice}"
         )
     return rows.select(kept), rows.select(sorted(chosen))
 

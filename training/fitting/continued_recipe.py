@@ -1,6 +1,7 @@
 """The recipe that goes on from a run with data that people have marked and corrected."""
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,15 +13,27 @@ import yaml
 from modeling_qca import QCAConfig
 
 from ..data.formats import make_reader
-from ..data.splits import split_rows
+from ..data.splits import further_columns, split_rows
 from ..files.atomic_write import atomic_write
 from ..files.run_files import RECIPE, read_run
 from .recipe import Recipe
 from .run_folder import describe
 
+logger = logging.getLogger(__name__)
 # The checkpoint has its own config, and the baselines were trained with the run.
 _DROPPED = ("config", "arguments", "answers", "baseline", "vision_encoder", "text_encoder", "format", "baselines")
 _CUT = {"validation_ratio": 0.2, "group_by": "image_id"}
+HOPS = 2  # for marks, where a checkpoint has none
+_WITHOUT_HOPS = {"num_attention_layers": 0, "attention_supervision": "none"}
+_NEW_HOPS = (
+    "%s has no hops, so marks cannot train it. %s gives it two hops; they and a part of the head start anew. To train "
+    "on the corrected answers alone, add `--num-attention-layers 0 --attention-supervision none` to `qca train`"
+)
+_UNUSED_MARKS = (
+    "%s has no hops, so %s trains on the corrected answers and not on the marks. To use the marks, add "
+    "`--num-attention-layers 2 --attention-supervision every_hop` to `qca train`; the hops and a part of the head "
+    "then start anew, which needs the data of the whole run"
+)
 _ROUND = re.compile(r"(.*)_round(\d+)")
 
 
@@ -30,7 +43,8 @@ def write_continued_recipe(
     """
     Write a recipe that trains `checkpoint` further on the folder `annotated`.
 
-    It is the recipe of the run, if `checkpoint` is one, with all answers of the data, and with attention supervision.
+    It is the recipe of the run, if `checkpoint` is one, with attention supervision, and with the answers of the
+    checkpoint and of the data. A run without hops gets two on its own data; few rows of other data cannot train them.
     Validation rows stay those of the run, if the run was trained on `data` or on its annotations.
 
     Args:
@@ -40,20 +54,23 @@ def write_continued_recipe(
     """
     written = Path(checkpoint) / RECIPE
     begun = json.loads(written.read_text(encoding="utf-8")) if written.exists() else {}
+    own = _same(begun.get("data"), data, annotated)
     values = _changed(begun) | begun.get("arguments", {})
     values |= {
         "data": str(annotated),
         "data_options": {},
         "model": checkpoint,
+        "keep_answers": True,
         "output_dir": str(_next_round(Path(checkpoint) if Path(checkpoint).exists() else Path("runs/annotated"))),
         **_validation(begun, annotated, data, dict(options)),
     }
     if QCAConfig.from_pretrained(checkpoint).num_attention_layers == 0:
-        values["attention_supervision"] = "none"
+        values |= {"num_attention_layers": HOPS, "attention_supervision": "every_hop"} if own else _WITHOUT_HOPS
+        logger.warning(_NEW_HOPS if own else _UNUSED_MARKS, checkpoint, file)
     elif values.get("attention_supervision", "none") == "none":
         values["attention_supervision"] = "every_hop"
-    if values.get("vocabulary", {}) is None:
-        values["vocabulary"] = {}  # with the answers that annotators wrote
+    if values.get("vocabulary", {}) is None or not own:
+        values["vocabulary"] = {}  # with the answers that annotators wrote, however few they are
     with atomic_write(file) as unfinished:
         comment = (
             f"# Goes on from {checkpoint} with marked and corrected data: qca train {file}\n"
@@ -68,8 +85,18 @@ def run_options(checkpoint: str, data: str) -> dict[str, Any]:
     return {} if run is None or not _same(run["data"], data) else {"format": run["format"], **run["data_options"]}
 
 
+def group_columns(checkpoint: str, annotated: Path, data: str) -> tuple[str, ...]:
+    """The column that the `group_by` of the run `checkpoint` needs beside the row schema; none for other data."""
+    run = read_run(checkpoint)
+    return () if run is None or not _same(run["data"], data, annotated) else further_columns(run["group_by"])
+
+
 def held_out_rows(checkpoint: str, annotated: Path, data: str, rows: Any) -> set[int]:
-    """The numbers of the rows of `data` that the run `checkpoint` cut off for validation; none for other data."""
+    """The numbers of the rows of `data` that the run `checkpoint` cut off for validation; none for other data.
+
+    Args:
+        rows: those of `data`, with the column of `group_columns`.
+    """
     run = read_run(checkpoint)
     if run is None or run["validation_ratio"] is None or not _same(run["data"], data, annotated):
         return set()

@@ -15,6 +15,7 @@ from transformers.image_utils import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_S
 from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor
 from modeling_qca.vision_shape_qca import vision_shape
 
+from ..data.answers import answer_key
 from ..data.vocabulary import build_vocabulary
 from ..evaluation.checkpoint import load_checkpoint
 from ..inspection.estimate import ImageShape
@@ -97,7 +98,7 @@ def _classes(answers: list[str]) -> dict[str, dict]:
 
 
 def _set_answers(model: QCAForVisualQuestionAnswering, answers: list[str]) -> None:
-    """Give `model` one class for each of `answers`. Warns of those that it does not know; their weights start anew."""
+    """Give `model` one class for each of `answers`. Warns of new and of dropped answers."""
     known = model.config.label2id
     if [known.get(answer) for answer in answers] == list(range(model.config.num_labels)):
         return
@@ -113,17 +114,28 @@ def _set_answers(model: QCAForVisualQuestionAnswering, answers: list[str]) -> No
     new = len(answers) - len(kept)
     if new:
         logger.warning("%d of %d answers start anew: the checkpoint does not know them", new, len(answers))
+    if dropped := len(known) - len(kept):
+        logger.warning(
+            "%d of %d answers of the checkpoint are dropped: `keep_answers: true` keeps them", dropped, len(known)
+        )
 
 
 def training_answers(recipe: Recipe, rows: datasets.Dataset) -> list[str]:
-    """The answers of `rows`, or those in the config of the recipe's `model`, in the order of their classes.
+    """The answers of `rows`, those in the config of the recipe's `model`, or both; in the order of their classes.
 
     Raises:
         ValueError: there are none.
     """
-    if recipe.vocabulary is not None:
-        rule, normalize = recipe.answer_rule, recipe.normalize_answers
-        return build_vocabulary(rows["answers"], rule=rule, normalize=normalize, **recipe.vocabulary)
+    known = _checkpoint_answers(recipe) if recipe.vocabulary is None or recipe.keep_answers else []
+    if recipe.vocabulary is None:
+        return known
+    rule, normalize = recipe.answer_rule, recipe.normalize_answers
+    found = build_vocabulary(rows["answers"], rule=rule, normalize=normalize, **recipe.vocabulary)
+    keys = {answer_key(answer, normalize) for answer in known}
+    return [*known, *(answer for answer in found if answer_key(answer, normalize) not in keys)]
+
+
+def _checkpoint_answers(recipe: Recipe) -> list[str]:
     assert recipe.model is not None  # checked by `Recipe`
     answers: dict[int, str] = QCAConfig.from_pretrained(_source(recipe.model)).id2label  # type: ignore[assignment]
     if answers == QCAConfig().id2label:

@@ -83,6 +83,7 @@ class Recipe:
         image_size: Height and width in pixels, if they differ from the encoder's.
         vocabulary: Which answers the model knows: `{}` all, `{minimum_count: 9}` those of at least nine rows,
             `{top_k: 1000}` the most frequent. `null` keeps the answers in the config of `model`.
+        keep_answers: Keep the answers of the checkpoint `model`, and add those of `vocabulary`.
         answer_rule: How an answer scores: `consensus` by how many people gave it, `set` 1 for each answer of the row.
         normalize_answers: Compare answers in the form of the official VQA evaluation.
         abstain_answer: Answer that means "no answer", such as `unanswerable` of VizWiz.
@@ -120,6 +121,7 @@ class Recipe:
     text_encoder: str | None = None
     image_size: list[int] | None = None
     vocabulary: dict[str, int] | None = field(default_factory=dict)
+    keep_answers: bool = False
     answer_rule: AnswerRule = "consensus"
     normalize_answers: bool = True
     abstain_answer: str | None = None
@@ -154,6 +156,8 @@ class Recipe:
             raise ValueError("a recipe names either `model`, or both `vision_encoder` and `text_encoder`")
         if self.vocabulary is None and self.model is None:
             raise ValueError("`vocabulary: null` keeps the answers of `model`, and there is none")
+        if self.keep_answers and self.model is None:
+            raise ValueError("`keep_answers` keeps those of a checkpoint, and there is no `model`")
         if self.cache_image_features and ("vision" not in self.freeze or self.streaming):
             raise ValueError("`cache_image_features` needs `vision` in `freeze`, and no `streaming`")
         if self.lora_rank is not None and {"vision", "text"} <= set(self.freeze):

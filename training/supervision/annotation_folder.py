@@ -108,7 +108,7 @@ class AnnotationFolder:
         """The most frequent answer to a question, as annotators corrected it."""
         row = self.questions[index]
         with self._lock:
-            answers = _corrected(self._work()).get(row["question_id"], row["answers"])
+            answers = self._corrected(self._work()).get(row["question_id"], row["answers"])
         return majority_answer(answers, normalize=False) or ""
 
     def open_next(self, annotator: str, order: Iterable[int]) -> int | None:
@@ -202,8 +202,8 @@ class AnnotationFolder:
     def _work(self) -> dict[str, Any]:
         """
         `open`: annotator -> question id. `skipped`: annotator -> question ids. `saved`: question id -> annotator ->
-        the corrected `answer` or None, the labels that the question looks at without naming them (`also`), and its
-        `question` and `image_id`.
+        the corrected `answer`, or None for that of the table, the labels that the question looks at without naming
+        them (`also`), and its `question` and `image_id`.
         """
         path = self.folder / WORK
         if not path.exists():
@@ -252,7 +252,7 @@ class AnnotationFolder:
 
     def _write(self, work: Mapping[str, Any]) -> Counts:
         lines = list(self._lines)
-        for question_id, answers in _corrected(work).items():
+        for question_id, answers in self._corrected(work).items():
             index = self._index[question_id]
             lines[index] = self._line(index, answers)
         objects = self._objects()
@@ -286,22 +286,24 @@ class AnnotationFolder:
                 by_annotator = work["saved"].get(row["question_id"], {}).values()
                 also = sorted({label for entry in by_annotator for label in entry["also"]})
                 if unnamed := tuple(item for item in marked if item.label in also):
-                    hops = [*hops, HopObjects(", ".join(also), unnamed)]
+                    unmarked = [HopObjects("", ())] * (self.hops - 1 - len(hops))
+                    hops = [*hops, *unmarked, HopObjects(", ".join(also), unnamed)]
                 if hops:
                     maps[index] = self._draw(image_id, tuple(hops))
         return maps
 
+    def _corrected(self, work: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+        """Question id -> votes, of the questions whose answer an annotator changed. Other annotators confirmed it."""
+        votes: dict[str, list[dict[str, Any]]] = {}
+        for question_id, by_annotator in work["saved"].items():
+            given = [entry["answer"] for entry in by_annotator.values()]
+            if given.count(None) < len(given):
+                own = majority_answer(self.questions[self._index[question_id]]["answers"], normalize=False)
+                votes[question_id] = count_answers(own if answer is None else answer for answer in given)
+        return votes
+
     def _drawn(self, image_id: str, hops: tuple[HopObjects, ...]) -> Maps:
         return draw_hop_maps(hops, self._size(image_id), self._grid, self.hops)
-
-
-def _corrected(work: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Question id -> answers, of the questions whose answer an annotator changed."""
-    given = {
-        question_id: [entry["answer"] for entry in by_annotator.values() if entry["answer"] is not None]
-        for question_id, by_annotator in work["saved"].items()
-    }
-    return {question_id: count_answers(answers) for question_id, answers in given.items() if answers}
 
 
 def _fitted_maps(relevance: Iterable[Any], hops: int) -> Iterator[tuple[int, Maps]]:

@@ -1,11 +1,12 @@
 """Models of recipes: the answer head of a checkpoint, and vision layers that nothing reads."""
 
+import datasets
 import pytest
 import torch
 from helpers.tiny import ANSWERS, save_tiny_model, tiny_batch
 
 from modeling_qca import QCAForVisualQuestionAnswering
-from modeling_qca.training.fitting.model_factory import build_model
+from modeling_qca.training.fitting.model_factory import build_model, training_answers
 from modeling_qca.training.fitting.recipe import make_recipe
 
 
@@ -31,8 +32,18 @@ def test_known_answers_keep_their_weights_at_new_positions(checkpoint, caplog):
     logits = after(**tiny_batch()).logits
     torch.testing.assert_close(logits[:, there], before(**tiny_batch()).logits[:, known])
     assert len(known) == 3 and "1 of 4 answers start anew" in caplog.text
+    assert "2 of 5 answers of the checkpoint are dropped: `keep_answers: true` keeps them" in caplog.text
     weight = after.classifier[-1].weight[answers.index("purple")]
     assert 0 < weight.abs().max() < 1 and torch.equal(after.classifier[-1].bias[1], torch.zeros(()))
+
+
+def test_keep_answers_adds_new_answers_to_those_of_the_checkpoint(checkpoint):
+    rows = datasets.Dataset.from_dict({"answers": [[{"answer": answer, "count": 1}] for answer in ("Purple", "Red")]})
+    recipe = {"data": "d", "model": str(checkpoint), "keep_answers": True}
+    assert training_answers(make_recipe(recipe, "test"), rows) == [*ANSWERS.values(), "purple"]
+    encoders = {"data": "d", "vision_encoder": "v", "text_encoder": "t", "keep_answers": True}
+    with pytest.raises(ValueError, match="`keep_answers` keeps those of a checkpoint, and there is no `model`"):
+        make_recipe(encoders, "test")
 
 
 def test_reordered_answers_keep_their_weights(checkpoint, caplog):

@@ -81,6 +81,13 @@ def test_object_that_the_question_does_not_name_serves_its_last_hop(folder):
     assert masks(folder).keys() == {0, 1, 2}
 
 
+def test_unnamed_object_alone_leaves_the_hops_before_the_last_without_a_map(folder):
+    folder.save(2, "eva", "1", [MarkedObject("room", "window", Box(0, 10, 20, 20))])
+    window = np.zeros((16, 16))
+    window[8:, :8] = 1
+    assert (masks(folder)[2] == [np.zeros((16, 16)), window]).all()
+
+
 def test_corrected_answer_is_in_the_table_and_an_equal_one_changes_nothing(folder):
     folder.save(1, "eva", "right")
     folder.save(2, "eva", "1")
@@ -96,6 +103,16 @@ def test_answers_of_several_annotators_are_votes(folder):
         {"answer": "right", "count": 2},
         {"answer": "in the corner", "count": 1},
     ]
+
+
+def test_confirmed_answer_is_a_vote_beside_a_correction(folder):
+    for name, answer in (("eva", "left"), ("tom", "right"), ("ann", "left")):
+        folder.save(1, name, answer)
+    assert load_rows(str(folder.folder))["answers"][1] == [
+        {"answer": "left", "count": 2},
+        {"answer": "right", "count": 1},
+    ]
+    assert folder.answer(1) == "left"
 
 
 def test_wrong_object_is_removed_by_whomever(folder):
