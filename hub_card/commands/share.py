@@ -74,6 +74,8 @@ def export(
     """Export a checkpoint to a program that runs without this package. ONNX needs the `export` extra."""
     check_checkpoint(checkpoint)
     if data is not None:
+        if not int8:
+            raise ValueError("--data is there to count the changed answers of --int8: add --int8, or leave --data out")
         check_data(data, data_options)
     from modeling_qca.hub_card.export import export_checkpoint
     from modeling_qca.training.evaluation.evaluation_data import evaluation_data

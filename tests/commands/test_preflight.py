@@ -81,6 +81,7 @@ def test_wrong_arguments_end_in_one_line_before_torch_is_imported(desk):
         "explain|run/checkpoint|cat.jpg|data": "data is a file, not a question",
         "evaluate|run/checkpoint|nowhere": "nowhere: no such folder or file",
         "export|missing|out": "missing: no such checkpoint",
+        "export|run/checkpoint|out|--data|data": "add --int8, or leave --data out",
         "push|missing|me/name": "missing: no such checkpoint",
         "vocab|nowhere|data": "nowhere: no such folder or file",
         "check|nowhere": "nowhere: no such folder or file",

@@ -142,6 +142,14 @@ def test_a_data_set_as_on_the_hub_needs_no_answers(tmp_path):
     assert [row.question for row in rows] == ["what", "where"] and all(row.image["bytes"] for row in rows)
 
 
+def test_conversations_without_replies_are_asked(tmp_path):
+    tiny_image(0).save(tmp_path / "1.png")
+    record = {"id": "c", "image": "1.png", "conversations": [{"from": "human", "value": "<image>\nwhat"}] * 2}
+    (tmp_path / "test.jsonl").write_text(json.dumps(record) + "\n")
+    rows = list(source_rows(str(tmp_path / "test.jsonl"), None, {}, with_questions=True))
+    assert [(row.question, row.question_id) for row in rows] == [("what", "c-0"), ("what", "c-1")]
+
+
 def test_questions_come_from_lines_or_from_a_table_with_their_ids(tmp_path):
     lines = tmp_path / "questions.txt"
     lines.write_text("what is it\n\nwhere is it\n")

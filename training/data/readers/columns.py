@@ -66,7 +66,7 @@ class RecordConverter:
         if "question" in self.mapping or "question" not in self.required or not is_conversation(record):
             yield place, self._row(record, default_id, place)
             return
-        for turn, question in enumerate(conversation_records(record, place)):
+        for turn, question in enumerate(conversation_records(record, place, "answers" in self.required)):
             yield f"{place} turn {turn}", self._row(question, f"{default_id}-{turn}", f"{place} turn {turn}")
 
     def _row(self, record: Record, default_id: str, place: str) -> Row:

@@ -22,8 +22,11 @@ def is_conversation(record: Record) -> bool:
     return "question" not in record and any(layout in record for layout in LAYOUTS)
 
 
-def conversation_records(record: Record, place: str) -> Iterator[Record]:
+def conversation_records(record: Record, place: str, with_replies: bool) -> Iterator[Record]:
     """A record with `image`, `question` and `answer` for each turn. Its id is that of the conversation and the turn.
+
+    Args:
+        with_replies: whether each question needs one; otherwise `answer` is None.
 
     Raises:
         ValueError: a turn has another form, a question has no reply, or there are several images.
@@ -44,6 +47,9 @@ def conversation_records(record: Record, place: str) -> Iterator[Record]:
     if len(images) > 1:
         raise ValueError(f"{place}: the conversation has {len(images)} images; a question is about one")
     pairs = [turn for turn in spoken if turn[0] in _USERS + _ASSISTANTS]
+    if not with_replies:
+        asked = (turn for turn in pairs if turn[0] in _USERS)
+        pairs = [each for turn in asked for each in (turn, (_ASSISTANTS[0], None))]
     for index in range(0, len(pairs), 2):
         (asker, question), (answerer, answer) = (pairs[index : index + 2] + [(None, None)])[:2]
         if asker not in _USERS or answerer not in _ASSISTANTS:
