@@ -30,7 +30,7 @@ def predict(
     regions: Annotated[
         bool, typer.Option("--regions", help="Also write the peak of the relevance map and the box around it.")
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Number of images in a batch.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, max=128, help="Number of images in a batch.")] = 16,
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode images; 0 decodes in this one.")] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
     threshold: Threshold = None,

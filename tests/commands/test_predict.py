@@ -8,6 +8,8 @@ from helpers.tiny import save_tiny_model
 from qca_cli.main import app
 from typer.testing import CliRunner
 
+from modeling_qca.training.prediction.parts import PART_IMAGES
+
 
 def test_says_how_many_rows_are_no_answer_and_refuses_two_limits(tmp_path: Path):
     save_tiny_model(tmp_path / "run")
@@ -36,3 +38,9 @@ def test_exit_status_says_whether_every_image_was_read(tmp_path: Path, damaged: 
     assert ("could not be read" in shown) == damaged == (tmp_path / "answers.jsonl.unreadable.csv").exists()
     again = CliRunner().invoke(app, [*words, "--resume"])
     assert again.exit_code == ended.exit_code and "finished before" in again.output
+
+
+@pytest.mark.parametrize(("size", "status"), [(PART_IMAGES, 1), (PART_IMAGES + 1, 2)])
+def test_a_batch_is_at_most_a_part(tmp_path: Path, size: int, status: int):
+    words = ["predict", str(tmp_path), "photos", "--output", str(tmp_path / "answers.csv"), "--batch-size", str(size)]
+    assert CliRunner().invoke(app, words).exit_code == status  # 1: there is no checkpoint
