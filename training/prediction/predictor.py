@@ -256,9 +256,7 @@ class Predictor:
         if self.familiarity is not None:
             distances = self.familiarity.distances(text.pooler_output.float().cpu().numpy())
             unfamiliar = (distances > self.familiarity.threshold).tolist()
-        for question, states, length, far in zip(
-            questions, text.last_hidden_state, lengths, unfamiliar, strict=True
-        ):
+        for question, states, length, far in zip(questions, text.last_hidden_state, lengths, unfamiliar, strict=True):
             self._questions[question] = _Question(states[:length].clone(), far)
 
     def _check_columns(self, batch: Mapping[str, Sequence[Any]]) -> None:
