@@ -31,8 +31,8 @@ _NEW_HOPS = (
 )
 _UNUSED_MARKS = (
     "%s has no hops, so %s trains on the corrected answers and not on the marks. To use the marks, add "
-    "`--num-attention-layers 2 --attention-supervision every_hop` to `qca train`; the hops and a part of the head "
-    "then start anew, which needs the data of the whole run"
+    "`--num-attention-layers 2 --attention-supervision every_hop` to `qca train`. The hops and a part of the head "
+    "then start anew. This needs the data of the whole run"
 )
 _ROUND = re.compile(r"(.*)_round(\d+)")
 

@@ -489,6 +489,12 @@ def test_marked_objects(folder):
         (
             "csv",
             "a.csv",
+            "image,x,y,width,height,question_id\nphone.jpg,1,1,9,9,train-0\n",
+            "the question train-0 is about room.png, and the mark is on phone.jpg",
+        ),
+        (
+            "csv",
+            "a.csv",
             "image,x,y,width,height,label,hop\nroom.png,1,1,9,9,bed,first\n",
             "the hop is a number from 1, not 'first'",
         ),

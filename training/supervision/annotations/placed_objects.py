@@ -87,14 +87,19 @@ class PlacedObjects:
                 f"{annotation.place}: no question has the id {annotation.question_id!r}; an id is the column "
                 f"question_id, or table and row such as {self._questions[0].question_id}"
             )
-        asked = [question for question in asked if annotation.image is None or question.image_key == key]
-        for other in asked:
-            if (other.image_key, other.text) != (asked[0].image_key, asked[0].text):
+        about = [question for question in asked if annotation.image is None or question.image_key == key]
+        if not about and key is not None:
+            raise ValueError(
+                f"{annotation.place}: the question {annotation.question_id} is about {asked[0].image_name}, and the "
+                f"mark is on {annotation.image}; correct one of them"
+            )
+        for other in about:
+            if (other.image_key, other.text) != (about[0].image_key, about[0].text):
                 raise ValueError(
-                    f"{annotation.place}: two questions have the id {annotation.question_id!r}: {asked[0].place} and "
+                    f"{annotation.place}: two questions have the id {annotation.question_id!r}: {about[0].place} and "
                     f"{other.place}; give each question an id of its own"
                 )
-        return asked[0].image_key if annotation.image is None else key
+        return about[0].image_key if annotation.image is None else key
 
     def _picture(self, key: str) -> Picture:
         if key not in self._pictures:
