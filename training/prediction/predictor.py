@@ -190,15 +190,14 @@ class Predictor:
         for start in range(0, len(rows), MAXIMUM_PAIRS):
             chunk = slice(start, start + MAXIMUM_PAIRS)
             first, last = min(rows[chunk]), max(rows[chunk])
+            text, unfamiliar = self._text_features(questions[chunk])
             outputs = self.model(
                 image_features=features.last_hidden_state[first : last + 1],
                 image_grid=features.grid,
                 image_index=torch.tensor([row - first for row in rows[chunk]], device=self.model.device),
-                **self._text_features(questions[chunk]),
+                **text,
             )
-            records += self._records(outputs, questions[chunk], [pictures.sizes[row] for row in rows[chunk]])
-            for question in list(self._questions)[: max(0, len(self._questions) - MAXIMUM_QUESTIONS)]:
-                del self._questions[question]
+            records += self._records(outputs, unfamiliar, [pictures.sizes[row] for row in rows[chunk]])
         return records
 
     def check_questions(self, questions: Sequence[tuple[str, str]]) -> None:
@@ -212,7 +211,7 @@ class Predictor:
         if questions:
             tokenize_questions(self.processor, [text for _, text in questions], [name for name, _ in questions])
 
-    def _records(self, outputs: Any, questions: Sequence[str], sizes: list[tuple[int, int]]) -> list[dict[str, Any]]:
+    def _records(self, outputs: Any, unfamiliar: list[bool], sizes: list[tuple[int, int]]) -> list[dict[str, Any]]:
         records = []
         may_abstain = "abstained" in self.fields
         for answers in self.processor.post_process_question_answering(outputs, self.model.config, self.top_k):
@@ -226,8 +225,8 @@ class Predictor:
                     record["answer"] = ""
             records.append(record)
         if self.familiarity is not None:
-            for record, question in zip(records, questions, strict=True):
-                record["unfamiliar"] = self._questions[question].unfamiliar
+            for record, is_unfamiliar in zip(records, unfamiliar, strict=True):
+                record["unfamiliar"] = is_unfamiliar
         if self.regions:
             maps = self.processor.post_process_relevance(outputs)
             for record, grid, size in zip(records, maps, sizes, strict=True):
@@ -235,19 +234,23 @@ class Predictor:
                 record["peak"], record["box"] = peak_and_box(grid[-1].float().cpu().numpy(), seen)
         return records
 
-    def _text_features(self, questions: Sequence[str]) -> dict[str, torch.Tensor]:
-        """`text_features` `[U, L, E]` with their `attention_mask`, and `question_index` `[B]`."""
+    def _text_features(self, questions: Sequence[str]) -> tuple[dict[str, torch.Tensor], list[bool]]:
+        """`text_features` `[U, L, E]`, their `attention_mask` and `question_index` `[B]`; and each pair's flag."""
         places: dict[str, int] = {}
         index = [places.setdefault(question, len(places)) for question in questions]
         if new := [question for question in places if question not in self._questions]:
             self._encode(new)
-        states = [self._questions[question].states for question in places]
+        known = [self._questions[question] for question in places]
+        states = [question.states for question in known]
         mask = [torch.ones(len(tokens), dtype=torch.long, device=tokens.device) for tokens in states]
-        return {
+        for question in list(self._questions)[: max(0, len(self._questions) - MAXIMUM_QUESTIONS)]:
+            del self._questions[question]
+        inputs = {
             "text_features": pad_sequence(states, batch_first=True),
             "attention_mask": pad_sequence(mask, batch_first=True),
             "question_index": torch.tensor(index, device=self.model.device),
         }
+        return inputs, [known[place].unfamiliar for place in index]
 
     def _encode(self, questions: list[str]) -> None:
         text = self.model.get_text_features(**self.processor(text=questions).to(self.model.device))
