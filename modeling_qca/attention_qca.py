@@ -8,6 +8,7 @@ each question a row of its own.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -16,6 +17,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from .configuration_qca import QCAConfig
 from .pairs_qca import ImageIndex, expand_to_questions, image_matmul
 from .states_qca import PatchPlaces, QuestionStates
+
+LookCloser = Callable[[torch.Tensor, torch.Tensor, PatchPlaces], tuple[torch.Tensor, PatchPlaces]]
 
 
 def masked_softmax(scores: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -293,15 +296,18 @@ class AttentionHops(nn.Module):
         self.layers = nn.ModuleList([AttentionHop(config, i == depth - 1, scorer_class) for i in range(depth)])
 
     def forward(
-        self, question: QuestionStates, patches: torch.Tensor, places: PatchPlaces
+        self, question: QuestionStates, patches: torch.Tensor, places: PatchPlaces, zoom: LookCloser | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """
         Args:
             patches: `[I, N, D]`, or `[B, N, D]` without `places.image_index`.
+            zoom: gives the patches and places that the hops after the first read, by the relevance of the first
+                `[B, H, N]`; see `Zoom`.
 
         Returns:
             The last query `[B, D]`; the evidence of every hop and, if the answer head reads it, the mean of the
-            patches `[B, num_evidence, D]`; and the relevance of every hop `[B, T, H, N]`.
+            patches `[B, num_evidence, D]`; and the relevance of every hop `[B, T, H, N]`. Patches that `zoom` adds
+            come last, with zeros for the first hop.
         """
         mean = []
         if self.reads_mean:
@@ -312,6 +318,9 @@ class AttentionHops(nn.Module):
             query, patches, evidence, relevance = layer(query, patches, question.tokens, question.mask, places)
             if layer.patch_update is not None:
                 places = places._replace(image_index=None)
+            if zoom is not None and not maps:
+                patches, places = zoom(relevance, patches, places)
+                relevance = nn.functional.pad(relevance, (0, patches.shape[1] - relevance.shape[-1]))
             found.append(evidence)
             maps.append(relevance)
         shape = (query.shape[0], 0, self.num_heads, patches.shape[1])

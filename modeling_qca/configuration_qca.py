@@ -13,6 +13,7 @@ from .legacy_qca import DEFAULTS_OF_0_1, REMOVED_FIELDS, upgrade_fields
 from .validation_qca import check_fields, check_parameter_count, check_stored
 from .vision_shape_qca import vision_shape
 
+MAXIMUM_ZOOM = 16
 FORMAT_VERSION = "0.2"  # of stored configs; see `QCAConfig.from_dict`
 
 # A saved checkpoint carries the code; these entries name the class for each Auto class and pipeline.
@@ -91,6 +92,13 @@ class QCAConfig(PreTrainedConfig):
         token_budget_selection (`str`, *optional*, defaults to `"top"`):
             Patches kept: those of highest rank (`"top"`), or as many that are `"spread"` over the image, densest where
             the rank is high.
+        zoom_factor (`int`, *optional*, defaults to 1):
+            How many times finer a window is than the glance. Above 1, the image processor gives pictures of as many
+            times the sides of what the vision encoder is to read at once; the first hop reads the whole picture made
+            smaller (the glance), and the later ones also windows of it at full detail, which the map of the first
+            chooses. A window shows `1 / zoom_factor` of each side.
+        zoom_regions (`int`, *optional*, defaults to 1):
+            Number of windows that each question chooses, if `zoom_factor` is above 1.
         relevance_loss_weight (`float`, *optional*, defaults to 1.0):
             Weight of the attention-supervision loss where `target_relevance` is given.
         evidence_dropout (`float`, *optional*, defaults to 0.3):
@@ -122,6 +130,7 @@ class QCAConfig(PreTrainedConfig):
         "patch_boxes",
         "budget_relevance",
         "patch_mask",
+        "zoom_boxes",
         "vision_hidden_states",
         "vision_attentions",
         "text_hidden_states",
@@ -154,6 +163,8 @@ class QCAConfig(PreTrainedConfig):
     token_budget_mass: float = 0.9
     token_budget_scorer: Literal["learned", "random", "cls_attention"] = "learned"
     token_budget_selection: Literal["top", "spread"] = "top"
+    zoom_factor: int = 1
+    zoom_regions: int = 1
     relevance_loss_weight: float | int = 1.0
     evidence_dropout: float | int = 0.3
     num_classifier_layers: int = 1
@@ -273,13 +284,21 @@ class QCAConfig(PreTrainedConfig):
 
     @property
     def image_grid(self) -> tuple[int, int]:
-        """(rows, columns) of patches of an image of the vision encoder's own size."""
-        return vision_shape(self.vision_config).grid
+        """(rows, columns) of patches of an image of `image_size`."""
+        (height, width), (down, across) = self.image_size, self.patch_size
+        own = vision_shape(self.vision_config).grid
+        return own if self.zoom_factor == 1 else (height // down, width // across)
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(height, width) in pixels of the vision encoder's own images."""
-        return vision_shape(self.vision_config).image_size
+        """(height, width) in pixels of the vision encoder's own images, or of pictures whose glance is about as
+        large."""
+        shape, factor = vision_shape(self.vision_config), self.zoom_factor
+        if factor == 1:
+            return shape.image_size
+        sides = zip(shape.grid, self.patch_size, strict=True)
+        height, width = (max(cells // (2 * factor), 1) * 2 * factor**2 * pixels for cells, pixels in sides)
+        return height, width
 
     @property
     def patch_size(self) -> tuple[int, int]:
@@ -287,7 +306,8 @@ class QCAConfig(PreTrainedConfig):
         if self.vision_config.model_type in LAYOUTS:
             size = self.vision_config.patch_size
             return tuple(size) if isinstance(size, (list, tuple)) else (size, size)
-        (height, width), (rows, columns) = self.image_size, self.image_grid
+        shape = vision_shape(self.vision_config)
+        (height, width), (rows, columns) = shape.image_size, shape.grid
         return height // rows, width // columns
 
     @property
@@ -336,7 +356,30 @@ class QCAConfig(PreTrainedConfig):
             )
         if self.first_question_layer is not None:
             self._validate_question_in_vision_encoder()
+        self._validate_zoom()
         check_parameter_count(self._num_own_parameters)
+
+    def _validate_zoom(self):
+        factor, regions = self.zoom_factor, self.zoom_regions
+        if not 1 <= factor <= MAXIMUM_ZOOM:
+            raise ValueError(f"`zoom_factor` must be from 1 to {MAXIMUM_ZOOM}, got {factor}.")
+        if factor == 1:
+            return
+        if not 0 <= regions <= (2 * factor - 1) ** 2:
+            raise ValueError(
+                f"`zoom_regions` must be from 0 to {(2 * factor - 1) ** 2}, the number of windows with "
+                f"`zoom_factor={factor}`, got {regions}."
+            )
+        if regions > 0 and self.num_attention_layers < 2:
+            raise ValueError(
+                f"`zoom_factor` needs a hop that chooses windows and one that reads them: set `num_attention_layers` "
+                f"to 2 or more, got {self.num_attention_layers}."
+            )
+        if self.first_question_layer is not None or self.patch_update != "none" or self.has_native_shapes:
+            raise ValueError(
+                "`zoom_factor` works with vision encoders of one picture size and without a question in them: drop "
+                "`vision_conditioning_layers`, `token_budget` and `patch_update`, or it."
+            )
 
     @property
     def _num_own_parameters(self) -> int:

@@ -42,6 +42,7 @@ from .text_qca import (
 )
 from .unread_qca import unread_parameters
 from .vision_qca import QCAImageFeatures, QCAVisionOutput, QuestionAwareVisionEncoder, check_spatial_shapes
+from .zoom_qca import WindowReader, Windows, Zoom, encode_all_windows, encode_glance, split_windows
 
 logger = logging.get_logger(__name__)
 KEYWORDS = ("output_attentions", "output_hidden_states", "num_items_in_batch")  # `Trainer` may pass the last
@@ -230,8 +231,12 @@ class QCAModel(QCAPreTrainedModel):
         Returns:
             [`QCAImageFeatures`]: `last_hidden_state` `[I, prefix + N, vision width]` after the last layer that no
             question changes (all `vision_feature_layers` side by side, if given), and the `grid` or `spatial_shapes`.
+            For a model that zooms, the tokens of the glance are followed by those of every window: to ask few
+            questions, pass `pixel_values` to the model instead, which encodes the chosen windows alone.
         """
         requested = self._requested(kwargs)
+        if self.config.zoom_factor > 1:
+            return encode_all_windows(self.vision_encoder, pixel_values, self.config.zoom_factor, requested)
         return self.vision_encoder.encode_images(pixel_values, spatial_shapes, pixel_attention_mask, **requested)
 
     @can_return_tuple
@@ -319,7 +324,10 @@ class QCAModel(QCAPreTrainedModel):
             text = self.get_text_features(*words, return_dict=True, **requested)
         else:
             text = self._cached_text(text_features, attention_mask)
-        if image_features is None:
+        read_windows = None
+        if self.config.zoom_factor > 1:
+            features, read_windows = self._glance(pixel_values, image_features, image_grid, requested)
+        elif image_features is None:
             images_alone = (pixel_values, None, spatial_shapes, pixel_attention_mask)
             features = self.get_image_features(*images_alone, return_dict=True, **requested)
         else:
@@ -332,18 +340,27 @@ class QCAModel(QCAPreTrainedModel):
         coordinates, mask = (coordinates, vision.patch_mask) if features.grid else (centers(boxes), is_token(boxes))
         shared = images if self.config.first_question_layer is None else None  # the patches have one row an image
         places = PatchPlaces(coordinates, shared, mask)
-        query, evidence, relevance = self.hops(question, patches, places)
+        zoom = None
+        if read_windows is not None:
+            windows = Windows.of(features.grid, self.config.zoom_factor, patches.device)
+            zoom = Zoom(windows, self.config.zoom_regions, images, read_windows, self.patch_embedder)
+        query, evidence, relevance = self.hops(question, patches, places, zoom if self.config.zoom_regions else None)
         # The parts of a model may lie on several devices.
         query = question.query.to(evidence.device) if self.config.answer_query == "initial" else query
-        relevance, patch_mask = self._on_full_grid(relevance, vision, features.grid)
+        grid = features.grid
+        relevance, patch_mask = self._on_full_grid(relevance, vision, grid)
+        if zoom is not None:
+            relevance, grid = zoom.on_fine_grid(relevance), zoom.windows.fine_grid
+            boxes = grid_boxes(grid, boxes.device).expand(num_pairs, -1, -1)
         return QCAModelOutput(
             query=query,
             evidence=evidence,
             relevance=relevance,
-            grid=features.grid,
+            grid=grid,
             patch_boxes=boxes,
             budget_relevance=vision.budget_relevance,
             patch_mask=patch_mask,
+            zoom_boxes=None if zoom is None else zoom.boxes,
             vision_hidden_states=vision.hidden_states,
             vision_attentions=vision.attentions,
             text_hidden_states=text.hidden_states,
@@ -375,6 +392,18 @@ class QCAModel(QCAPreTrainedModel):
                 f"{tuple(text_features.shape)}; pass the `attention_mask` of `get_text_features`."
             )
         return QCATextFeatures(last_hidden_state=text_features.to(self.dtype), attention_mask=attention_mask)
+
+    def _glance(
+        self,
+        pixel_values: torch.Tensor | None,
+        image_features: torch.Tensor | None,
+        image_grid: tuple[int, int] | None,
+        requested: dict[str, bool],
+    ) -> tuple[QCAImageFeatures, WindowReader]:
+        factor, prefix = self.config.zoom_factor, self.vision_encoder.shape.prefix
+        if pixel_values is not None:
+            return encode_glance(self.vision_encoder, pixel_values, factor, requested)
+        return split_windows(image_features, image_grid or self.config.image_grid, factor, prefix, self.dtype)
 
     def _cached_images(
         self,

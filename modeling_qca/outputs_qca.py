@@ -25,6 +25,10 @@ class QCAModelOutput(ModelOutput):
             Probabilities that the token budget ranked the patches by.
         patch_mask (`torch.BoolTensor` of shape `(questions, patches)`, *optional*):
             `True` for the patches that the token budget kept.
+        zoom_boxes (`torch.FloatTensor` of shape `(questions, zoom_regions, 4)`, *optional*):
+            (left, top, right, bottom) in 0..1 of the windows that each question chose, if the model zooms. The grid
+            is then that of the picture at full detail, and the relevance of a patch of the whole picture made smaller
+            is spread over the patches that it covers.
         vision_hidden_states, vision_attentions, text_hidden_states, text_attentions (*optional*):
             Of the layers of the encoders, with `output_hidden_states=True` and `output_attentions=True`. Vision layers
             that depend on the question have one row a question, those before them one row an image. Layers behind the
@@ -38,6 +42,7 @@ class QCAModelOutput(ModelOutput):
     patch_boxes: torch.Tensor | None = None
     budget_relevance: torch.Tensor | None = None
     patch_mask: torch.Tensor | None = None
+    zoom_boxes: torch.Tensor | None = None
     vision_hidden_states: tuple[torch.Tensor, ...] | None = None
     vision_attentions: tuple[torch.Tensor, ...] | None = None
     text_hidden_states: tuple[torch.Tensor, ...] | None = None
@@ -65,6 +70,7 @@ class QCAForVisualQuestionAnsweringOutput(ModelOutput):
     patch_boxes: torch.Tensor | None = None
     budget_relevance: torch.Tensor | None = None
     patch_mask: torch.Tensor | None = None
+    zoom_boxes: torch.Tensor | None = None
     vision_hidden_states: tuple[torch.Tensor, ...] | None = None
     vision_attentions: tuple[torch.Tensor, ...] | None = None
     text_hidden_states: tuple[torch.Tensor, ...] | None = None
