@@ -335,6 +335,7 @@ class QCAConfig(PreTrainedConfig):
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
         if self.temperature <= 0:
             raise ValueError(f"`temperature` must be positive, got {self.temperature}.")
+        self._validate_zoom()
         if min(self.vision_width, *self.patch_size, *self.image_grid) < 1:
             raise ValueError(
                 f"`vision_config` has no patches of at least 1 x 1 pixels and 1 channel: `image_size` "
@@ -356,7 +357,6 @@ class QCAConfig(PreTrainedConfig):
             )
         if self.first_question_layer is not None:
             self._validate_question_in_vision_encoder()
-        self._validate_zoom()
         check_parameter_count(self._num_own_parameters)
 
     def _validate_zoom(self):
@@ -375,7 +375,8 @@ class QCAConfig(PreTrainedConfig):
                 f"`zoom_factor` needs a hop that chooses windows and one that reads them: set `num_attention_layers` "
                 f"to 2 or more, got {self.num_attention_layers}."
             )
-        if self.first_question_layer is not None or self.patch_update != "none" or self.has_native_shapes:
+        question_inside = self.vision_conditioning_layers is not None or self.token_budget is not None
+        if question_inside or self.patch_update != "none" or self.has_native_shapes:
             raise ValueError(
                 "`zoom_factor` works with vision encoders of one picture size and without a question in them: drop "
                 "`vision_conditioning_layers`, `token_budget` and `patch_update`, or it."

@@ -1,6 +1,6 @@
 """What `pipeline.look` returns: a question about an image, its answers, relevance maps and relevant words."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,9 @@ class VisualExplanation:
             word is left out; negative for a word that lowers it. See [`word_importance`].
         kept: `[rows, columns]` boolean, the patches that the token budget kept; `None` without a budget.
         box: (left, top, right, bottom) in pixels of the part of the image that the patch grid covers.
-        method: of `relevance`. For a model without hops it is `"gradient"`, whichever was asked for.
+        method: of `relevance`. For a model without hops it is `"gradient"`, and with zoom `"relevance"`, whichever was
+            asked for.
+        windows: (left, top, right, bottom) in 0..1 of `box` of the windows that the question chose, with zoom.
     """
 
     image: Image.Image
@@ -33,6 +35,7 @@ class VisualExplanation:
     kept: torch.Tensor | None
     box: Box
     method: str = "relevance"
+    windows: list[Box] = field(default_factory=list)
 
     @property
     def caption(self) -> str:
@@ -54,8 +57,10 @@ class VisualExplanation:
         return replace(self, image=image, box=(left, top, right, bottom))
 
     def overlay(self, index: int = -1, caption: bool = True) -> Image.Image:
-        """Map number `index` on the image, with a legend and, with `caption`, the question and the answer."""
-        return overlay(self.image, self.relevance[index], self.caption if caption else None, box=self.box)
+        """Map number `index` on the image, with a legend and, with `caption`, the question and the answer. Frames show
+        the windows of a model that zooms."""
+        text = self.caption if caption else None
+        return overlay(self.image, self.relevance[index], text, box=self.box, windows=self.windows)
 
     def kept_patches(self) -> Image.Image:
         """

@@ -1,5 +1,6 @@
 """Draw relevance with PIL alone: a heat map on the image, with a legend, the question and the answer."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ def overlay(
     caption: str | None = None,
     legend: bool = True,
     box: Box | None = None,
+    windows: Sequence[Box] = (),
 ) -> Image.Image:
     """
     A heat map on an image.
@@ -45,6 +47,7 @@ def overlay(
         legend: whether to draw the scale below the image.
         box: (left, top, right, bottom) in pixels of the part of the image that `relevance` covers; by default all of
             it. The rest keeps its colors.
+        windows: (left, top, right, bottom) in 0..1 of `box` of windows to frame.
 
     Returns:
         RGB, as large as the image plus the caption and the legend.
@@ -63,6 +66,10 @@ def overlay(
     seen = image.crop((left, top, right, bottom))
     picture = image.copy()
     picture.paste(Image.blend(seen.convert("L").convert("RGB"), heat, MAP_SHARE), (left, top))
+    frames, line = ImageDraw.Draw(picture), max(2, image.width // 160)
+    for window in windows:
+        corners = np.array(window).reshape(2, 2) * (right - left, bottom - top) + (left, top)
+        frames.rectangle(corners.flatten().tolist(), outline="white", width=line)
     if legend:
         picture = _above(picture, _legend(image.width, peak))
     return picture if caption is None else _above(picture, text_strip(caption, image.width))

@@ -130,8 +130,13 @@ class QCAVisualQuestionAnsweringPipeline(Pipeline):
         if explanation.patch_mask is not None:
             kept = maps_on_grids(explanation.patch_mask.cpu(), explanation.grid, explanation.patch_boxes)
         box = seen_box(self.processor.image_processor, *picture.size)
+        boxes = explanation.zoom_boxes
+        windows = [[]] * len(questions) if boxes is None else [[tuple(one) for one in row] for row in boxes.tolist()]
         parts = zip(questions, answers, maps, words, kept, strict=True)
-        looks = [VisualExplanation(picture, *row, box=box, method=method) for row in parts]
+        looks = [
+            VisualExplanation(picture, *row, box=box, method=method, windows=chosen)
+            for row, chosen in zip(parts, windows, strict=True)
+        ]
         return looks[0] if isinstance(question, str) else looks
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any):

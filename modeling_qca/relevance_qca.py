@@ -37,6 +37,8 @@ class RelevanceOutput(ModelOutput):
         logits (`torch.FloatTensor` of shape `(questions, answers)`): scores before softmax or sigmoid.
         answers (`torch.LongTensor` of shape `(questions,)`): the explained answers.
         patch_mask (`torch.BoolTensor` of shape `(questions, patches)`, *optional*): patches the token budget kept.
+        zoom_boxes (`torch.FloatTensor` of shape `(questions, zoom_regions, 4)`, *optional*):
+            (left, top, right, bottom) in 0..1 of the windows that each question chose, if the model zooms.
     """
 
     relevance: torch.Tensor | None = None
@@ -46,6 +48,7 @@ class RelevanceOutput(ModelOutput):
     logits: torch.FloatTensor | None = None
     answers: torch.Tensor | None = None
     patch_mask: torch.BoolTensor | None = None
+    zoom_boxes: torch.Tensor | None = None
 
 
 def explain(
@@ -77,8 +80,9 @@ def explain(
     if method not in methods:
         raise ValueError(f"Unknown `method` {method!r}; it is one of {', '.join(methods)}.")
     model = unwrapped_model(model)
-    if available_method(model.config, method) != method:
-        raise ValueError("A model with `num_attention_layers=0` averages all patches: pass `method='gradient'`.")
+    if (possible := available_method(model.config, method)) != method:
+        reason = "zooms" if possible == "relevance" else "has no hops and averages all patches"
+        raise ValueError(f"A model that {reason} is explained by its own maps alone: pass `method={possible!r}`.")
     inputs = {name: value for name, value in inputs.items() if value is not None}
     for name, cached in (("pixel_values", "image_features"), ("input_ids", "text_features")):
         if method != "relevance" and name not in inputs:
@@ -95,7 +99,10 @@ def explain(
 
 
 def available_method(config: PreTrainedConfig, method: str) -> str:
-    """`method`, or `"gradient"` for a model without hops, whose average of all patches has no other map."""
+    """`method`, or the only one that the model has: `"gradient"` without hops, whose average of all patches has no
+    other map, and `"relevance"` with zoom, whose windows the other methods do not follow."""
+    if config.zoom_factor > 1 and config.num_attention_layers:
+        return "relevance"
     return method if config.num_attention_layers else "gradient"
 
 
@@ -199,6 +206,7 @@ def _relevance_output(
         logits=logits,
         answers=logits.argmax(dim=-1) if answers is None else answers,
         patch_mask=outputs.patch_mask,
+        zoom_boxes=outputs.zoom_boxes,
     )
 
 

@@ -88,9 +88,10 @@ def answer_probabilities(model: Any, logits: torch.Tensor, answers: torch.Tensor
 
 
 def _with_image_features(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """`inputs` whose images are encoded, with the image of each question."""
+    """`inputs` whose images are encoded, with the image of each question. With zoom, only the model knows what is to
+    be encoded."""
     inputs = {name: value for name, value in inputs.items() if value is not None}
-    if "pixel_values" in inputs:
+    if "pixel_values" in inputs and model.config.zoom_factor == 1:
         shapes = {"spatial_shapes": inputs.get("spatial_shapes")}  # of SigLIP 2 NaFlex; they say what is padding
         features = model.get_image_features(inputs.pop("pixel_values"), return_dict=True, **shapes)
         inputs.pop("pixel_attention_mask", None)

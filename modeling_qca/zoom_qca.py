@@ -113,11 +113,11 @@ class Zoom:
             hop learns to choose (straight-through, Bengio et al. 2013).
         """
         self.chosen, shares = self.windows.choose(relevance.mean(dim=1), self.count)
-        pairs = torch.arange(len(relevance), device=relevance.device)
+        pairs = torch.arange(relevance.shape[0], device=relevance.device)
         images = pairs if self.image_index is None else self.image_index.rows.to(pairs.device)
         number = len(self.windows.inside)
         needed = (images[:, None] * number + self.chosen).flatten()  # [B K]
-        order = torch.arange(len(needed), device=needed.device)
+        order = torch.arange(needed.shape[0], device=needed.device)
         if not torch.compiler.is_compiling():  # the shapes of a traced graph cannot depend on the data
             needed, order = needed.unique(return_inverse=True)
         where = needed % number
@@ -127,7 +127,7 @@ class Zoom:
         shares = shares.clamp(min=torch.finfo(shares.dtype).tiny)
         found = found * (shares / shares.detach()).to(found)[..., None, None]
         coordinates = centers(boxes).index_select(0, order.to(boxes.device)).unflatten(0, self.chosen.shape)
-        glance = places.coordinates.expand(len(pairs), -1, -1)
+        glance = places.coordinates.expand(pairs.shape[0], -1, -1)
         both = torch.cat([glance, coordinates.flatten(1, 2).to(glance)], dim=1)
         patches = torch.cat([expand_to_questions(patches, self.image_index), found.flatten(1, 2).to(patches)], dim=1)
         return patches, PatchPlaces(both)

@@ -316,6 +316,24 @@ def test_image_size_of_the_processor_is_exported(tmp_path: Path):
         assert found.grid == (6, 5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("regions", [1, 2])
+def test_zoom_is_exported(regions: int, tmp_path: Path):
+    model = tiny_model("dinov2", zoom_factor=2, zoom_regions=regions)
+    model.save_pretrained(tmp_path / "checkpoint")
+    processor = tiny_processor(size={"height": 64, "width": 128})
+    processor.save_pretrained(tmp_path / "checkpoint")
+    pictures = [tiny_image(seed, (128, 64)) for seed in range(3)]
+    inputs = processor(images=pictures, text=[["what is it", "where is the ball"]] * 3)
+    with torch.inference_mode():
+        expected = model(**inputs)
+    for format in ["torch"] + ["onnx"] * (find_spec("onnxruntime") is not None):
+        export_checkpoint(str(tmp_path / "checkpoint"), tmp_path / format, format)
+        found = load(tmp_path / format)(**inputs)
+        torch.testing.assert_close(found.logits, expected.logits, rtol=0, atol=1e-4)
+        torch.testing.assert_close(found.relevance, expected.relevance, rtol=0, atol=1e-4)
+
+
 @needs_onnx
 def test_export_names_no_local_folder(onnx: Path):
     for file in onnx.iterdir():

@@ -30,8 +30,9 @@ class ImageFeatureCache:
     `QCAModel.get_image_features` of every image of a data set.
 
     The name of the folder is a fingerprint of the encoder's weights, of the number of layers before the question is
-    used, and of the image processor. Each row of the file has a fingerprint of its image. Changed images are encoded
-    again, and an interrupted run encodes the missing ones. Processes that need the same features wait for the first.
+    used, of the zoom, and of the image processor. Each row of the file has a fingerprint of its image. Changed images
+    are encoded again, and an interrupted run encodes the missing ones. Processes that need the same features wait for
+    the first.
 
     Args:
         folder: of all caches.
@@ -128,7 +129,9 @@ def encoder_fingerprint(model: QCAForVisualQuestionAnswering, processor: QCAProc
     digest.update(json.dumps(prepared, sort_keys=True, default=str).encode())
     vision = {name: value for name, value in model.config.vision_config.to_dict().items() if name not in _UNRELATED}
     digest.update(json.dumps(vision, sort_keys=True, default=str).encode())
-    digest.update(repr((model.config.first_question_layer, model.config.vision_feature_layers, half)).encode())
+    config = model.config
+    zoom = (config.zoom_factor,) if config.zoom_factor > 1 else ()
+    digest.update(repr((config.first_question_layer, config.vision_feature_layers, half, *zoom)).encode())
     for name, tensor in model.base_model.vision_encoder.backbone.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

@@ -62,7 +62,7 @@ def build_model(recipe: Recipe, answers: list[str]) -> tuple[QCAForVisualQuestio
                 "%s",
                 *(depth, max(layers), layers),
             )
-    _whole_picture(processor.image_processor, recipe.image_size)
+    _whole_picture(processor.image_processor, recipe)
     processor.set_max_question_length(model)
     return model, processor
 
@@ -81,13 +81,16 @@ def image_shape(recipe: Recipe) -> ImageShape:
     else:
         config = QCAConfig.from_pretrained(_source(recipe.model), **recipe.config)
         images = QCAProcessor.from_pretrained(_source(recipe.model)).image_processor
-    _whole_picture(images, recipe.image_size)
+    _whole_picture(images, recipe)
     if config.has_native_shapes:
         return ImageShape(*config.image_size, images.max_num_patches, config.vision_width)
     height, width = images.size["height"], images.size["width"]
-    down, across = config.patch_size
+    (down, across), factor = config.patch_size, config.zoom_factor
+    patches = (height // down) * (width // across)
+    if factor > 1:  # of the glance and all windows
+        patches = patches // factor**2 * (1 + (2 * factor - 1) ** 2)
     layers = len(config.vision_feature_layers or [0])
-    return ImageShape(height, width, (height // down) * (width // across), layers * config.vision_width)
+    return ImageShape(height, width, patches, layers * config.vision_width)
 
 
 def _classes(answers: list[str]) -> dict[str, dict]:
@@ -169,8 +172,9 @@ def _encoder_images(vision_encoder: str) -> Any:
     )
 
 
-def _whole_picture(images: Any, image_size: list[int] | None) -> None:
-    """Resize images instead of cropping them: relevance maps cover the whole picture.
+def _whole_picture(images: Any, recipe: Recipe) -> None:
+    """Resize images instead of cropping them: relevance maps cover the whole picture. For zoom, those of a new encoder
+    are made larger, so that the glance has the encoder's size.
 
     Args:
         images: the image processor.
@@ -178,6 +182,7 @@ def _whole_picture(images: Any, image_size: list[int] | None) -> None:
     Raises:
         ValueError: `image_size` of an image processor that keeps the shape of each picture.
     """
+    image_size = recipe.image_size
     if not images.size:  # SigLIP 2 NaFlex
         if image_size is not None:
             raise ValueError(
@@ -193,5 +198,8 @@ def _whole_picture(images: Any, image_size: list[int] | None) -> None:
             height, width = images.crop_size["height"], images.crop_size["width"]
     else:
         height, width = image_size
+    if image_size is None and recipe.model is None:
+        factor = recipe.config.get("zoom_factor", 1)
+        height, width = factor * height, factor * width
     images.size = {"height": height, "width": width}
     images.do_center_crop = False

@@ -293,7 +293,7 @@ def _train_baseline(name: str, recipe: Recipe, splits: Splits) -> dict[str, floa
         attention_supervision="none",
         object_words=[],
         log_maps=0,
-        config={**recipe.config, **WITHOUT_HOPS},
+        config={**recipe.config, **WITHOUT_HOPS, "zoom_regions": 0},
         arguments={**recipe.arguments, "output_dir": str(recipe.output_dir / "baselines" / name)},
     )
     results = TrainingRun(variant, splits.with_blank_images() if name == "question_only" else splits).train()

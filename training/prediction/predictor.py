@@ -185,15 +185,19 @@ class Predictor:
             ValueError: a question is empty or too long.
         """
         rows = [pictures.rows[place] for place in places]
-        features = self.model.get_image_features(torch.from_numpy(pictures.pixel_values).to(self.model.device))
+        pixel_values = torch.from_numpy(pictures.pixel_values).to(self.model.device)
+        # With zoom, the questions choose what is encoded.
+        features = None if self.model.config.zoom_factor > 1 else self.model.get_image_features(pixel_values)
         records: list[dict[str, Any]] = []
         for start in range(0, len(rows), MAXIMUM_PAIRS):
             chunk = slice(start, start + MAXIMUM_PAIRS)
             first, last = min(rows[chunk]), max(rows[chunk])
             text, unfamiliar = self._text_features(questions[chunk])
+            shown: dict[str, Any] = {"pixel_values": pixel_values[first : last + 1]}
+            if features is not None:
+                shown = {"image_features": features.last_hidden_state[first : last + 1], "image_grid": features.grid}
             outputs = self.model(
-                image_features=features.last_hidden_state[first : last + 1],
-                image_grid=features.grid,
+                **shown,
                 image_index=torch.tensor([row - first for row in rows[chunk]], device=self.model.device),
                 **text,
             )

@@ -24,6 +24,12 @@ SHAPES = ("circle", "square", "triangle", "star")
 MAX_COUNT = 3
 QUESTIONS_PER_SCENE = 8
 
+# scenes with small objects
+SMALL_GRID = 16
+SMALL_CELL = 64  # pixels
+SMALL_RADII = (8, 24)  # pixels
+SIZES = {"16 to 26 pixels": 80 / 3, "27 to 37 pixels": 112 / 3, "38 to 48 pixels": 48.0}  # and the largest diameter
+
 
 @dataclass(frozen=True)
 class SceneObject:
@@ -179,6 +185,44 @@ def write_scenes(folder: str | os.PathLike, splits: dict[str, int], seed: int) -
             for question in choice.pick(objects, QUESTIONS_PER_SCENE):
                 rows.append((image_id, question.kind, question.text, question.answer))
                 maps.append(relevance_maps(question))
-        np.savez_compressed(folder / f"{split}_relevance.npz", row=np.arange(len(rows)), mask=np.stack(maps))
-        with open(folder / f"{split}.csv", "w", newline="") as file:
-            csv.writer(file).writerows([("image_id", "kind", "question", "answer"), *rows])
+        _write_table(folder, split, rows, maps)
+
+
+def write_small_scenes(folder: str | os.PathLike, splits: dict[str, int], seed: int) -> None:
+    """
+    Write a data folder as [`write_scenes`] does, of scenes that are large and have small objects.
+
+    A scene has `SMALL_GRID * SMALL_CELL` pixels a side and an object of each color, with diameters of
+    16 to 48 pixels. A question names the color of an object and asks for its shape. So what is asked for is found in a
+    picture made smaller, and read at full detail. The kind of a question is the size of its object.
+    """
+    folder = Path(folder)
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    rng = random.Random(seed)
+    for split, scenes in splits.items():
+        rows: list[tuple[str, str, str, str]] = []
+        maps: list[np.ndarray] = []
+        for scene in track(range(scenes), f"Drawing {split} scenes"):
+            image = draw_ground(SMALL_GRID * SMALL_CELL, rng)
+            for color, place in zip(COLORS, rng.sample(range(SMALL_GRID**2), len(COLORS)), strict=True):
+                item = SceneObject(rng.choice(SHAPES), color, *divmod(place, SMALL_GRID))
+                radius = rng.uniform(*SMALL_RADII)
+                slack = SMALL_CELL / 2 - radius - 1
+                x, y = ((at + 0.5) * SMALL_CELL + rng.uniform(-slack, slack) for at in (item.column, item.row))
+                draw_object(ImageDraw.Draw(image), item, x, y, radius)
+                kind = next(name for name, largest in SIZES.items() if 2 * radius <= largest)
+                asked = rng.choice([item.shape, rng.choice([shape for shape in SHAPES if shape != item.shape])])
+                rows.append((f"{split}{scene}", kind, f"what shape is the {color} object", item.shape))
+                answer = "yes" if asked == item.shape else "no"
+                rows.append((f"{split}{scene}", kind, f"is the {color} object a {asked}", answer))
+                target = np.zeros((SMALL_GRID, SMALL_GRID), dtype=np.float32)
+                target[item.row, item.column] = 1
+                maps += [np.stack([target, target])] * 2
+            image.save(folder / "images" / f"{split}{scene}.jpg", quality=90)
+        _write_table(folder, split, rows, maps)
+
+
+def _write_table(folder: Path, split: str, rows: list[tuple[str, str, str, str]], maps: list[np.ndarray]) -> None:
+    np.savez_compressed(folder / f"{split}_relevance.npz", row=np.arange(len(rows)), mask=np.stack(maps))
+    with open(folder / f"{split}.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("image_id", "kind", "question", "answer"), *rows])
