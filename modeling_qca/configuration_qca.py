@@ -297,7 +297,7 @@ class QCAConfig(PreTrainedConfig):
         if factor == 1:
             return shape.image_size
         sides = zip(shape.grid, self.patch_size, strict=True)
-        height, width = (max(cells // (2 * factor), 1) * 2 * factor**2 * pixels for cells, pixels in sides)
+        height, width = (max(cells // 2, 1) * 2 * factor * pixels for cells, pixels in sides)
         return height, width
 
     @property

@@ -29,7 +29,7 @@ class Windows(NamedTuple):
     Args:
         factor: f.
         fine_grid: (rows, columns) of the patches of the whole picture at full detail.
-        inside: `[W, N]` boolean, the patches of the glance that a window shows.
+        inside: `[W, N]` the share of each patch of the glance that a window shows.
         cells: `[W, N]` raster positions on the fine grid of the patches of a window.
         boxes: `[W, 4]` (left, top, right, bottom) in 0..1 of the picture.
     """
@@ -42,20 +42,21 @@ class Windows(NamedTuple):
 
     @classmethod
     def of(cls, grid: tuple[int, int], factor: int, device: torch.device) -> "Windows":
-        """`grid` is that of the glance; both of its sides are multiples of 2 `factor`."""
+        """`grid` is that of the glance; both of its sides are even."""
         (rows, columns), places = grid, torch.arange(2 * factor - 1, device=device)
-        top, left = (places[:, None] * (length // (2 * factor)) for length in grid)  # in patches of the glance
-        down, across = (torch.arange(length, device=device) for length in grid)
-        in_rows = (down >= top) & (down < top + rows // factor)  # [2 f - 1, rows]
-        in_columns = (across >= left) & (across < left + columns // factor)
-        row, column = top * factor + down, left * factor + across  # on the fine grid
+        top, left = (places[:, None] * (length // 2) for length in grid)  # on the fine grid
+        in_rows, in_columns = (
+            _covered(top, rows, factor),
+            _covered(left, columns, factor),
+        )
+        row, column = (start + torch.arange(n, device=device) for start, n in ((top, rows), (left, columns)))
         cells = row[:, None, :, None] * columns * factor + column[None, :, None, :]
         y, x = torch.meshgrid(places, places, indexing="ij")
         start = torch.stack([x, y], dim=-1).flatten(0, 1) / (2 * factor)
         return cls(
             factor,
             (rows * factor, columns * factor),
-            (in_rows[:, None, :, None] & in_columns[None, :, None, :]).flatten(0, 1).flatten(1),
+            (in_rows[:, None, :, None] * in_columns[None, :, None, :]).flatten(0, 1).flatten(1),
             cells.flatten(0, 1).flatten(1),
             torch.cat([start, start + 1 / factor], dim=-1),
         )
@@ -78,6 +79,13 @@ class Windows(NamedTuple):
             shares.append(held.gather(1, chosen[-1][:, None])[:, 0])
             relevance = relevance * (1 - inside[chosen[-1]])
         return torch.stack(chosen, dim=1), torch.stack(shares, dim=1)
+
+
+def _covered(start: torch.Tensor, length: int, factor: int) -> torch.Tensor:
+    """The share of each of `length` patches of the glance that `length` cells from `start` `[P, 1]` on cover."""
+    first = torch.arange(length, device=start.device) * factor
+    overlap = torch.minimum(start + length, first + factor) - torch.maximum(start, first)
+    return overlap.clamp(min=0) / factor
 
 
 class Zoom:
@@ -173,7 +181,7 @@ def encode_glance(
         ValueError: if windows of this size do not fit on the patches.
     """
     (height, width), patch = pixel_values.shape[-2:], encoder.config.patch_size
-    multiples = [2 * factor**2 * side for side in patch]
+    multiples = [2 * factor * side for side in patch]
     if height % multiples[0] or width % multiples[1]:
         raise ValueError(
             f"With `zoom_factor={factor}` the sides of `pixel_values` must be multiples of {multiples[0]} and "
@@ -213,7 +221,7 @@ def split_windows(
     grid = (fine_grid[0] // factor, fine_grid[1] // factor)
     tokens, pictures = prefix + grid[0] * grid[1], 1 + (2 * factor - 1) ** 2
     fits = image_features.dim() == 3 and image_features.shape[1] == pictures * tokens
-    if not fits or any(side % (2 * factor**2) for side in fine_grid):
+    if not fits or any(side % (2 * factor) for side in fine_grid):
         raise ValueError(
             f"`image_features` {tuple(image_features.shape)} do not hold the glance and {pictures - 1} windows of a "
             f"{fine_grid[0]} x {fine_grid[1]} grid of patches; pass the `last_hidden_state` of `get_image_features`, "

@@ -1,14 +1,37 @@
 """Zoom: which windows are chosen, what is read in them, and where."""
 
+import itertools
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from helpers.tiny import called_operators, tiny_batch, tiny_config, tiny_model
+from helpers import fresh_process
+from helpers.tiny import (
+    called_operators,
+    tiny_batch,
+    tiny_config,
+    tiny_image,
+    tiny_model,
+    tiny_processor,
+    tiny_vision_config,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
+from transformers import ViTImageProcessorPil
 
+from modeling_qca import QCAForVisualQuestionAnswering, QCAModel
 from modeling_qca.states_qca import PatchPlaces
+from modeling_qca.training.data.image_features import encoder_fingerprint
+from modeling_qca.training.evaluation.checkpoint import load_pipeline
+from modeling_qca.training.fitting.model_factory import image_shape
+from modeling_qca.training.fitting.recipe import make_recipe
+from modeling_qca.training.fitting.training_run import train
+from modeling_qca.training.prediction.predictor import Predictor
+from modeling_qca.training.supervision.scenes import write_small_scenes
 from modeling_qca.zoom_qca import Windows, Zoom, encode_glance
 
 FACTOR, SIZE = 2, (64, 128)  # glance of 4 x 8 patches, fine grid of 8 x 16, windows of 32 x 64 pixels
@@ -32,18 +55,12 @@ factors = st.sampled_from([2, 3, 4])
 
 
 @settings(max_examples=20, deadline=None)
-@given(factors, st.integers(1, 2), st.integers(1, 2))
+@given(factors, st.integers(1, 4), st.integers(1, 4))
 def test_windows_overlap_by_half_and_show_as_many_patches_as_the_glance(factor, down, across):
-    rows, columns = 2 * factor * down, 2 * factor * across
+    rows, columns = 2 * down, 2 * across
     windows = Windows.of((rows, columns), factor, torch.device("cpu"))
     assert torch.allclose(windows.boxes, torch.tensor(plain_boxes(factor)))
     for window, (left, top, right, bottom) in enumerate(plain_boxes(factor)):
-        inside = [
-            top < (row + 0.5) / rows < bottom and left < (column + 0.5) / columns < right
-            for row in range(rows)
-            for column in range(columns)
-        ]
-        assert windows.inside[window].tolist() == inside
         cells = [
             row * columns * factor + column
             for row in range(rows * factor)
@@ -51,22 +68,26 @@ def test_windows_overlap_by_half_and_show_as_many_patches_as_the_glance(factor, 
             if top < (row + 0.5) / rows / factor < bottom and left < (column + 0.5) / columns / factor < right
         ]
         assert windows.cells[window].tolist() == cells
+        covered = torch.zeros(rows * factor * columns * factor).index_fill(0, torch.tensor(cells), 1)
+        shares = covered.view(1, rows * factor, columns * factor)
+        shares = torch.nn.functional.avg_pool2d(shares, factor).flatten()
+        torch.testing.assert_close(windows.inside[window], shares)
 
 
 @settings(max_examples=30, deadline=None)
-@given(factors, st.integers(1, 4), st.integers(0, 99))
-def test_windows_are_chosen_one_after_another_by_the_share_that_is_left(factor, count, seed):
-    side = 2 * factor
+@given(factors, st.integers(1, 4), st.integers(1, 4), st.integers(0, 99))
+def test_windows_are_chosen_one_after_another_by_the_share_that_is_left(factor, half, count, seed):
+    side = 2 * half
     windows = Windows.of((side, side), factor, torch.device("cpu"))
     maps = torch.rand(3, side * side, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     chosen, shares = windows.choose(maps, count)
     for row in range(3):
         rest = maps[row].clone()
         for place in range(count):
-            held = [float(rest[inside].sum()) for inside in windows.inside]
-            assert int(chosen[row, place]) == max(range(len(held)), key=held.__getitem__)
-            assert float(shares[row, place]) == pytest.approx(max(held))
-            rest[windows.inside[chosen[row, place]]] = 0
+            held = [float((rest * inside).sum()) for inside in windows.inside]
+            window = int(chosen[row, place])
+            assert held[window] == pytest.approx(max(held)) == float(shares[row, place])
+            rest -= rest * windows.inside[window]
 
 
 @pytest.mark.parametrize("vision", ["vit", "dinov3_vit", "siglip_vision_model"])
@@ -187,7 +208,7 @@ def test_gradients_reach_the_choice():
     zoom = Zoom(windows, 1, None, lambda images, chosen: torch.ones(1, 16, 1), lambda patches, places: patches)
     patches, _ = zoom(relevance, torch.zeros(1, 16, 1), PatchPlaces(torch.zeros(16, 2)))
     assert torch.equal(patches[:, 16:], torch.ones(1, 16, 1))
-    share = relevance[0, 0, windows.inside[zoom.chosen[0, 0]]].sum()
+    share = (relevance[0, 0] * windows.inside[zoom.chosen[0, 0]]).sum()
     expected = torch.autograd.grad(16 * share.log(), scores, retain_graph=True)
     found = torch.autograd.grad(patches.sum(), scores)
     torch.testing.assert_close(found, expected)
@@ -238,8 +259,96 @@ def test_fields_that_do_not_fit_are_refused(fields, message):
 
 def test_pictures_and_features_of_a_wrong_size_are_refused():
     model, batch = zoom_model(), zoom_batch()
-    with pytest.raises(ValueError, match="must be multiples of 64 and 64 pixels, got 64 x 96"):
-        model(**batch | {"pixel_values": batch["pixel_values"][..., :96]})
+    with pytest.raises(ValueError, match="must be multiples of 32 and 32 pixels, got 64 x 80"):
+        model(**batch | {"pixel_values": batch["pixel_values"][..., :80]})
     others = {name: value for name, value in batch.items() if name != "pixel_values"}
     with pytest.raises(ValueError, match="do not hold the glance and 9 windows of a 8 x 8 grid"):
         model(**others, image_features=torch.zeros(2, 33, 32))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    zoom_model().save_pretrained(folder)
+    tiny_processor(size={"height": SIZE[0], "width": SIZE[1]}).save_pretrained(folder)
+    return folder
+
+
+def test_a_look_shows_the_windows(checkpoint):
+    ask, picture = load_pipeline(str(checkpoint)), tiny_image(1, (256, 128))
+    look = ask.look(picture, "where is the ball")
+    with torch.no_grad():
+        outputs = ask.model(**ask.processor(picture, "where is the ball"))
+    assert look.windows == [tuple(box) for box in outputs.zoom_boxes[0].tolist()]
+    torch.testing.assert_close(look.relevance, outputs.relevance.mean(dim=2)[0].unflatten(-1, outputs.grid))
+    framed, bare = np.asarray(look.overlay()), np.asarray(replace(look, windows=[]).overlay())
+    changed = (framed != bare).any(axis=-1)[:128]
+    expected = np.zeros((128, 256), dtype=bool)
+    for box in look.windows:
+        left, top, right, bottom = (round(edge * side) for edge, side in zip(box, (256, 128) * 2, strict=True))
+        expected[top : bottom + 1, left : right + 1] = True
+        expected[top + 2 : bottom - 1, left + 2 : right - 1] = False
+    assert (framed[:128][expected] == 255).all()
+    assert not changed[~np.pad(expected, 2)[2:-2, 2:-2]].any() or len(look.windows) > 1
+    assert ask.look(picture, "where is the ball", method="rollout").method == "relevance"
+    with pytest.raises(ValueError, match="A model that zooms is explained by its own maps alone"):
+        ask.model.explain(ask.processor(picture, "where is the ball"), "gradient")
+
+
+def test_predictor_and_word_importance_read_the_same_windows(checkpoint):
+    ask, questions = load_pipeline(str(checkpoint)), ["where is the ball", "how many"]
+    pictures = [tiny_image(seed, (100, 80)) for seed in range(2)]
+    found = Predictor(str(checkpoint), questions)({"image": pictures})
+    for row, (picture, question) in enumerate(itertools.product(pictures, questions)):
+        best = ask(picture, question)[0]
+        assert (found["answer"][row], found["probability"][row]) == (best["answer"], pytest.approx(best["score"]))
+        word, lost = ask.look(picture, question).words[0]
+        shorter = ask.processor(picture, question)
+        shorter["attention_mask"][0, 1] = 0
+        with torch.no_grad():
+            left = ask.model(**shorter).logits.softmax(dim=-1)[0, ask.model.config.label2id[best["answer"]]]
+        assert (word, lost) == (question.split()[0], pytest.approx(best["score"] - float(left), abs=1e-5))
+
+
+def test_the_code_of_a_checkpoint_zooms_alike(checkpoint, tmp_path):
+    torch.save(zoom_batch(), tmp_path / "batch.pt")
+    program = """
+        import sys, torch, transformers
+        transformers.logging.disable_progress_bar()
+        model = transformers.AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
+        with torch.no_grad():
+            torch.save(model(**torch.load("batch.pt")).relevance, "relevance.pt")
+    """
+    fresh_process.run(program, checkpoint, folder=tmp_path, without_package=True)
+    with torch.no_grad():
+        expected = QCAModel.from_pretrained(checkpoint).eval()(**zoom_batch()).relevance
+    torch.testing.assert_close(torch.load(tmp_path / "relevance.pt"), expected)
+
+
+def test_training_with_cached_windows_equals_training_with_fresh_ones(tmp_path, monkeypatch):
+    write_small_scenes(tmp_path / "scenes", {"train": 6, "validation": 3}, seed=0)
+    weights = []
+    for cached in (False, True):
+        keys = {"data": str(tmp_path / "scenes"), "model": "qca-tiny", "output_dir": str(tmp_path / f"run{cached}")}
+        keys |= {"freeze": ["vision"], "cache_image_features": cached, "zoom_factor": 2, "image_size": [256, 512]}
+        keys |= {"attention_supervision": "every_hop", "num_train_epochs": 1, "baselines": ["image_mean"]}
+        results = train(make_recipe({**keys, "disable_tqdm": True, "save_strategy": "no"}, "test"))
+        assert results["attention"]["maps"]["model"] == 24
+        weights.append(load_file(tmp_path / f"run{cached}" / "model.safetensors"))
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, rtol=1e-4, atol=1e-5)
+
+
+def test_features_with_and_without_zoom_have_caches_of_their_own():
+    processor, plain = tiny_processor(), tiny_model()
+    zooming = QCAForVisualQuestionAnswering(tiny_config(zoom_factor=2))
+    zooming.load_state_dict(plain.state_dict())
+    assert encoder_fingerprint(zooming, processor, False) != encoder_fingerprint(plain, processor, False)
+
+
+def test_new_encoders_get_pictures_whose_glance_has_their_size(tmp_path):
+    tiny_vision_config().save_pretrained(tmp_path)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    keys = {"data": "d", "vision_encoder": str(tmp_path), "text_encoder": "t", "zoom_factor": 4}
+    shape = image_shape(make_recipe(keys, "test"))
+    assert (shape.height, shape.width, shape.patches) == (128, 128, 50 * 16)

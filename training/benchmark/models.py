@@ -77,11 +77,16 @@ class Contender:
     attention: str = "sdpa"
     compiled: bool = False
     hops: int = 2
+    zoom: int = 1
+    """How many times finer a window is than the glance."""
 
     @property
     def label(self) -> str:
         hops = [] if self.hops == 2 else [f"{self.hops} hops"]
-        return " ".join([self.model, *hops, self.dtype, self.attention, *(["compiled"] if self.compiled else [])])
+        zoom = [] if self.zoom == 1 else [f"zoom {self.zoom}"]
+        return " ".join(
+            [self.model, *hops, *zoom, self.dtype, self.attention, *(["compiled"] if self.compiled else [])]
+        )
 
 
 class Model:
@@ -267,6 +272,7 @@ class Models:
         small = contender.model == "qca-small"
         config = self._qca_config("qca-small" if small else "qca-base")
         config.num_labels, config.num_attention_layers = ANSWERS, contender.hops
+        config.zoom_factor = contender.zoom
         budget = "" if small else contender.model.partition("-")[2]
         config.token_budget, config.token_budget_layer = (int(budget) if budget else None), 3
         built = [model for (name, *_), model in self._built.items() if (name == "qca-small") == small]

@@ -103,6 +103,11 @@ def benchmark_cases(device: torch.device) -> dict[str, list[Task]]:
         "resolution": [Task(c, Workload(resolution=size)) for size in RESOLUTIONS for c in ours],
         "hops": [Task(replace(ours[0], hops=n), Workload(questions=16, mode="cached")) for n in HOPS],
         "patches": [Task(ours[0], Workload(questions=16, resolution=n, mode="cached")) for n in RESOLUTIONS],
+        "zoom": [
+            Task(replace(ours[0], zoom=zoom), Workload(questions=questions, resolution=size))
+            for questions in (1, 16)
+            for zoom, size in ((1, 224), (1, 448), (2, 448))
+        ],
         "memory_batch_8": [Task(c, Workload(images=8, questions=8)) for c in contenders],
         "memory_train_8_questions": [Task(c, train) for c in contenders],
     }
