@@ -313,7 +313,8 @@ class AttentionHops(nn.Module):
         if self.reads_mean:
             own_patches = expand_to_questions(patches, places.image_index)
             mean.append(self.mean_dropout(masked_mean(own_patches, places.mask, dim=1)))
-        query, found, maps = question.query[:, None], [], []
+        query, found = question.query[:, None], []
+        maps: list[torch.Tensor] = []
         for layer in self.layers:
             query, patches, evidence, relevance = layer(query, patches, question.tokens, question.mask, places)
             if layer.patch_update is not None:

@@ -21,6 +21,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple, logging
 
 from .attention_qca import AdditiveScorer, AttentionHops
 from .boxes_qca import centers, grid_boxes, is_token, shape_boxes
+from .cached_qca import cached_images, cached_text, cached_windows
 from .composition_qca import HUB_OPTIONS, EncoderSource, common_dtype, place
 from .conditioning_qca import GatedConditioning
 from .configuration_qca import QCAConfig
@@ -41,8 +42,8 @@ from .text_qca import (
     question_inputs,
 )
 from .unread_qca import unread_parameters
-from .vision_qca import QCAImageFeatures, QCAVisionOutput, QuestionAwareVisionEncoder, check_spatial_shapes
-from .zoom_qca import WindowReader, Windows, Zoom, encode_all_windows, encode_glance, split_windows
+from .vision_qca import QCAImageFeatures, QCAVisionOutput, QuestionAwareVisionEncoder
+from .zoom_qca import Zoom, encode_all_windows, encode_glance
 
 logger = logging.get_logger(__name__)
 KEYWORDS = ("output_attentions", "output_hidden_states", "num_items_in_batch")  # `Trainer` may pass the last
@@ -236,7 +237,7 @@ class QCAModel(QCAPreTrainedModel):
         """
         requested = self._requested(kwargs)
         if self.config.zoom_factor > 1:
-            return encode_all_windows(self.vision_encoder, pixel_values, self.config.zoom_factor, requested)
+            return encode_all_windows(self.vision_encoder, pixel_values, requested)
         return self.vision_encoder.encode_images(pixel_values, spatial_shapes, pixel_attention_mask, **requested)
 
     @can_return_tuple
@@ -323,15 +324,17 @@ class QCAModel(QCAPreTrainedModel):
             words = (input_ids, attention_mask, token_type_ids, inputs_embeds)
             text = self.get_text_features(*words, return_dict=True, **requested)
         else:
-            text = self._cached_text(text_features, attention_mask)
+            text = cached_text(self.config, text_features, attention_mask, self.dtype)
         read_windows = None
-        if self.config.zoom_factor > 1:
-            features, read_windows = self._glance(pixel_values, image_features, image_grid, requested)
+        if self.config.zoom_factor > 1 and image_features is None:
+            features, read_windows = encode_glance(self.vision_encoder, pixel_values, requested)
+        elif self.config.zoom_factor > 1:
+            features, read_windows = cached_windows(self.config, image_features, image_grid, self.dtype)
         elif image_features is None:
             images_alone = (pixel_values, None, spatial_shapes, pixel_attention_mask)
             features = self.get_image_features(*images_alone, return_dict=True, **requested)
         else:
-            features = self._cached_images(image_features, image_grid, spatial_shapes)
+            features = cached_images(self.config, image_features, image_grid, spatial_shapes, self.dtype)
         question = self.query_embedder(text.last_hidden_state, text.attention_mask.bool()).select(questions)
         vision = self.vision_encoder(features, images, question, **requested)
         coordinates, boxes = _whereabouts(features, vision)
@@ -340,10 +343,7 @@ class QCAModel(QCAPreTrainedModel):
         coordinates, mask = (coordinates, vision.patch_mask) if features.grid else (centers(boxes), is_token(boxes))
         shared = images if self.config.first_question_layer is None else None  # the patches have one row an image
         places = PatchPlaces(coordinates, shared, mask)
-        zoom = None
-        if read_windows is not None:
-            windows = Windows.of(features.grid, self.config.zoom_factor, patches.device)
-            zoom = Zoom(windows, self.config.zoom_regions, images, read_windows, self.patch_embedder)
+        zoom = None if read_windows is None else Zoom(self.config, features, images, read_windows, self.patch_embedder)
         query, evidence, relevance = self.hops(question, patches, places, zoom if self.config.zoom_regions else None)
         # The parts of a model may lie on several devices.
         query = question.query.to(evidence.device) if self.config.answer_query == "initial" else query
@@ -376,55 +376,6 @@ class QCAModel(QCAPreTrainedModel):
             raise TypeError(f"{type(self).__name__} takes no argument {', '.join(sorted(unknown))}.")
         names = ("output_attentions", "output_hidden_states")
         return {name: getattr(self.config, name) if options.get(name) is None else options[name] for name in names}
-
-    def _cached_text(self, text_features: torch.Tensor, attention_mask: torch.Tensor | None) -> QCATextFeatures:
-        width = self.config.text_config.hidden_size
-        if text_features.dim() != 3 or text_features.shape[-1] != width:
-            raise ValueError(
-                f"`text_features` must be [questions, tokens, {width}], got {tuple(text_features.shape)}; pass the "
-                "`last_hidden_state` of `get_text_features`."
-            )
-        if attention_mask is None:
-            attention_mask = torch.ones(text_features.shape[:2], dtype=torch.long, device=text_features.device)
-        if attention_mask.shape != text_features.shape[:2]:
-            raise ValueError(
-                f"`attention_mask` {tuple(attention_mask.shape)} does not fit `text_features` "
-                f"{tuple(text_features.shape)}; pass the `attention_mask` of `get_text_features`."
-            )
-        return QCATextFeatures(last_hidden_state=text_features.to(self.dtype), attention_mask=attention_mask)
-
-    def _glance(
-        self,
-        pixel_values: torch.Tensor | None,
-        image_features: torch.Tensor | None,
-        image_grid: tuple[int, int] | None,
-        requested: dict[str, bool],
-    ) -> tuple[QCAImageFeatures, WindowReader]:
-        factor, prefix = self.config.zoom_factor, self.vision_encoder.shape.prefix
-        if pixel_values is not None:
-            return encode_glance(self.vision_encoder, pixel_values, factor, requested)
-        return split_windows(image_features, image_grid or self.config.image_grid, factor, prefix, self.dtype)
-
-    def _cached_images(
-        self,
-        image_features: torch.Tensor,
-        image_grid: tuple[int, int] | None,
-        spatial_shapes: torch.Tensor | None,
-    ) -> QCAImageFeatures:
-        if self.config.has_native_shapes:
-            check_spatial_shapes(spatial_shapes, *image_features.shape[:2])
-            return QCAImageFeatures(
-                last_hidden_state=image_features.to(self.dtype),
-                spatial_shapes=spatial_shapes.to(image_features.device),
-            )
-        rows, columns = self.config.image_grid if image_grid is None else image_grid
-        others = image_features.shape[1] - rows * columns if image_features.dim() == 3 else -1
-        if others != self.vision_encoder.shape.prefix:
-            raise ValueError(
-                f"`image_features` {tuple(image_features.shape)} hold no {rows} x {columns} grid of patches; pass the "
-                "`last_hidden_state` of `get_image_features`, and its `grid` as `image_grid`."
-            )
-        return QCAImageFeatures(last_hidden_state=image_features.to(self.dtype), grid=(rows, columns))
 
     @staticmethod
     def _on_full_grid(

@@ -93,17 +93,16 @@ class Zoom:
     The windows that the questions of one forward pass choose. A window of an image is encoded once for all of them.
 
     Args:
-        windows: of the pictures.
-        count: K.
+        config: of the model.
+        glance: its features.
         image_index: the image of each question.
         read: encodes windows.
         embed: the `PatchEmbedder` of the hops.
     """
 
-    def __init__(
-        self, windows: Windows, count: int, image_index: ImageIndex | None, read: WindowReader, embed: nn.Module
-    ):
-        self.windows, self.count, self.image_index, self.read, self.embed = windows, count, image_index, read, embed
+    def __init__(self, config: Any, glance: Any, image_index: ImageIndex | None, read: WindowReader, embed: nn.Module):
+        self.windows = Windows.of(glance.grid, config.zoom_factor, glance.last_hidden_state.device)
+        self.count, self.image_index, self.read, self.embed = config.zoom_regions, image_index, read, embed
         self.chosen: torch.Tensor | None = None  # [B, K]
 
     def __call__(
@@ -120,7 +119,8 @@ class Zoom:
             multiplied by its share of the relevance divided by the same number without a gradient, so that the first
             hop learns to choose (straight-through, Bengio et al. 2013).
         """
-        self.chosen, shares = self.windows.choose(relevance.mean(dim=1), self.count)
+        relevance = relevance.mean(dim=1).to(self.windows.inside.device)
+        self.chosen, shares = self.windows.choose(relevance, self.count)
         pairs = torch.arange(relevance.shape[0], device=relevance.device)
         images = pairs if self.image_index is None else self.image_index.rows.to(pairs.device)
         number = len(self.windows.inside)
@@ -167,7 +167,7 @@ class Zoom:
 
 
 def encode_glance(
-    encoder: Any, pixel_values: torch.Tensor, factor: int, requested: dict[str, bool]
+    encoder: Any, pixel_values: torch.Tensor, requested: dict[str, bool]
 ) -> tuple[QCAImageFeatures, WindowReader]:
     """
     Args:
@@ -180,7 +180,8 @@ def encode_glance(
     Raises:
         ValueError: if windows of this size do not fit on the patches.
     """
-    (height, width), patch = pixel_values.shape[-2:], encoder.config.patch_size
+    (height, width), config = pixel_values.shape[-2:], encoder.config
+    factor, patch = config.zoom_factor, config.patch_size
     multiples = [2 * factor * side for side in patch]
     if height % multiples[0] or width % multiples[1]:
         raise ValueError(
@@ -196,11 +197,10 @@ def encode_glance(
     return glance, read
 
 
-def encode_all_windows(
-    encoder: Any, pixel_values: torch.Tensor, factor: int, requested: dict[str, bool]
-) -> QCAImageFeatures:
+def encode_all_windows(encoder: Any, pixel_values: torch.Tensor, requested: dict[str, bool]) -> QCAImageFeatures:
     """Features of the glance and of every window, one after another: `[I, (1 + W) (P + N), E]`."""
-    features, _ = encode_glance(encoder, pixel_values, factor, requested)
+    features, _ = encode_glance(encoder, pixel_values, requested)
+    factor = encoder.config.zoom_factor
     images, found = torch.arange(len(pixel_values), device=pixel_values.device), [features.last_hidden_state]
     for window in range((2 * factor - 1) ** 2):
         pictures = _crop(pixel_values, images, torch.full_like(images, window), factor)
@@ -208,31 +208,6 @@ def encode_all_windows(
     features.last_hidden_state = torch.cat(found, dim=1)
     features.grid = (features.grid[0] * factor, features.grid[1] * factor)
     return features
-
-
-def split_windows(
-    image_features: torch.Tensor, fine_grid: tuple[int, int], factor: int, prefix: int, dtype: torch.dtype
-) -> tuple[QCAImageFeatures, WindowReader]:
-    """The two results of [`encode_glance`], from what [`encode_all_windows`] gave.
-
-    Raises:
-        ValueError: if `image_features` have other numbers of tokens than `fine_grid` needs.
-    """
-    grid = (fine_grid[0] // factor, fine_grid[1] // factor)
-    tokens, pictures = prefix + grid[0] * grid[1], 1 + (2 * factor - 1) ** 2
-    fits = image_features.dim() == 3 and image_features.shape[1] == pictures * tokens
-    if not fits or any(side % (2 * factor) for side in fine_grid):
-        raise ValueError(
-            f"`image_features` {tuple(image_features.shape)} do not hold the glance and {pictures - 1} windows of a "
-            f"{fine_grid[0]} x {fine_grid[1]} grid of patches; pass the `last_hidden_state` of `get_image_features`, "
-            "and its `grid` as `image_grid`."
-        )
-    each = image_features.unflatten(1, (pictures, tokens))
-
-    def read(images: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
-        return each[images.to(each.device), 1 + windows.to(each.device), prefix:].to(dtype)
-
-    return QCAImageFeatures(last_hidden_state=each[:, 0].to(dtype), grid=grid), read
 
 
 def _crop(pixel_values: torch.Tensor, images: torch.Tensor, windows: torch.Tensor, factor: int) -> torch.Tensor:
@@ -245,4 +220,4 @@ def _crop(pixel_values: torch.Tensor, images: torch.Tensor, windows: torch.Tenso
     return pixel_values[images[:, None, None], :, row[:, :, None], column[:, None, :]].permute(0, 3, 1, 2)
 
 
-__all__ = ["Windows", "Zoom", "encode_all_windows", "encode_glance", "split_windows"]
+__all__ = ["WindowReader", "Windows", "Zoom", "encode_all_windows", "encode_glance"]

@@ -32,6 +32,7 @@ from modeling_qca.training.fitting.recipe import make_recipe
 from modeling_qca.training.fitting.training_run import train
 from modeling_qca.training.prediction.predictor import Predictor
 from modeling_qca.training.supervision.scenes import write_small_scenes
+from modeling_qca.vision_qca import QCAImageFeatures
 from modeling_qca.zoom_qca import Windows, Zoom, encode_glance
 
 FACTOR, SIZE = 2, (64, 128)  # glance of 4 x 8 patches, fine grid of 8 x 16, windows of 32 x 64 pixels
@@ -151,14 +152,14 @@ def test_windows_show_the_pixels_at_their_cells():
     class Means:
         """Encodes a patch as the mean of its pixels."""
 
-        config, shape = tiny_config(), type("Shape", (), {"prefix": 0})
+        config, shape = tiny_config(zoom_factor=FACTOR), type("Shape", (), {"prefix": 0})
 
         def encode_images(self, pixels, **requested):
             means = torch.nn.functional.avg_pool2d(pixels, 8).flatten(2).transpose(1, 2)
             return type("Features", (), {"last_hidden_state": means})
 
     pixels = torch.randn(2, 3, *SIZE)
-    _, read = encode_glance(Means(), pixels, FACTOR, {})
+    _, read = encode_glance(Means(), pixels, {})
     windows = Windows.of((4, 8), FACTOR, pixels.device)
     whole = torch.nn.functional.avg_pool2d(pixels, 8).flatten(2).transpose(1, 2)  # [2, 8 * 16, 3]
     for window in range(9):
@@ -202,13 +203,13 @@ def test_maps_of_later_hops_lie_on_glance_and_windows():
 
 def test_gradients_reach_the_choice():
     """The values of a window stay; their gradient is that of the logarithm of its share."""
-    windows = Windows.of((4, 4), FACTOR, torch.device("cpu"))
+    config, glance = tiny_config(zoom_factor=FACTOR), QCAImageFeatures(torch.zeros(1, 16, 1), grid=(4, 4))
     scores = torch.randn(1, 1, 16, requires_grad=True)
     relevance = scores.softmax(dim=-1)
-    zoom = Zoom(windows, 1, None, lambda images, chosen: torch.ones(1, 16, 1), lambda patches, places: patches)
+    zoom = Zoom(config, glance, None, lambda images, chosen: torch.ones(1, 16, 1), lambda patches, places: patches)
     patches, _ = zoom(relevance, torch.zeros(1, 16, 1), PatchPlaces(torch.zeros(16, 2)))
     assert torch.equal(patches[:, 16:], torch.ones(1, 16, 1))
-    share = (relevance[0, 0] * windows.inside[zoom.chosen[0, 0]]).sum()
+    share = (relevance[0, 0] * zoom.windows.inside[zoom.chosen[0, 0]]).sum()
     expected = torch.autograd.grad(16 * share.log(), scores, retain_graph=True)
     found = torch.autograd.grad(patches.sum(), scores)
     torch.testing.assert_close(found, expected)
@@ -262,7 +263,9 @@ def test_pictures_and_features_of_a_wrong_size_are_refused():
     with pytest.raises(ValueError, match="must be multiples of 32 and 32 pixels, got 64 x 80"):
         model(**batch | {"pixel_values": batch["pixel_values"][..., :80]})
     others = {name: value for name, value in batch.items() if name != "pixel_values"}
-    with pytest.raises(ValueError, match="do not hold the glance and 9 windows of a 8 x 8 grid"):
+    with pytest.raises(
+        ValueError, match="hold no 4 x 4 grid of patches for the whole picture and for each of 9 windows"
+    ):
         model(**others, image_features=torch.zeros(2, 33, 32))
 
 

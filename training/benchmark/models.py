@@ -218,12 +218,12 @@ class Models:
 
     def __init__(self, device: torch.device, quick: bool):
         self.device, self.quick = device, quick
-        self._built: dict[tuple[str, str, int], Model] = {}
+        self._built: dict[tuple[str, str, int, int], Model] = {}
         self._compiled: dict[Contender, Any] = {}
 
     def get(self, contender: Contender) -> Model:
         """The model of `contender`, with its attention implementation and compilation set."""
-        key = (contender.model, contender.dtype, contender.hops)
+        key = (contender.model, contender.dtype, contender.hops, contender.zoom)
         if key not in self._built:
             torch.manual_seed(0)
             others = {"reference": self._reference, "vilt": self._vilt, "blip": self._blip, "smolvlm": self._smolvlm}

@@ -68,6 +68,8 @@ def render_report(results: dict[str, Any]) -> str:
         parts += ["### Photos a second of qca predict", _prediction(results["prediction"])]
     if "questions" in cases:
         parts += ["### Questions about one image", _questions(cases["questions"])]
+    if "zoom" in cases:
+        parts += ["### One window of a picture", _zoom(cases["zoom"])]
     for name, title in MEMORY.items():
         if name in cases:
             sizes = [[row["model"], f"{row['peak_bytes'] / 2**30:.2f}"] for row in cases[name]]
@@ -124,6 +126,20 @@ def _questions(rows: Sequence[dict[str, Any]]) -> str:
         for count in counts
     ]
     return markdown_table(["questions", *(f"{model}, ms a question" for model in models), "cheapest"], table)
+
+
+def _zoom(rows: Sequence[dict[str, Any]]) -> str:
+    header = ["model", "pixels of a side", "questions about one image", "ms", "GFLOP"]
+    table = [
+        [
+            f"{row['model']}, 1 window at {row['zoom']} x" if row["zoom"] > 1 else f"{row['model']}, whole picture",
+            *(str(row[key]) for key in ("resolution", "questions")),
+            _ms(row["median_s"]),
+            f"{row['flops'] / 1e9:.1f}",
+        ]
+        for row in rows
+    ]
+    return markdown_table(header, table)
 
 
 def _prediction(measured: dict[str, Any]) -> str:

@@ -24,11 +24,8 @@ SHAPES = ("circle", "square", "triangle", "star")
 MAX_COUNT = 3
 QUESTIONS_PER_SCENE = 8
 
-# scenes with small objects
-SMALL_GRID = 16
-SMALL_CELL = 64  # pixels
-SMALL_RADII = (8, 24)  # pixels
-SIZES = {"16 to 26 pixels": 80 / 3, "27 to 37 pixels": 112 / 3, "38 to 48 pixels": 48.0}  # and the largest diameter
+SMALL_CELL = 64  # pixels, of scenes with small objects
+SIZES = {"up to 26 pixels": 80 / 3, "27 to 37 pixels": 112 / 3, "38 to 48 pixels": 48.0}  # and the largest diameter
 
 
 @dataclass(frozen=True)
@@ -188,13 +185,22 @@ def write_scenes(folder: str | os.PathLike, splits: dict[str, int], seed: int) -
         _write_table(folder, split, rows, maps)
 
 
-def write_small_scenes(folder: str | os.PathLike, splits: dict[str, int], seed: int) -> None:
+def write_small_scenes(
+    folder: str | os.PathLike,
+    splits: dict[str, int],
+    seed: int,
+    side: int = 16,
+    radii: tuple[float, float] = (8, 24),
+) -> None:
     """
     Write a data folder as [`write_scenes`] does, of scenes that are large and have small objects.
 
-    A scene has `SMALL_GRID * SMALL_CELL` pixels a side and an object of each color, with diameters of
-    16 to 48 pixels. A question names the color of an object and asks for its shape. So what is asked for is found in a
-    picture made smaller, and read at full detail. The kind of a question is the size of its object.
+    A scene has an object of each color. A question names the color of one and asks for its shape. So what is asked for
+    is found in a picture made smaller, and read at full detail. The kind of a question is the size of its object.
+
+    Args:
+        side: of a scene, in cells of `SMALL_CELL` pixels.
+        radii: smallest and largest, in pixels.
     """
     folder = Path(folder)
     (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -203,10 +209,10 @@ def write_small_scenes(folder: str | os.PathLike, splits: dict[str, int], seed: 
         rows: list[tuple[str, str, str, str]] = []
         maps: list[np.ndarray] = []
         for scene in track(range(scenes), f"Drawing {split} scenes"):
-            image = draw_ground(SMALL_GRID * SMALL_CELL, rng)
-            for color, place in zip(COLORS, rng.sample(range(SMALL_GRID**2), len(COLORS)), strict=True):
-                item = SceneObject(rng.choice(SHAPES), color, *divmod(place, SMALL_GRID))
-                radius = rng.uniform(*SMALL_RADII)
+            image = draw_ground(side * SMALL_CELL, rng)
+            for color, place in zip(COLORS, rng.sample(range(side**2), len(COLORS)), strict=True):
+                item = SceneObject(rng.choice(SHAPES), color, *divmod(place, side))
+                radius = rng.uniform(*radii)
                 slack = SMALL_CELL / 2 - radius - 1
                 x, y = ((at + 0.5) * SMALL_CELL + rng.uniform(-slack, slack) for at in (item.column, item.row))
                 draw_object(ImageDraw.Draw(image), item, x, y, radius)
@@ -215,7 +221,7 @@ def write_small_scenes(folder: str | os.PathLike, splits: dict[str, int], seed: 
                 rows.append((f"{split}{scene}", kind, f"what shape is the {color} object", item.shape))
                 answer = "yes" if asked == item.shape else "no"
                 rows.append((f"{split}{scene}", kind, f"is the {color} object a {asked}", answer))
-                target = np.zeros((SMALL_GRID, SMALL_GRID), dtype=np.float32)
+                target = np.zeros((side, side), dtype=np.float32)
                 target[item.row, item.column] = 1
                 maps += [np.stack([target, target])] * 2
             image.save(folder / "images" / f"{split}{scene}.jpg", quality=90)

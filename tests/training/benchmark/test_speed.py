@@ -59,6 +59,14 @@ def test_writes_measurements_table_and_plot(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"benchmark.json", "benchmark.md", "benchmark.png"}
 
 
+def test_a_window_costs_less_than_the_whole_picture_at_its_detail(tmp_path: Path) -> None:
+    rows = run_benchmark(tmp_path, quick=True, cases=["zoom"])["cases"]["zoom"]
+    flops = {(r["questions"], r["zoom"], r["resolution"]): r["flops"] for r in rows}
+    for questions in (1, 16):
+        assert flops[questions, 1, 224] < flops[questions, 2, 448]
+    assert flops[1, 2, 448] < flops[1, 1, 448]
+
+
 def test_continues_after_the_last_measured_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = []
 
@@ -306,6 +314,7 @@ def test_report_shows_the_measurements() -> None:
             row("vilt", 0.1, compiled=True),
         ],
         "memory_batch_8": [row("qca", 1.0, peak_bytes=3 * 2**29)],
+        "zoom": [row("qca", 0.09, 16, zoom=1, resolution=448), row("qca", 0.07, 16, zoom=2, resolution=448)],
     }
     report = render_report({"settings": settings, "cases": cases, "matmul_peak": peak})
     assert "| qca | float32 | sdpa | 80 | 72 to 96 | 4.0 | 50% | 0.80 |" in report  # 4 GFLOP in 80 ms of 100 GFLOP/s
@@ -313,6 +322,7 @@ def test_report_shows_the_measurements() -> None:
     assert "| qca | float32 | sdpa | 200 | 180 to 240 | 4.0 | 20% | 0.50 | 1.00 |" in report
     assert "| qca | float32 | sdpa, compiled | 60 | 54 to 72 | 4.0 | 67% | 0.60 | 0.30 |" in report  # as ViLT compiled
     assert "| qca | bfloat16 | sdpa | 50 | 45 to 60 | 4.0 | 20% |  | 0.25 |" in report  # where it was not measured
+    assert "| qca, 1 window at 2 x | 448 | 16 | 70 | 4.0 |" in report
     assert "| 1 | 300 | 100 | qca-49 |" in report and "| 8 | 50 | 100 | qca |" in report
     assert "| qca | 1.50 |" in report and "a processor, 2 threads" in report and "quick" not in report
     short = render_short_report({"settings": settings, "cases": cases})
