@@ -1,9 +1,10 @@
 """Train the model's zoom on drawn scenes with small objects, beside the whole picture at several sizes.
 
-    PYTHONPATH=scripts python -m zoom.trained SCENES DEMO RUNS --output docs/results/zoom_trained.json
+    PYTHONPATH=scripts python -m zoom.trained WORK --output docs/results/zoom_trained.json \\
+        --vision-encoder facebook/dinov2-small --text-encoder sentence-transformers/all-MiniLM-L6-v2
 
-SCENES is a folder to draw to. DEMO is the checkpoint of `qca demo`, from which every row goes on. RUNS gets the runs.
-Rows of results that are in the output file already stay, and are not trained again.
+WORK gets scenes and runs. Both encoders stay frozen. Rows of results that are in the output file already stay, and are
+not trained again.
 
 The controls choose windows by chance or from the center outwards, in training and in validation.
 """
@@ -26,14 +27,15 @@ from modeling_qca.training.evaluation.predictions import forward_batches
 from modeling_qca.training.evaluation.provenance import command_line
 from modeling_qca.training.files.run_files import write_json
 from modeling_qca.training.fitting.model_factory import CONFIGURATION
+from modeling_qca.training.fitting.parameter_groups import freeze
 from modeling_qca.training.fitting.recipe import Recipe, load_recipe
 from modeling_qca.training.fitting.splits import load_splits
-from modeling_qca.training.fitting.training_run import train
+from modeling_qca.training.fitting.training_run import cache_features, train
 from modeling_qca.training.supervision.scenes import SIZES, SMALL_GRID, write_small_scenes
 from modeling_qca.zoom_qca import Windows
 
 RECIPE = CONFIGURATION / "recipes" / "zoom.yaml"
-SCENES = {"train": 1500, "validation": 250}
+SCENES = {"train": 180, "validation": 40}
 Choice = Callable[[Windows, torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -64,33 +66,35 @@ class Row(NamedTuple):
 
 
 ROWS = {
-    "whole picture, 160 px": Row(160),
-    "whole picture, 256 px": Row(256),
-    "whole picture, 512 px": Row(512),
-    "1 window": Row(1024, {}),
-    "1 window, by chance": Row(1024, {}, by_chance),
-    "1 window, center": Row(1024, {}, from_the_center),
-    "2 windows": Row(1024, {"zoom_regions": 2}),
-    "2 windows, by chance": Row(1024, {"zoom_regions": 2}, by_chance),
+    "whole picture, 224 px": Row(224),
+    "whole picture, 448 px": Row(448),
+    "1 window": Row(896, {}),
+    "1 window, by chance": Row(896, {}, by_chance),
+    "1 window, center": Row(896, {}, from_the_center),
+    "2 windows": Row(896, {"zoom_regions": 2}),
+    "2 windows, by chance": Row(896, {"zoom_regions": 2}, by_chance),
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("scenes", "demo", "runs"):
-        parser.add_argument(name, type=Path)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--vision-encoder", required=True)
+    parser.add_argument("--text-encoder", required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
-    if not (arguments.scenes / "validation.csv").exists():
-        write_small_scenes(arguments.scenes, SCENES, seed=0)
+    scenes = arguments.work / "scenes"
+    if not (scenes / "validation.csv").exists():
+        write_small_scenes(scenes, SCENES, seed=0)
+    keys = {"data": scenes, "vision_encoder": arguments.vision_encoder, "text_encoder": arguments.text_encoder}
     for seed in arguments.seeds:
         for name in arguments.rows:
             if str(seed) in read_runs(arguments.output).get(name, {}):
                 continue
-            folder = arguments.runs / name.replace(",", "") / f"seed{seed}"
-            measured = measure(ROWS[name], arguments.scenes, arguments.demo, folder, seed)
+            folder = arguments.work / "runs" / name.replace(",", "") / f"seed{seed}"
+            measured = measure(ROWS[name], keys | {"output_dir": folder, "seed": seed})
             print(name, seed, json.dumps(measured), flush=True)
             runs = read_runs(arguments.output)  # anew: another process may write other rows
             runs.setdefault(name, {})[str(seed)] = measured
@@ -103,11 +107,10 @@ def read_runs(file: Path) -> dict[str, dict[str, dict[str, Any]]]:
     return json.loads(file.read_text())["runs"] if file.exists() else {}
 
 
-def measure(row: Row, scenes: Path, demo: Path, folder: Path, seed: int) -> dict[str, Any]:
+def measure(row: Row, keys: Mapping[str, Any]) -> dict[str, Any]:
     """Accuracy, also by the size of the object, pointing accuracy, choice accuracy and cost of one run."""
-    keys = {"data": scenes, "model": demo, "output_dir": folder, "seed": seed, "baselines": []}
-    keys |= {"image_size": [row.side, row.side], **row.zoom}
-    recipe = load_recipe(RECIPE, {name: str(value) for name, value in keys.items()})
+    changed = {"baselines": [], "image_size": [row.side, row.side], **row.zoom}
+    recipe = load_recipe(RECIPE, {name: str(value) for name, value in {**keys, **changed}.items()})
     with chosen_by(row.choose):
         results = train(recipe)
         measured = {
@@ -115,33 +118,35 @@ def measure(row: Row, scenes: Path, demo: Path, folder: Path, seed: int) -> dict
             **{kind: results["per_question_type"][kind]["accuracy"] for kind in SIZES},
             "pointing": results["attention"]["pointing"]["model"],
         }
-        return measured | looked(recipe, folder)
+        return measured | looked(recipe)
 
 
 @contextmanager
 def chosen_by(choose: Choice | None) -> Iterator[None]:
     """The model chooses windows by `choose` while this lasts."""
     by_question = Windows.choose
-    Windows.choose = choose or by_question  # type: ignore[method-assign]
+    Windows.choose = choose or by_question  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:
         Windows.choose = by_question  # type: ignore[method-assign]
 
 
-def looked(recipe: Recipe, folder: Path) -> dict[str, float]:
+def looked(recipe: Recipe) -> dict[str, float]:
     """How often the windows show the object, patches a question and GFLOP of one question about one picture."""
-    model, processor = load_checkpoint(str(folder)), load_processor(str(folder))
+    model, processor = load_checkpoint(str(recipe.output_dir)), load_processor(str(recipe.output_dir))
     model.eval()
     rows = load_splits(recipe)[1]
-    collator = QuestionCollator(processor, model.config, recipe.attention_supervision)
-    one = {name: value for name, value in collator([rows[0]]).items() if name not in ("labels", "target_relevance")}
+    collator = QuestionCollator(processor, model.config)
+    one = {name: value for name, value in collator([rows[0]]).items() if name != "labels"}
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         outputs = model(**one)
     cost = {"gflop": counter.get_total_flops() / 1e9, "patches": float(outputs.relevance.shape[-1])}
     if outputs.zoom_boxes is None:
         return cost
     cost["patches"] *= (1 + model.config.zoom_regions) / model.config.zoom_factor**2
+    freeze(model, recipe.freeze)
+    collator.image_features = cache_features(model, processor, load_splits(recipe), half=False)
     with torch.inference_mode():
         batches = [each.zoom_boxes.numpy() for each in forward_batches(model, rows, collator, 128)]
     place = np.stack([np.argwhere(np.asarray(target[-1]) > 0)[0] for target in rows["relevance"]])

@@ -24,8 +24,13 @@ SHAPES = ("circle", "square", "triangle", "star")
 MAX_COUNT = 3
 QUESTIONS_PER_SCENE = 8
 
-SMALL_CELL = 64  # pixels, of scenes with small objects
-SIZES = {"up to 26 pixels": 80 / 3, "27 to 37 pixels": 112 / 3, "38 to 48 pixels": 48.0}  # and the largest diameter
+# scenes with small objects
+SMALL_GRID = 16
+SMALL_CELL = 64  # pixels
+SMALL_RADII = (8, 24)  # pixels
+MORE_COLORS = {"orange": (240, 130, 30), "purple": (140, 60, 180), "white": (245, 245, 245), "black": (15, 15, 15)}
+SMALL_COLORS = COLORS | MORE_COLORS
+SIZES = {"16 to 26 pixels": 80 / 3, "27 to 37 pixels": 112 / 3, "38 to 48 pixels": 48.0}  # and the largest diameter
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ def draw_ground(size: int, rng: random.Random) -> Image.Image:
 
 def draw_object(drawing: ImageDraw.ImageDraw, item: SceneObject, x: float, y: float, radius: float) -> None:
     """Draw the shape of `item` in its color around (`x`, `y`)."""
-    color, outline = COLORS[item.color], (20, 20, 20)
+    color, outline = SMALL_COLORS[item.color], (20, 20, 20)
     if item.shape == "circle":
         drawing.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color, outline=outline)
     elif item.shape == "square":
@@ -150,9 +155,9 @@ def answers_of(question: SceneQuestion) -> tuple[str, ...]:
     return ("yes", "no")
 
 
-def relevance_maps(question: SceneQuestion) -> np.ndarray:
-    """`[2, GRID, GRID]` float32: 1 on the cells of the targets of the first and the second hop."""
-    maps = np.zeros((2, GRID, GRID), dtype=np.float32)
+def relevance_maps(question: SceneQuestion, grid: int = GRID) -> np.ndarray:
+    """`[2, grid, grid]` float32: 1 on the cells of the targets of the first and the second hop."""
+    maps = np.zeros((2, grid, grid), dtype=np.float32)
     for hop, items in enumerate(question.targets):
         for item in items:
             maps[hop, item.row, item.column] = 1
@@ -185,22 +190,13 @@ def write_scenes(folder: str | os.PathLike, splits: dict[str, int], seed: int) -
         _write_table(folder, split, rows, maps)
 
 
-def write_small_scenes(
-    folder: str | os.PathLike,
-    splits: dict[str, int],
-    seed: int,
-    side: int = 16,
-    radii: tuple[float, float] = (8, 24),
-) -> None:
+def write_small_scenes(folder: str | os.PathLike, splits: dict[str, int], seed: int) -> None:
     """
     Write a data folder as [`write_scenes`] does, of scenes that are large and have small objects.
 
-    A scene has an object of each color. A question names the color of one and asks for its shape. So what is asked for
-    is found in a picture made smaller, and read at full detail. The kind of a question is the size of its object.
-
-    Args:
-        side: of a scene, in cells of `SMALL_CELL` pixels.
-        radii: smallest and largest, in pixels.
+    A scene has `SMALL_GRID * SMALL_CELL` pixels a side and an object of each of `SMALL_COLORS`, with a diameter of 16
+    to 48 pixels. A question names the color of one and asks for its shape. So what is asked for is found in a picture
+    made smaller, and read at full detail. The kind of a question is the size of its object.
     """
     folder = Path(folder)
     (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -209,10 +205,10 @@ def write_small_scenes(
         rows: list[tuple[str, str, str, str]] = []
         maps: list[np.ndarray] = []
         for scene in track(range(scenes), f"Drawing {split} scenes"):
-            image = draw_ground(side * SMALL_CELL, rng)
-            for color, place in zip(COLORS, rng.sample(range(side**2), len(COLORS)), strict=True):
-                item = SceneObject(rng.choice(SHAPES), color, *divmod(place, side))
-                radius = rng.uniform(*radii)
+            image = draw_ground(SMALL_GRID * SMALL_CELL, rng)
+            for color, place in zip(SMALL_COLORS, rng.sample(range(SMALL_GRID**2), len(SMALL_COLORS)), strict=True):
+                item = SceneObject(rng.choice(SHAPES), color, *divmod(place, SMALL_GRID))
+                radius = rng.uniform(*SMALL_RADII)
                 slack = SMALL_CELL / 2 - radius - 1
                 x, y = ((at + 0.5) * SMALL_CELL + rng.uniform(-slack, slack) for at in (item.column, item.row))
                 draw_object(ImageDraw.Draw(image), item, x, y, radius)
@@ -221,9 +217,7 @@ def write_small_scenes(
                 rows.append((f"{split}{scene}", kind, f"what shape is the {color} object", item.shape))
                 answer = "yes" if asked == item.shape else "no"
                 rows.append((f"{split}{scene}", kind, f"is the {color} object a {asked}", answer))
-                target = np.zeros((side, side), dtype=np.float32)
-                target[item.row, item.column] = 1
-                maps += [np.stack([target, target])] * 2
+                maps += [relevance_maps(SceneQuestion(kind, "", "", ((item,), (item,))), SMALL_GRID)] * 2
             image.save(folder / "images" / f"{split}{scene}.jpg", quality=90)
         _write_table(folder, split, rows, maps)
 
