@@ -18,7 +18,7 @@ from .configuration_qca import QCAConfig
 from .pairs_qca import ImageIndex, expand_to_questions, image_matmul
 from .states_qca import PatchPlaces, QuestionStates
 
-LookCloser = Callable[[torch.Tensor, torch.Tensor, PatchPlaces], tuple[torch.Tensor, PatchPlaces]]
+WindowChooser = Callable[[torch.Tensor, torch.Tensor, PatchPlaces], tuple[torch.Tensor, PatchPlaces]]
 
 
 def masked_softmax(scores: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -296,7 +296,7 @@ class AttentionHops(nn.Module):
         self.layers = nn.ModuleList([AttentionHop(config, i == depth - 1, scorer_class) for i in range(depth)])
 
     def forward(
-        self, question: QuestionStates, patches: torch.Tensor, places: PatchPlaces, zoom: LookCloser | None = None
+        self, question: QuestionStates, patches: torch.Tensor, places: PatchPlaces, zoom: WindowChooser | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """
         Args:

@@ -68,7 +68,7 @@ def cached_images(
 
 
 def cached_windows(
-    config: Any, image_features: torch.Tensor | None, image_grid: tuple[int, int] | None, dtype: torch.dtype
+    config: Any, image_features: torch.Tensor, image_grid: tuple[int, int] | None, dtype: torch.dtype
 ) -> tuple[QCAImageFeatures, WindowReader]:
     """
     The two results of `encode_glance`, from what `encode_all_windows` gave.
@@ -81,7 +81,6 @@ def cached_windows(
     Raises:
         ValueError: if `image_features` do not hold the glance and the windows of such a picture.
     """
-    assert image_features is not None  # the caller has no pixels
     factor, (rows, columns) = config.zoom_factor, image_grid or config.image_grid
     grid, pictures = (rows // factor, columns // factor), 1 + (2 * factor - 1) ** 2
     _check_tokens(config, image_features, grid, pictures)

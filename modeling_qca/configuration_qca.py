@@ -93,10 +93,9 @@ class QCAConfig(PreTrainedConfig):
             Patches kept: those of highest rank (`"top"`), or as many that are `"spread"` over the image, densest where
             the rank is high.
         zoom_factor (`int`, *optional*, defaults to 1):
-            How many times finer a window is than the glance. Above 1, the image processor gives pictures of as many
-            times the sides of what the vision encoder is to read at once; the first hop reads the whole picture made
-            smaller (the glance), and the later ones also windows of it at full detail, which the map of the first
-            chooses. A window shows `1 / zoom_factor` of each side.
+            Above 1, the image processor gives pictures with `zoom_factor` times the encoder's height and width. The
+            first hop reads the whole picture made smaller (the glance). Its map chooses windows. The later hops read
+            the glance and these windows at full detail. A window shows `1 / zoom_factor` of each side.
         zoom_regions (`int`, *optional*, defaults to 1):
             Number of windows that each question chooses, if `zoom_factor` is above 1.
         relevance_loss_weight (`float`, *optional*, defaults to 1.0):
@@ -285,20 +284,19 @@ class QCAConfig(PreTrainedConfig):
     @property
     def image_grid(self) -> tuple[int, int]:
         """(rows, columns) of patches of an image of `image_size`."""
-        (height, width), (down, across) = self.image_size, self.patch_size
-        own = vision_shape(self.vision_config).grid
-        return own if self.zoom_factor == 1 else (height // down, width // across)
+        (rows, columns), factor = vision_shape(self.vision_config).grid, self.zoom_factor
+        if factor == 1:
+            return rows, columns
+        return max(rows // 2, 1) * 2 * factor, max(columns // 2, 1) * 2 * factor
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(height, width) in pixels of the vision encoder's own images, or of pictures whose glance is about as
-        large."""
-        shape, factor = vision_shape(self.vision_config), self.zoom_factor
-        if factor == 1:
-            return shape.image_size
-        sides = zip(shape.grid, self.patch_size, strict=True)
-        height, width = (max(cells // 2, 1) * 2 * factor * pixels for cells, pixels in sides)
-        return height, width
+        """(height, width) in pixels of the vision encoder's own images. With zoom, `zoom_factor` times that, rounded
+        down to an even number of patches."""
+        if self.zoom_factor == 1:
+            return vision_shape(self.vision_config).image_size
+        (rows, columns), (down, across) = self.image_grid, self.patch_size
+        return rows * down, columns * across
 
     @property
     def patch_size(self) -> tuple[int, int]:
@@ -336,7 +334,7 @@ class QCAConfig(PreTrainedConfig):
         if self.temperature <= 0:
             raise ValueError(f"`temperature` must be positive, got {self.temperature}.")
         self._validate_zoom()
-        if min(self.vision_width, *self.patch_size, *self.image_grid) < 1:
+        if min(self.vision_width, *self.patch_size, *vision_shape(self.vision_config).grid) < 1:
             raise ValueError(
                 f"`vision_config` has no patches of at least 1 x 1 pixels and 1 channel: `image_size` "
                 f"{self.image_size}, `patch_size` {self.patch_size}, `hidden_size` {self.vision_width}."
@@ -375,12 +373,12 @@ class QCAConfig(PreTrainedConfig):
                 f"`zoom_factor` needs a hop that chooses windows and one that reads them: set `num_attention_layers` "
                 f"to 2 or more, got {self.num_attention_layers}."
             )
-        question_inside = self.vision_conditioning_layers is not None or self.token_budget is not None
-        if question_inside or self.patch_update != "none" or self.has_native_shapes:
-            raise ValueError(
-                "`zoom_factor` works with vision encoders of one picture size and without a question in them: drop "
-                "`vision_conditioning_layers`, `token_budget` and `patch_update`, or it."
-            )
+        if self.has_native_shapes:
+            kind = self.vision_config.model_type
+            raise ValueError(f"`zoom_factor` needs pictures of one shape, and a `{kind}` encoder keeps that of each.")
+        for name, unused in (("vision_conditioning_layers", None), ("token_budget", None), ("patch_update", "none")):
+            if getattr(self, name) != unused:
+                raise ValueError(f"`zoom_factor` does not go together with `{name}`: leave one of them out.")
 
     @property
     def _num_own_parameters(self) -> int:

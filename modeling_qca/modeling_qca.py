@@ -236,9 +236,10 @@ class QCAModel(QCAPreTrainedModel):
             questions, pass `pixel_values` to the model instead, which encodes the chosen windows alone.
         """
         requested = self._requested(kwargs)
+        options = {"spatial_shapes": spatial_shapes, "pixel_attention_mask": pixel_attention_mask, **requested}
         if self.config.zoom_factor > 1:
-            return encode_all_windows(self.vision_encoder, pixel_values, requested)
-        return self.vision_encoder.encode_images(pixel_values, spatial_shapes, pixel_attention_mask, **requested)
+            return encode_all_windows(self.vision_encoder, pixel_values, options)
+        return self.vision_encoder.encode_images(pixel_values, **options)
 
     @can_return_tuple
     def get_text_features(
@@ -326,13 +327,13 @@ class QCAModel(QCAPreTrainedModel):
         else:
             text = cached_text(self.config, text_features, attention_mask, self.dtype)
         read_windows = None
-        if self.config.zoom_factor > 1 and image_features is None:
-            features, read_windows = encode_glance(self.vision_encoder, pixel_values, requested)
+        shapes = {"spatial_shapes": spatial_shapes, "pixel_attention_mask": pixel_attention_mask}
+        if self.config.zoom_factor > 1 and pixel_values is not None:
+            features, read_windows = encode_glance(self.vision_encoder, pixel_values, {**shapes, **requested})
         elif self.config.zoom_factor > 1:
             features, read_windows = cached_windows(self.config, image_features, image_grid, self.dtype)
         elif image_features is None:
-            images_alone = (pixel_values, None, spatial_shapes, pixel_attention_mask)
-            features = self.get_image_features(*images_alone, return_dict=True, **requested)
+            features = self.get_image_features(pixel_values, return_dict=True, **shapes, **requested)
         else:
             features = cached_images(self.config, image_features, image_grid, spatial_shapes, self.dtype)
         question = self.query_embedder(text.last_hidden_state, text.attention_mask.bool()).select(questions)

@@ -32,7 +32,8 @@ class QCAModelOutput(ModelOutput):
         vision_hidden_states, vision_attentions, text_hidden_states, text_attentions (*optional*):
             Of the layers of the encoders, with `output_hidden_states=True` and `output_attentions=True`. Vision layers
             that depend on the question have one row a question, those before them one row an image. Layers behind the
-            last of `vision_feature_layers` do not run. Question tokens come first, padding behind them.
+            last of `vision_feature_layers` do not run. With zoom they are those of the glance. Question tokens come
+            first, padding behind them.
     """
 
     query: torch.Tensor | None = None

@@ -66,9 +66,9 @@ def explain(
         method: `"relevance"`: the relevance maps of the hops. `"rollout"`: these maps followed back through the
             self-attention of the vision encoder to the patches of the image (Abnar & Zuidema 2020, eq. 1), and the
             pooling of the question through the text encoder. `"gradient"`: the attention that raised the score of the
-            answer, in the hops and both encoders (Chefer et al. 2021). A model without hops has this method alone. It
-            copies the image for every question and keeps all attention maps with their gradients, so pass few
-            questions at a time.
+            answer, in the hops and both encoders (Chefer et al. 2021). It copies the image for every question and
+            keeps all attention maps with their gradients, so pass few questions at a time. A model without hops has
+            `"gradient"` alone, one with `zoom_factor` `"relevance"` alone.
         answers: `[B]` indices of the answers to explain, by default the predicted ones. Only `"gradient"` depends on
             them.
 
@@ -80,9 +80,13 @@ def explain(
     if method not in methods:
         raise ValueError(f"Unknown `method` {method!r}; it is one of {', '.join(methods)}.")
     model = unwrapped_model(model)
-    if (possible := available_method(model.config, method)) != method:
-        reason = "zooms" if possible == "relevance" else "has no hops and averages all patches"
-        raise ValueError(f"A model that {reason} is explained by its own maps alone: pass `method={possible!r}`.")
+    zooms = model.config.zoom_factor > 1
+    if zooms and model.config.num_attention_layers == 0:
+        raise ValueError("A model with `zoom_factor` and without hops has no maps: train it without `zoom_factor`.")
+    if zooms and method != "relevance":
+        raise ValueError("A model with `zoom_factor` has `method='relevance'` alone.")
+    if available_method(model.config, method) != method:
+        raise ValueError("A model with `num_attention_layers=0` averages all patches: pass `method='gradient'`.")
     inputs = {name: value for name, value in inputs.items() if value is not None}
     for name, cached in (("pixel_values", "image_features"), ("input_ids", "text_features")):
         if method != "relevance" and name not in inputs:

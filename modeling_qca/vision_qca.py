@@ -54,10 +54,12 @@ class QCAImageFeatures(ModelOutput):
     Args:
         last_hidden_state (`torch.FloatTensor` of shape `(images, prefix + patches, vision width)`):
             Tokens after the last layer that does not depend on the question; with `vision_feature_layers` those of
-            each layer, concatenated in the last dimension.
-        pooler_output (`torch.FloatTensor` of shape `(images, vision width)`): the mean of the patches.
+            each layer, concatenated in the last dimension. With zoom, the tokens of the glance and those of every
+            window, one after another.
+        pooler_output (`torch.FloatTensor` of shape `(images, vision width)`): the mean of the patches; with zoom, of
+            the glance.
         grid (`tuple[int, int]`, *optional*):
-            (rows, columns) of the patches, or else
+            (rows, columns) of the patches, with zoom those of the picture at full detail; or else
         spatial_shapes (`torch.LongTensor` of shape `(images, 2)`, *optional*): those of each picture.
         rotary (`tuple[torch.FloatTensor, torch.FloatTensor]` of shape `(patches, head width)`, *optional*):
             Cosine and sine of the positions of the patches, for the layers that depend on the question. Not to be

@@ -1,7 +1,8 @@
 """Importance of the words of a question, measured by leaving each of them out.
 
 Attention and gradients also give shares of words. They rank words in another order than this loss does, see
-docs/explaining.md. Leaving words out is exact, and cheap, because the image is encoded once.
+docs/explaining.md. Leaving words out is exact, and cheap, because the image is encoded once. With zoom, the glance and
+the chosen windows are encoded once for every `ROWS` shortened questions.
 
 B questions, W words of a question, R rows, L question tokens.
 """
@@ -88,8 +89,8 @@ def answer_probabilities(model: Any, logits: torch.Tensor, answers: torch.Tensor
 
 
 def _with_image_features(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """`inputs` whose images are encoded, with the image of each question. With zoom, only the model knows what is to
-    be encoded."""
+    """`inputs` whose images are encoded, with the image of each question. With zoom they
+    stay as they are, because the questions choose what is encoded."""
     inputs = {name: value for name, value in inputs.items() if value is not None}
     if "pixel_values" in inputs and model.config.zoom_factor == 1:
         shapes = {"spatial_shapes": inputs.get("spatial_shapes")}  # of SigLIP 2 NaFlex; they say what is padding

@@ -43,7 +43,8 @@ class Windows(NamedTuple):
     @classmethod
     def of(cls, grid: tuple[int, int], factor: int, device: torch.device) -> "Windows":
         """`grid` is that of the glance; both of its sides are even."""
-        (rows, columns), places = grid, torch.arange(2 * factor - 1, device=device)
+        rows, columns = grid
+        places = torch.arange(2 * factor - 1, device=device)
         top, left = (places[:, None] * (length // 2) for length in grid)  # on the fine grid
         in_rows, in_columns = (
             _covered(top, rows, factor),
@@ -70,15 +71,19 @@ class Windows(NamedTuple):
             count: K.
 
         Returns:
-            The windows `[B, K]`, and the share of each `[B, K]`. Ties go to the earlier window.
+            Different windows `[B, K]`, and the share of each `[B, K]`. Ties go to the earlier window.
         """
-        inside, chosen, shares = self.inside.to(relevance), [], []
-        for _ in range(count):
-            held = relevance @ inside.T  # [B, W]
-            chosen.append(held.argmax(dim=-1))
-            shares.append(held.gather(1, chosen[-1][:, None])[:, 0])
-            relevance = relevance * (1 - inside[chosen[-1]])
-        return torch.stack(chosen, dim=1), torch.stack(shares, dim=1)
+        inside, taken = self.inside.to(relevance), torch.zeros_like(relevance[:, :1]).expand(-1, len(self.inside))
+        chosen, shares = [], []
+        with torch.autocast(relevance.device.type, enabled=False):  # with 8 bits, windows that overlap would tie
+            for _ in range(count):
+                held = relevance @ inside.T  # [B, W]
+                window = (held - 2 * taken).argmax(dim=-1, keepdim=True)  # a share is at most 1
+                chosen.append(window)
+                shares.append(held.gather(1, window))
+                relevance = relevance * (1 - inside[window[:, 0]])
+                taken = taken.scatter(1, window, 1.0)
+        return torch.cat(chosen, dim=1), torch.cat(shares, dim=1)
 
 
 def _covered(start: torch.Tensor, length: int, factor: int) -> torch.Tensor:
@@ -167,12 +172,13 @@ class Zoom:
 
 
 def encode_glance(
-    encoder: Any, pixel_values: torch.Tensor, requested: dict[str, bool]
+    encoder: Any, pixel_values: torch.Tensor, requested: dict[str, Any]
 ) -> tuple[QCAImageFeatures, WindowReader]:
     """
     Args:
         encoder: the `QuestionAwareVisionEncoder`.
         pixel_values: `[I, 3, h, w]` of whole pictures.
+        requested: of `QuestionAwareVisionEncoder.encode_images`.
 
     Returns:
         Features of the glances, and a function that encodes windows.
@@ -197,7 +203,7 @@ def encode_glance(
     return glance, read
 
 
-def encode_all_windows(encoder: Any, pixel_values: torch.Tensor, requested: dict[str, bool]) -> QCAImageFeatures:
+def encode_all_windows(encoder: Any, pixel_values: torch.Tensor, requested: dict[str, Any]) -> QCAImageFeatures:
     """Features of the glance and of every window, one after another: `[I, (1 + W) (P + N), E]`."""
     features, _ = encode_glance(encoder, pixel_values, requested)
     factor = encoder.config.zoom_factor

@@ -41,15 +41,15 @@ Choice = Callable[[Windows, torch.Tensor, int], tuple[torch.Tensor, torch.Tensor
 
 def by_chance(windows: Windows, relevance: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Windows at random, as [`Windows.choose`] gives them."""
-    places = torch.rand(len(relevance), len(windows.inside)).argsort(dim=1)[:, :count]
-    return places, torch.ones(places.shape)
+    places = torch.rand(len(relevance), len(windows.inside), device=relevance.device).argsort(dim=1)[:, :count]
+    return places, torch.ones_like(places, dtype=relevance.dtype)
 
 
 def from_the_center(windows: Windows, relevance: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The windows nearest to the center, as [`Windows.choose`] gives them."""
     middles = (windows.boxes[:, :2] + windows.boxes[:, 2:]) / 2
     nearest = (middles - 0.5).norm(dim=1).argsort(stable=True)[:count].expand(len(relevance), -1)
-    return nearest, torch.ones(nearest.shape)
+    return nearest, torch.ones_like(nearest, dtype=relevance.dtype)
 
 
 class Row(NamedTuple):

@@ -21,9 +21,10 @@ from helpers.tiny import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from transformers import ViTImageProcessorPil
+from transformers import ViTConfig, ViTImageProcessorPil
 
-from modeling_qca import QCAForVisualQuestionAnswering, QCAModel
+from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAModel
+from modeling_qca.embedding_qca import grid_coordinates
 from modeling_qca.states_qca import PatchPlaces
 from modeling_qca.training.data.image_features import encoder_fingerprint
 from modeling_qca.training.evaluation.checkpoint import load_pipeline
@@ -87,8 +88,65 @@ def test_windows_are_chosen_one_after_another_by_the_share_that_is_left(factor, 
         for place in range(count):
             held = [float((rest * inside).sum()) for inside in windows.inside]
             window = int(chosen[row, place])
+            held = [-1.0 if other in chosen[row, :place] else share for other, share in enumerate(held)]
             assert held[window] == pytest.approx(max(held)) == float(shares[row, place])
             rest -= rest * windows.inside[window]
+
+
+@pytest.mark.parametrize(("factor", "rows", "columns"), [(2, 16, 16), (3, 4, 6), (4, 14, 14)])
+def test_windows_are_different_whatever_the_map(factor, rows, columns):
+    windows, every = Windows.of((rows, columns), factor, torch.device("cpu")), (2 * factor - 1) ** 2
+    maps = torch.cat([torch.full((1, rows * columns), 1 / rows / columns), torch.eye(rows * columns)[:3]])
+    chosen, _ = windows.choose(maps, every)
+    assert all(sorted(row) == list(range(every)) for row in chosen.tolist())
+
+
+def test_windows_are_chosen_in_float32_under_autocast():
+    windows = Windows.of((16, 16), 2, torch.device("cpu"))
+    maps = (5 * torch.randn(500, 256, generator=torch.Generator().manual_seed(0))).softmax(dim=-1)
+    chosen, _ = windows.choose(maps, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        again, _ = windows.choose(maps, 2)
+    assert torch.equal(again, chosen)
+
+
+def test_the_second_hop_reads_glance_and_windows_at_their_places():
+    """Rebuilt by hand: a plain hop over the patches that the chosen windows show, at the centers of their cells."""
+    model, batch = zoom_model(spatial_fusion=True), zoom_batch(3, 1)
+    body = model.qca
+    with torch.no_grad():
+        outputs = body(**batch)
+        features = body.get_image_features(batch["pixel_values"]).last_hidden_state[0].unflatten(0, (10, 33))[:, 1:]
+        text = body.get_text_features(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+        question = body.query_embedder(text.last_hidden_state, text.attention_mask.bool())
+        glance = body.patch_embedder(features[:1], grid_coordinates((4, 8), features.device))
+        fine = grid_coordinates((8, 16), features.device).unflatten(0, (8, 16))
+        boxes = plain_boxes(FACTOR)
+        for row in range(3):
+            asked = [states[row : row + 1] for states in (question.query, question.tokens, question.mask)]
+            places = PatchPlaces(grid_coordinates((4, 8), features.device))
+            query, _, _, first = body.hops.layers[0](asked[0][:, None], glance, *asked[1:], places)
+            found, where = [glance], [places.coordinates]
+            rest = first.mean(dim=1)[0].unflatten(0, (4, 8)).clone()
+            for box in outputs.zoom_boxes[row].tolist():
+                shares = [float(rest[_cells(other, 4, 8)].sum()) for other in boxes]
+                assert boxes.index(tuple(box)) == max(range(9), key=shares.__getitem__)
+                rest[_cells(box, 4, 8)] = 0
+                where.append(fine[_cells(box, 8, 16)].flatten(0, 1))
+                found.append(body.patch_embedder(features[1 + boxes.index(tuple(box))][None], where[-1]))
+            places = PatchPlaces(torch.cat(where))
+            _, _, evidence, second = body.hops.layers[1](query, torch.cat(found, dim=1), *asked[1:], places)
+            torch.testing.assert_close(outputs.evidence[row, 1], evidence[0], rtol=1e-4, atol=1e-5)
+            expected = second[0, :, :32].unflatten(-1, (4, 8)).repeat_interleave(2, -1).repeat_interleave(2, -2) / 4
+            for number, box in enumerate(outputs.zoom_boxes[row].tolist()):
+                added = second[0, :, 32 * (number + 1) : 32 * (number + 2)].unflatten(-1, (4, 8))
+                expected[(slice(None), *_cells(box, 8, 16))] += added
+            torch.testing.assert_close(outputs.relevance[row, 1].unflatten(-1, (8, 16)), expected)
+
+
+def _cells(box, rows: int, columns: int) -> tuple[slice, slice]:
+    left, top, right, bottom = box
+    return slice(int(top * rows), int(bottom * rows)), slice(int(left * columns), int(right * columns))
 
 
 @pytest.mark.parametrize("vision", ["vit", "dinov3_vit", "siglip_vision_model"])
@@ -249,13 +307,21 @@ def test_without_zoom_nothing_is_computed_for_it():
         ({"zoom_factor": 0}, "`zoom_factor` must be from 1 to 16, got 0"),
         ({"zoom_factor": 2, "zoom_regions": 10}, "`zoom_regions` must be from 0 to 9"),
         ({"zoom_factor": 2, "num_attention_layers": 1}, "set `num_attention_layers` to 2 or more"),
-        ({"zoom_factor": 2, "token_budget": 4}, "drop `vision_conditioning_layers`, `token_budget`"),
-        ({"zoom_factor": 2, "patch_update": "broadcast"}, "drop `vision_conditioning_layers`, `token_budget`"),
+        ({"zoom_factor": 2, "token_budget": 4, "token_budget_layer": 1}, "not go together with `token_budget`"),
+        ({"zoom_factor": 2, "vision_conditioning_layers": 1}, "together with `vision_conditioning_layers`"),
+        ({"zoom_factor": 2, "patch_update": "broadcast"}, "does not go together with `patch_update`"),
     ],
 )
 def test_fields_that_do_not_fit_are_refused(fields, message):
     with pytest.raises(Exception, match=message):
         tiny_config(**fields)
+
+
+def test_an_encoder_without_patches_is_refused_with_zoom():
+    for sizes in ({"patch_size": 0}, {"image_size": 4}):
+        vision = tiny_vision_config().to_dict() | sizes
+        with pytest.raises(Exception, match="patches of at least 1 x 1 pixels"):
+            QCAConfig(vision_config=vision, text_config=tiny_config().text_config.to_dict(), zoom_factor=2)
 
 
 def test_pictures_and_features_of_a_wrong_size_are_refused():
@@ -285,16 +351,17 @@ def test_a_look_shows_the_windows(checkpoint):
     assert look.windows == [tuple(box) for box in outputs.zoom_boxes[0].tolist()]
     torch.testing.assert_close(look.relevance, outputs.relevance.mean(dim=2)[0].unflatten(-1, outputs.grid))
     framed, bare = np.asarray(look.overlay()), np.asarray(replace(look, windows=[]).overlay())
-    changed = (framed != bare).any(axis=-1)[:128]
-    expected = np.zeros((128, 256), dtype=bool)
+    frames = np.zeros((128, 256), dtype=bool)
     for box in look.windows:
         left, top, right, bottom = (round(edge * side) for edge, side in zip(box, (256, 128) * 2, strict=True))
-        expected[top : bottom + 1, left : right + 1] = True
-        expected[top + 2 : bottom - 1, left + 2 : right - 1] = False
-    assert (framed[:128][expected] == 255).all()
-    assert not changed[~np.pad(expected, 2)[2:-2, 2:-2]].any() or len(look.windows) > 1
+        frame = np.zeros_like(frames)
+        frame[top : bottom + 1, left : right + 1] = True
+        frame[top + 2 : bottom - 1, left + 2 : right - 1] = False
+        frames |= frame
+    assert (framed[:128][frames] == 255).all()
+    assert np.array_equal(framed[:128][~frames], bare[:128][~frames])
     assert ask.look(picture, "where is the ball", method="rollout").method == "relevance"
-    with pytest.raises(ValueError, match="A model that zooms is explained by its own maps alone"):
+    with pytest.raises(ValueError, match="A model with `zoom_factor` has `method='relevance'` alone"):
         ask.model.explain(ask.processor(picture, "where is the ball"), "gradient")
 
 
@@ -336,7 +403,7 @@ def test_training_with_cached_windows_equals_training_with_fresh_ones(tmp_path, 
         keys |= {"freeze": ["vision"], "cache_image_features": cached, "zoom_factor": 2, "image_size": [256, 512]}
         keys |= {"attention_supervision": "every_hop", "num_train_epochs": 1, "baselines": ["image_mean"]}
         results = train(make_recipe({**keys, "disable_tqdm": True, "save_strategy": "no"}, "test"))
-        assert results["attention"]["maps"]["model"] == 24
+        assert results["attention"]["maps"]["model"] == 48
         weights.append(load_file(tmp_path / f"run{cached}" / "model.safetensors"))
     for name, weight in weights[0].items():
         torch.testing.assert_close(weights[1][name], weight, rtol=1e-4, atol=1e-5)
@@ -355,3 +422,35 @@ def test_new_encoders_get_pictures_whose_glance_has_their_size(tmp_path):
     keys = {"data": "d", "vision_encoder": str(tmp_path), "text_encoder": "t", "zoom_factor": 4}
     shape = image_shape(make_recipe(keys, "test"))
     assert (shape.height, shape.width, shape.patches) == (128, 128, 50 * 16)
+    ViTConfig(image_size=56, patch_size=8, hidden_size=32, num_attention_heads=4).save_pretrained(tmp_path)  # 7 x 7
+    ViTImageProcessorPil(size={"height": 56, "width": 56}).save_pretrained(tmp_path)
+    shape = image_shape(make_recipe(keys, "test"))
+    assert (shape.height, shape.width, shape.patches) == (192, 192, 50 * 36)
+    with pytest.raises(ValueError, match="`image_size` must be multiples of 64 and 64 pixels, not \\[224, 192\\]"):
+        image_shape(make_recipe({**keys, "image_size": [224, 192]}, "test"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"baselines": ["reference_model"]}, "`reference_model` has no zoom"),
+        (
+            {
+                "object_words": ["ball"],
+                "attention_supervision": "every_hop",
+                "freeze": ["vision"],
+                "cache_image_features": True,
+            },
+            "`object_words` learns from whole pictures",
+        ),
+    ],
+)
+def test_recipes_that_would_read_windows_as_pictures_are_refused(keys, message):
+    with pytest.raises(ValueError, match=message):
+        make_recipe({"data": "d", "model": "m", "zoom_factor": 2, **keys}, "test")
+
+
+def test_a_model_without_hops_says_that_zoom_leaves_it_no_map():
+    model = zoom_model(num_attention_layers=0, zoom_regions=0)
+    with pytest.raises(ValueError, match="with `zoom_factor` and without hops has no maps"):
+        model.explain(zoom_batch(), "gradient")

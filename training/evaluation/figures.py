@@ -229,5 +229,6 @@ def _numbers(explanation: VisualExplanation) -> dict[str, Any]:
         "answers": explanation.answers,
         "words": explanation.words,
         "relevance": explanation.relevance.tolist(),
+        "windows": explanation.windows,
         "kept": None if explanation.kept is None else explanation.kept.tolist(),
     }

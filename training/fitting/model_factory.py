@@ -62,7 +62,7 @@ def build_model(recipe: Recipe, answers: list[str]) -> tuple[QCAForVisualQuestio
                 "%s",
                 *(depth, max(layers), layers),
             )
-    _whole_picture(processor.image_processor, recipe)
+    _whole_picture(processor.image_processor, recipe, model.config)
     processor.set_max_question_length(model)
     return model, processor
 
@@ -81,7 +81,7 @@ def image_shape(recipe: Recipe) -> ImageShape:
     else:
         config = QCAConfig.from_pretrained(_source(recipe.model), **recipe.config)
         images = QCAProcessor.from_pretrained(_source(recipe.model)).image_processor
-    _whole_picture(images, recipe)
+    _whole_picture(images, recipe, config)
     if config.has_native_shapes:
         return ImageShape(*config.image_size, images.max_num_patches, config.vision_width)
     height, width = images.size["height"], images.size["width"]
@@ -172,17 +172,18 @@ def _encoder_images(vision_encoder: str) -> Any:
     )
 
 
-def _whole_picture(images: Any, recipe: Recipe) -> None:
-    """Resize images instead of cropping them: relevance maps cover the whole picture. For zoom, those of a new encoder
-    are made larger, so that the glance has the encoder's size.
+def _whole_picture(images: Any, recipe: Recipe, config: QCAConfig) -> None:
+    """Resize images instead of cropping them: relevance maps cover the whole picture. With zoom, the glance of a new
+    encoder has about the size of the encoder's own images.
 
     Args:
         images: the image processor.
 
     Raises:
-        ValueError: `image_size` of an image processor that keeps the shape of each picture.
+        ValueError: `image_size` of an image processor that keeps the shape of each picture, or one that does not fit
+            zoom.
     """
-    image_size = recipe.image_size
+    image_size, factor = recipe.image_size, config.zoom_factor
     if not images.size:  # SigLIP 2 NaFlex
         if image_size is not None:
             raise ValueError(
@@ -198,8 +199,14 @@ def _whole_picture(images: Any, recipe: Recipe) -> None:
             height, width = images.crop_size["height"], images.crop_size["width"]
     else:
         height, width = image_size
-    if image_size is None and recipe.model is None:
-        factor = recipe.config.get("zoom_factor", 1)
-        height, width = factor * height, factor * width
+    if factor > 1:
+        down, across = (2 * factor * side for side in config.patch_size)
+        if image_size is None and recipe.model is None:
+            height, width = factor * height // down * down, factor * width // across * across
+        if 0 in (height, width) or height % down or width % across:
+            raise ValueError(
+                f"with `zoom_factor: {factor}`, `image_size` must be multiples of {down} and {across} pixels, not "
+                f"{[height, width]}"
+            )
     images.size = {"height": height, "width": width}
     images.do_center_crop = False

@@ -162,6 +162,8 @@ class Recipe:
             raise ValueError("`cache_image_features` needs `vision` in `freeze`, and no `streaming`")
         if self.lora_rank is not None and {"vision", "text"} <= set(self.freeze):
             raise ValueError("`lora_rank` trains adapters in the encoders, and `freeze` has `vision` and `text`")
+        if self.config.get("zoom_factor", 1) > 1 and "reference_model" in self.baselines:
+            raise ValueError("the baseline `reference_model` has no zoom: leave it out, or `zoom_factor`")
         supervision = self.attention_supervision
         if supervision != "none" and self.config.get("num_attention_layers") == 0:
             raise ValueError(
@@ -175,6 +177,8 @@ class Recipe:
             raise ValueError("`object_words` makes relevance maps: set `attention_supervision: every_hop`")
         if not self.cache_image_features:
             raise ValueError("`object_words` needs `cache_image_features: true`, and `vision` in `freeze`")
+        if self.config.get("zoom_factor", 1) > 1:
+            raise ValueError("`object_words` learns from whole pictures: leave it out, or `zoom_factor`")
 
     def validate_data(self):
         if self.validation_options and self.validation_data is None:
