@@ -31,7 +31,7 @@ from modeling_qca.training.fitting.parameter_groups import freeze
 from modeling_qca.training.fitting.recipe import Recipe, load_recipe
 from modeling_qca.training.fitting.splits import load_splits
 from modeling_qca.training.fitting.training_run import cache_features, train
-from modeling_qca.training.supervision.scenes import SIZES, SMALL_GRID, write_small_scenes
+from modeling_qca.training.supervision.scenes import SIZES, SMALL_MAP, write_small_scenes
 from modeling_qca.zoom_qca import Windows
 
 RECIPE = CONFIGURATION / "recipes" / "zoom.yaml"
@@ -109,7 +109,13 @@ def read_runs(file: Path) -> dict[str, dict[str, dict[str, Any]]]:
 
 def measure(row: Row, keys: Mapping[str, Any]) -> dict[str, Any]:
     """Accuracy, also by the size of the object, pointing accuracy, choice accuracy and cost of one run."""
-    changed = {"baselines": [], "image_size": [row.side, row.side], **row.zoom}
+    changed = {
+        "baselines": [],
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "image_size": [row.side, row.side],
+        **row.zoom,
+    }
     recipe = load_recipe(RECIPE, {name: str(value) for name, value in {**keys, **changed}.items()})
     with chosen_by(row.choose):
         results = train(recipe)
@@ -149,8 +155,9 @@ def looked(recipe: Recipe) -> dict[str, float]:
     collator.image_features = cache_features(model, processor, load_splits(recipe), half=False)
     with torch.inference_mode():
         batches = [each.zoom_boxes.numpy() for each in forward_batches(model, rows, collator, 128)]
-    place = np.stack([np.argwhere(np.asarray(target[-1]) > 0)[0] for target in rows["relevance"]])
-    x, y = (place[:, ::-1].T + 0.5) / SMALL_GRID
+    targets = np.array([target[-1] for target in rows["relevance"]])
+    place = np.stack(np.unravel_index(targets.reshape(len(targets), -1).argmax(axis=1), targets.shape[1:]))
+    y, x = (place + 0.5) / SMALL_MAP
     left, top, right, bottom = np.moveaxis(np.concatenate(batches), -1, 0)  # [B, K] each
     shown = (left < x[:, None]) & (x[:, None] < right) & (top < y[:, None]) & (y[:, None] < bottom)
     return cost | {"choice": float(shown.any(axis=1).mean())}

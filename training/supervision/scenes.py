@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -28,6 +29,7 @@ QUESTIONS_PER_SCENE = 8
 SMALL_GRID = 16
 SMALL_CELL = 64  # pixels
 SMALL_RADII = (8, 24)  # pixels
+SMALL_MAP = 64  # cells a side of the relevance maps
 MORE_COLORS = {"orange": (240, 130, 30), "purple": (140, 60, 180), "white": (245, 245, 245), "black": (15, 15, 15)}
 SMALL_COLORS = COLORS | MORE_COLORS
 SIZES = {"16 to 26 pixels": 80 / 3, "27 to 37 pixels": 112 / 3, "38 to 48 pixels": 48.0}  # and the largest diameter
@@ -73,9 +75,11 @@ def draw_ground(size: int, rng: random.Random) -> Image.Image:
     return ground.resize((size, size), Image.Resampling.BILINEAR)
 
 
-def draw_object(drawing: ImageDraw.ImageDraw, item: SceneObject, x: float, y: float, radius: float) -> None:
-    """Draw the shape of `item` in its color around (`x`, `y`)."""
-    color, outline = SMALL_COLORS[item.color], (20, 20, 20)
+def draw_object(
+    drawing: ImageDraw.ImageDraw, item: SceneObject, x: float, y: float, radius: float, colors: Any = None
+) -> None:
+    """Draw the shape of `item` around (`x`, `y`), in `colors` (fill and outline) or else in its own."""
+    color, outline = colors or (SMALL_COLORS[item.color], (20, 20, 20))
     if item.shape == "circle":
         drawing.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color, outline=outline)
     elif item.shape == "square":
@@ -155,9 +159,9 @@ def answers_of(question: SceneQuestion) -> tuple[str, ...]:
     return ("yes", "no")
 
 
-def relevance_maps(question: SceneQuestion, grid: int = GRID) -> np.ndarray:
-    """`[2, grid, grid]` float32: 1 on the cells of the targets of the first and the second hop."""
-    maps = np.zeros((2, grid, grid), dtype=np.float32)
+def relevance_maps(question: SceneQuestion) -> np.ndarray:
+    """`[2, GRID, GRID]` float32: 1 on the cells of the targets of the first and the second hop."""
+    maps = np.zeros((2, GRID, GRID), dtype=np.float32)
     for hop, items in enumerate(question.targets):
         for item in items:
             maps[hop, item.row, item.column] = 1
@@ -196,7 +200,7 @@ def write_small_scenes(folder: str | os.PathLike, splits: dict[str, int], seed: 
 
     A scene has `SMALL_GRID * SMALL_CELL` pixels a side and an object of each of `SMALL_COLORS`, with a diameter of 16
     to 48 pixels. A question names the color of one and asks for its shape. So what is asked for is found in a picture
-    made smaller, and read at full detail. The kind of a question is the size of its object.
+    made smaller, and read at full detail. The kind of a question is the size of its object. The maps show the object.
     """
     folder = Path(folder)
     (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -217,7 +221,10 @@ def write_small_scenes(folder: str | os.PathLike, splits: dict[str, int], seed: 
                 rows.append((f"{split}{scene}", kind, f"what shape is the {color} object", item.shape))
                 answer = "yes" if asked == item.shape else "no"
                 rows.append((f"{split}{scene}", kind, f"is the {color} object a {asked}", answer))
-                maps += [relevance_maps(SceneQuestion(kind, "", "", ((item,), (item,))), SMALL_GRID)] * 2
+                shown = Image.new("L", image.size)
+                draw_object(ImageDraw.Draw(shown), item, x, y, radius, (255, 255))
+                target = np.asarray(shown.resize((SMALL_MAP, SMALL_MAP), Image.Resampling.BOX), dtype=np.float32) / 255
+                maps += [np.stack([target, target])] * 2
             image.save(folder / "images" / f"{split}{scene}.jpg", quality=90)
         _write_table(folder, split, rows, maps)
 
