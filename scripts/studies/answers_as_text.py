@@ -271,7 +271,7 @@ def read_features(recipe: Recipe, splits: Splits, work: Path) -> dict[str, dict[
     both: list[Any] = [splits.train, splits.validation]
     model, processor = build_model(recipe, ["yes", "no"])
     freeze(model, recipe.freeze)
-    cache = cache_features(model, processor, both, half=True)
+    cache = cache_features(model, processor, both, half=recipe.arguments.get("bf16", False))
     prefix = model.qca.vision_encoder.shape.prefix
     images = {}
     for image_id in track(cache.position, "Mean patches"):

@@ -1,11 +1,11 @@
 r"""Differences between rows of results tables on the same questions, with standard errors.
 
     python scripts/studies/row_differences.py "step by step - image mean" ["ROW - ROW" ...] --results RESULTS ... \
-        --image-table images.csv --group-by sequence --output docs/results/facades_differences.json
+        [--image-table images.csv --group-by sequence] --output docs/results/facades_differences.json
 
 A RESULTS is the folder that `qca results` filled for a table. A ROW is the name of a row of one of these tables; all
-seeds that both rows finished are read. The sampling unit is the image, and in the second table the group of images
-(see `results_summary.paired_gain`).
+seeds that both rows finished are read. The sampling unit is the image (see `results_summary.paired_gain`). With an
+image table, a second table takes the group of images.
 """
 
 import argparse
@@ -24,29 +24,32 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pairs", nargs="+", metavar="pair")
     parser.add_argument("--results", type=Path, nargs="+", required=True)
-    parser.add_argument("--image-table", type=Path, required=True)
-    parser.add_argument("--group-by", required=True, help="a column of the image table")
+    parser.add_argument("--image-table", type=Path)
+    parser.add_argument("--group-by", help="a column of the image table")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
-    table = ImageTable(arguments.image_table)
-    if arguments.group_by not in table.columns:
-        parser.error(f"{arguments.image_table}: no column {arguments.group_by!r}, only {', '.join(table.columns)}")
+    if (arguments.image_table is None) != (arguments.group_by is None):
+        parser.error("--image-table and --group-by belong together: give both, or neither")
     try:
         pairs = {pair: _read_pair(arguments.results, pair) for pair in arguments.pairs}
-        groups = {
-            image_id: table.row(image_id)[arguments.group_by]
-            for seeds in pairs.values()
-            for ours, _ in seeds
-            for image_id in ours["image_id"]
-        }
+        tables = [_table("SE by image", pairs)]
+        if arguments.image_table is not None:
+            by_group = _by_group(pairs, ImageTable(arguments.image_table), arguments.group_by)
+            tables.append(_table(f"SE by {arguments.group_by}", by_group))
     except ValueError as error:
         parser.error(str(error))
-    by_group = {
-        pair: [tuple(run.assign(image_id=run["image_id"].map(groups)) for run in seed) for seed in seeds]
-        for pair, seeds in pairs.items()
-    }
-    tables = [_table("SE by image", pairs), _table(f"SE by {arguments.group_by}", by_group)]
     write_json(arguments.output, {"tables": tables})
+
+
+def _by_group(pairs: dict[str, Any], table: ImageTable, column: str) -> dict[str, Any]:
+    """The pairs with the group of each image in the place of the image."""
+    if column not in table.columns:
+        raise ValueError(f"{table.path}: no column {column!r}, only {', '.join(table.columns)}")
+
+    def grouped(run: pd.DataFrame) -> pd.DataFrame:
+        return run.assign(image_id=[table.row(image_id)[column] for image_id in run["image_id"]])
+
+    return {pair: [tuple(map(grouped, seed)) for seed in seeds] for pair, seeds in pairs.items()}
 
 
 def _read_pair(results: list[Path], pair: str) -> list[tuple[pd.DataFrame, pd.DataFrame]]:

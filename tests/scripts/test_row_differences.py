@@ -36,7 +36,7 @@ def results(tmp_path):
 
 
 def run(monkeypatch, folder, *pairs, group_by="street"):
-    table = ["--image-table", str(folder / "images.csv"), "--group-by", group_by]
+    table = ["--image-table", str(folder / "images.csv"), "--group-by", group_by] if group_by else []
     output = ["--output", str(folder / "out.json")]
     results = ["--results", str(folder / "runs" / "one"), str(folder / "runs" / "two")]
     monkeypatch.setattr("sys.argv", ["row_differences", *pairs, *results, *table, *output])
@@ -71,6 +71,7 @@ def test_differences_equal_a_loop_over_the_seeds_that_both_rows_finished(results
         ):
             assert row[1:] == [expected(ours, theirs, seeds, kind, unit) for kind in ("all", "side", "where")]
     assert by_image["rows"][0][1] != by_street["rows"][0][1]
+    assert run(monkeypatch, results, "step by step - image mean", "views - step by step", group_by=None) == [by_image]
 
 
 @pytest.mark.parametrize(
