@@ -46,10 +46,7 @@ class Windows(NamedTuple):
         rows, columns = grid
         places = torch.arange(2 * factor - 1, device=device)
         top, left = (places[:, None] * (length // 2) for length in grid)  # on the fine grid
-        in_rows, in_columns = (
-            _covered(top, rows, factor),
-            _covered(left, columns, factor),
-        )
+        in_rows, in_columns = (_covered(start, n, factor) for start, n in ((top, rows), (left, columns)))
         row, column = (start + torch.arange(n, device=device) for start, n in ((top, rows), (left, columns)))
         cells = row[:, None, :, None] * columns * factor + column[None, :, None, :]
         y, x = torch.meshgrid(places, places, indexing="ij")

@@ -227,19 +227,24 @@ def test_windows_show_the_pixels_at_their_cells():
 
 
 def test_only_what_the_chosen_windows_show_changes_the_answer():
-    """Dots that the glance does not see are put on one patch after another."""
+    """Dots that the glance does not see are put on one patch of each picture."""
     model, batch = zoom_model(zoom_regions=1), zoom_batch(1, 1, seed=3)
+    places = list(itertools.product(range(8), range(16)))
+    dotted = batch["pixel_values"].repeat(len(places), 1, 1, 1)
+    for picture, (row, column) in zip(dotted, places, strict=True):
+        picture[:, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8] += DOTS.repeat(2, 2)
     with torch.no_grad():
         outputs = model(**batch)
-        left, top, right, bottom = outputs.zoom_boxes[0, 0].tolist()
-        for row in range(8):
-            for column in range(16):
-                dotted = batch["pixel_values"].clone()
-                dotted[..., 8 * row : 8 * row + 8, 8 * column : 8 * column + 8] += DOTS.repeat(2, 2)
-                changed = model(**batch | {"pixel_values": dotted})
-                shown = top < (row + 0.5) / 8 < bottom and left < (column + 0.5) / 16 < right
-                difference = float((changed.logits - outputs.logits).abs().max())
-                assert (difference > 1e-4) == shown, (row, column, difference)
+        batch |= {
+            "question_index": torch.zeros(len(places), dtype=torch.long),
+            "image_index": torch.arange(len(places)),
+        }
+        changed = model(**batch | {"pixel_values": dotted})
+    left, top, right, bottom = outputs.zoom_boxes[0, 0].tolist()
+    for (row, column), logits in zip(places, changed.logits, strict=True):
+        shown = top < (row + 0.5) / 8 < bottom and left < (column + 0.5) / 16 < right
+        difference = float((logits - outputs.logits[0]).abs().max())
+        assert (difference > 1e-4) == shown, (row, column, difference)
 
 
 def test_maps_of_later_hops_lie_on_glance_and_windows():
