@@ -345,7 +345,7 @@ def draw(runs: Mapping[str, Mapping[str, Mapping[str, Any]]], file: Path) -> Non
             axis.fill_between(marks, low, high, color=color, alpha=0.25, linewidth=0)
             axis.plot(marks, [np.mean(of) for of in values], "o-", color=color, label=f"marks{suffix}")
         axis.set_xscale("symlog", linthresh=50)
-        axis.set_xticks([0, 50, 150, 500, 1500, 4000], ["0", "50", "150", "500", "1,500", "4,000"])
+        axis.set_xticks([0, 50, 150, 500, 1500], ["0", "50", "150", "500", "1,500"])
         axis.set_xlabel(f"boxes ({60 // SECONDS_A_BOX} a minute)")
         axis.set_ylabel(f"{measure} accuracy" if measure == "pointing" else measure)
         axis.grid(alpha=0.3)
