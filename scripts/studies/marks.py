@@ -5,9 +5,9 @@
 
 LABELS are the label maps of the photos (see `qca make-questions`). A mark is a box, mask or point of one connected
 region of a label. Specks are left out, and an object of several regions takes several marks. Marks are made in the
-order in which questions come up: those of all objects that a question names, in random order of the questions. A mark
-serves every question about its photo that names its label, as `qca add-relevance --from objects` does it. Only maps of
-training rows are drawn, so that pointing accuracy is measured on the true ones.
+order in which questions come up: those of all objects that a question names, in random order of the questions, or as
+the row says. A mark serves every question about its photo that names its label, as `qca add-relevance --from objects`
+does it. Only maps of training rows are drawn, so that pointing accuracy is measured on the true ones.
 
 Rows of results that are in the file already stay, and are not trained again.
 """
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from qca_cli.options import split_overrides
 from scipy import ndimage
 
+from modeling_qca.training.evaluation.confidence import question_confidence
 from modeling_qca.training.files.atomic_write import atomic_write
 from modeling_qca.training.files.run_files import write_json
 from modeling_qca.training.fitting.model_factory import build_model
@@ -68,7 +69,8 @@ class Row(NamedTuple):
     Args:
         boxes: number of marks; None: all.
         region: what a mark is.
-        order: of the marks: random questions, or photos marked in full.
+        order: of the marks: random questions, photos marked in full, or the questions first that the model of the row
+            `no marks` is least certain of.
         spread: whether the other objects get regions that are learned from questions and marks.
         of_other_questions: whether each question gets the maps of another question about its photo (a control).
         recipe: keys that differ.
@@ -76,7 +78,7 @@ class Row(NamedTuple):
 
     boxes: int | None = 0
     region: Literal["box", "mask", "point"] = "box"
-    order: Literal["questions", "photos"] = "questions"
+    order: Literal["questions", "photos", "least_certain"] = "questions"
     spread: bool = False
     of_other_questions: bool = False
     recipe: Mapping[str, Any] = BESIDE_MEAN
@@ -97,6 +99,7 @@ ROWS: dict[str, Row] = {
     "150 boxes, hops alone": Row(150, recipe={}),
     "500 boxes, hops alone": Row(500, recipe={}),
     "150 boxes, photos in full": Row(150, order="photos"),
+    "150 boxes, least certain first": Row(150, order="least_certain"),
     "150 masks": Row(150, "mask"),
     "150 points": Row(150, "point"),
     "500 masks": Row(500, "mask"),
@@ -114,14 +117,19 @@ def main() -> None:
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--split-by-seed", action="store_true", help="each seed has a validation split of its own")
     arguments, rest = parser.parse_known_args()
     recipe = load_recipe(arguments.recipe, split_overrides(rest)[1])
-    study = Study(recipe, read_splits(recipe), read_label_maps(arguments.labels, arguments.classes))
+    maps = read_label_maps(arguments.labels, arguments.classes)
+    study = None
     for seed in arguments.seeds:
+        if arguments.split_by_seed:
+            study, recipe = None, dataclasses.replace(recipe, data_seed=seed)
         for name in arguments.rows:
             if str(seed) in read_runs(arguments.output).get(name, {}):
                 continue
-            measured = study.measure(ROWS[name], seed, arguments.runs / name.replace(",", "") / f"seed{seed}")
+            study = study or Study(recipe, read_splits(recipe), maps)
+            measured = study.measure(name, seed, arguments.runs)
             print(name, seed, json.dumps(measured), flush=True)
             runs = read_runs(arguments.output)  # anew: another process may write other seeds
             runs.setdefault(name, {})[str(seed)] = measured
@@ -148,6 +156,7 @@ class Study:
         self.recipe, self.splits, self.maps = recipe, splits, maps
         self.labels = sorted(filter(None, maps.names.values()))
         self.matcher = LabelMatcher(self.labels)
+        self.sizes: dict[str, tuple[int, int]] = {}  # photo -> width and height
         train = splits.train
         self.photo_of: list[str] = train["image_id"][:]
         self.photos = sorted(set(self.photo_of))
@@ -165,20 +174,35 @@ class Study:
         found: dict[Object, list[tuple[Box, Mask, Box]]] = {}
         for photo in self.photos:
             pixels = self.maps.read(photo)
-            self.size = (pixels.shape[1], pixels.shape[0])
+            self.sizes[photo] = (pixels.shape[1], pixels.shape[0])
             for label in self.labels:
                 if regions := list(marked_regions(pixels == numbers[label])):
                     found[photo, label] = regions
         return found
 
-    def marked(self, row: Row, seed: int) -> list[Object]:
-        """The objects that the marks of `row` are enough for, each with all its regions."""
+    def order(self, row: Row, seed: int, without_marks: Path) -> list[int]:
+        """The training questions in the order in which their objects are marked.
+
+        Args:
+            without_marks: the run of the row `no marks`, for `least_certain`.
+        """
         generator, photos = random.Random(seed), list(self.photos)
         asked = list(range(len(self.questions)))
+        if row.order == "least_certain":
+            file = without_marks / "confidence.json"
+            return sorted(asked, key=question_confidence(str(without_marks), self.splits.train, file).__getitem__)
         generator.shuffle(photos if row.order == "photos" else asked)
         if row.order == "photos":
             place = {photo: rank for rank, photo in enumerate(photos)}
             asked.sort(key=lambda index: place[self.photo_of[index]])
+        return asked
+
+    def marked(self, row: Row, asked: Sequence[int]) -> list[Object]:
+        """The objects that the marks of `row` are enough for, each with all its regions.
+
+        Args:
+            asked: see `order`.
+        """
         pairs = dict.fromkeys((self.photo_of[index], label) for index in asked for label in self.named[index])
         chosen, count = [], 0
         for pair in pairs:
@@ -196,7 +220,7 @@ class Study:
         for photo, label in chosen:
             regions: list[Region] = [of[kind] for of in self.objects[photo, label]]
             marks = tuple(MarkedObject(photo, label, region) for region in regions)
-            drawn[photo, label] = draw_objects(marks, self.size, GRID)
+            drawn[photo, label] = draw_objects(marks, self.sizes[photo], GRID)
         if not row.spread:
             return drawn
         number = {photo: index for index, photo in enumerate(self.photos)}
@@ -236,9 +260,10 @@ class Study:
         moved = ((index, group[place - 1]) for group in groups.values() for place, index in enumerate(group))
         return {index: maps[other] for index, other in moved if index != other}
 
-    def measure(self, row: Row, seed: int, folder: Path) -> dict[str, Any]:
-        """Accuracy, pointing accuracy, marks and questions with maps of one run."""
-        chosen = self.marked(row, seed)
+    def measure(self, name: str, seed: int, runs: Path) -> dict[str, Any]:
+        """Accuracy, pointing accuracy, marks and questions with maps of one run of the row `name`."""
+        row, folder = ROWS[name], runs / name.replace(",", "") / f"seed{seed}"
+        chosen = self.marked(row, self.order(row, seed, runs / "no marks" / folder.name))
         maps = self.question_maps(row, seed, self.region_maps(row, chosen))
         relevance = [maps[index].tolist() if index in maps else None for index in range(len(self.questions))]
         column = self.splits.train.features["relevance"]
@@ -321,7 +346,7 @@ def draw(runs: Mapping[str, Mapping[str, Mapping[str, Any]]], file: Path) -> Non
             axis.plot(marks, [np.mean(of) for of in values], "o-", color=color, label=f"marks{suffix}")
         axis.set_xscale("symlog", linthresh=50)
         axis.set_xticks([0, 50, 150, 500, 1500], ["0", "50", "150", "500", "1,500"])
-        axis.set_xlabel("boxes")
+        axis.set_xlabel(f"boxes ({60 // SECONDS_A_BOX} a minute)")
         axis.set_ylabel(f"{measure} accuracy" if measure == "pointing" else measure)
         axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
