@@ -31,6 +31,7 @@ from modeling_qca.training.fitting.parameter_groups import freeze
 from modeling_qca.training.fitting.recipe import Recipe, load_recipe
 from modeling_qca.training.fitting.splits import load_splits
 from modeling_qca.training.fitting.training_run import cache_features, train
+from modeling_qca.training.inspection.question_only import question_only_accuracy
 from modeling_qca.training.supervision.scenes import SIZES, SMALL_MAP, write_small_scenes
 from modeling_qca.zoom_qca import Windows
 
@@ -122,7 +123,13 @@ def measure(row: Row, keys: Mapping[str, Any]) -> dict[str, Any]:
         measured = {
             "accuracy": results["metrics"]["accuracy"],
             **{kind: results["per_question_type"][kind]["accuracy"] for kind in SIZES},
+            "majority": results["baselines"]["majority"]["accuracy"],
+            "question alone": question_only_accuracy(
+                *load_splits(recipe), recipe.answer_rule, recipe.normalize_answers
+            ),
+            "shuffled questions": results["baselines"]["shuffled_questions"]["accuracy"],
             "pointing": results["attention"]["pointing"]["model"],
+            "pointing, shuffled question": results["attention"]["pointing"]["shuffled_question"],
         }
         return measured | looked(recipe)
 
@@ -165,9 +172,19 @@ def looked(recipe: Recipe) -> dict[str, float]:
 
 def table(runs: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]:
     """Means and standard deviations over the seeds."""
-    columns = ["row", "seeds", "accuracy", *SIZES, "pointing", "object in a window", "patches", "GFLOP"]
-    names = ("accuracy", *SIZES, "pointing", "choice")
+    columns = ["row", "seeds", "accuracy", "shuffled question", *SIZES, "pointing", "shuffled question"]
+    columns += ["object in a window", "patches", "GFLOP"]
+    names = ("accuracy", "shuffled questions", *SIZES, "pointing", "pointing, shuffled question", "choice")
     rows = []
+    for name in ("majority", "question alone"):
+        rows.append(
+            [
+                name,
+                "",
+                _mean([run[name] for of in runs.values() for run in of.values()][:1]),
+                *[""] * (len(columns) - 3),
+            ]
+        )
     for name in (name for name in ROWS if name in runs):
         of = list(runs[name].values())
         measured = [_mean([run[key] for run in of if key in run]) for key in names]

@@ -30,12 +30,15 @@ def test_the_model_chooses_by_the_question_again_afterwards():
 
 
 def test_table_shows_each_row_with_its_seeds():
-    run = {"accuracy": 0.5, "16 to 26 pixels": 0.4, "27 to 37 pixels": 0.5, "38 to 48 pixels": 0.6, "pointing": 0.3}
+    run = {"majority": 0.2, "question alone": 0.3, "shuffled questions": 0.1, "pointing, shuffled question": 0.05}
+    run |= {"accuracy": 0.5, "16 to 26 pixels": 0.4, "27 to 37 pixels": 0.5, "38 to 48 pixels": 0.6, "pointing": 0.3}
     runs = {"whole picture, 224 px": {"0": run | {"gflop": 5.7, "patches": 256.0}}}
     runs["1 window"] = {
         str(seed): run | {"accuracy": 0.7 + seed / 10, "gflop": 11.5, "patches": 512.0, "choice": 0.9}
         for seed in (0, 1)
     }
-    rows = table(runs)["rows"]
-    assert rows[0] == ["whole picture, 224 px", "1", "0.500", "0.400", "0.500", "0.600", "0.300", "–", "256", "5.70"]
-    assert rows[1][:3] == ["1 window", "2", "0.750 ± 0.071"] and rows[1][7] == "0.900 ± 0.000"
+    *baselines, whole, window = table(runs)["rows"]
+    assert [row[:3] for row in baselines] == [["majority", "", "0.200"], ["question alone", "", "0.300"]]
+    assert whole[:7] == ["whole picture, 224 px", "1", "0.500", "0.100", "0.400", "0.500", "0.600"]
+    assert whole[7:] == ["0.300", "0.050", "–", "256", "5.70"]
+    assert window[:3] == ["1 window", "2", "0.750 ± 0.071"] and window[9] == "0.900 ± 0.000"
