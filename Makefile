@@ -19,7 +19,7 @@ demo: $(VENV)/core  ## install the core, train a tiny model on drawn scenes, sho
 	$(BIN)/qca demo
 
 # make evidence ROOMS=... PHOTOS=... CLASSES=... DAQUAR=... VQA_RAD=... FACADES=...: every table of rows; goes on where it stopped
-evidence: $(VENV)/ready given data/view_questions data/facade_view_questions data/vqa_rad_views  ## train every row of every results table (days on a CPU)
+evidence: $(VENV)/ready given data/view_questions data/facade_view_questions  ## train every row of every results table (days on a CPU)
 	$(RESULTS)/rooms.yaml --data "$(ROOMS)" --data_options '{images: $(PHOTOS)}' $(ENCODERS)
 	$(RESULTS)/question_in_vision.yaml --data "$(ROOMS)" --data_options '{images: $(PHOTOS)}' $(ENCODERS)
 	$(RESULTS)/views.yaml --data data/view_questions --data_options '{images: data/views/images}' \
@@ -47,9 +47,6 @@ data/views: | $(VENV)/ready given
 data/view_questions: | data/views
 	$(BIN)/qca make-questions data/views/images data/views/labels "$(CLASSES)" $@ --questions-per-kind 4 \
 		--like "$(ROOMS)/train.csv"
-
-data/vqa_rad_views: | $(VENV)/ready given
-	$(BIN)/python scripts/studies/vqa_rad_views.py "$(VQA_RAD)" $@
 
 data/facade_questions: | $(VENV)/ready given
 	$(BIN)/qca make-questions "$(FACADES)/images" "$(FACADES)/labels" "$(FACADES)/classes.txt" $@ \

@@ -43,7 +43,7 @@ from .text_qca import (
 )
 from .unread_qca import unread_parameters
 from .vision_qca import QCAImageFeatures, QCAVisionOutput, QuestionAwareVisionEncoder
-from .zoom_qca import Zoom, encode_all_windows, encode_glance
+from .zoom_qca import WindowReader, Zoom, encode_all_windows, encode_glance
 
 logger = logging.get_logger(__name__)
 KEYWORDS = ("output_attentions", "output_hidden_states", "num_items_in_batch")  # `Trainer` may pass the last
@@ -326,16 +326,8 @@ class QCAModel(QCAPreTrainedModel):
             text = self.get_text_features(*words, return_dict=True, **requested)
         else:
             text = cached_text(self.config, text_features, attention_mask, self.dtype)
-        read_windows = None
         shapes = {"spatial_shapes": spatial_shapes, "pixel_attention_mask": pixel_attention_mask}
-        if self.config.zoom_factor > 1 and pixel_values is not None:
-            features, read_windows = encode_glance(self.vision_encoder, pixel_values, {**shapes, **requested})
-        elif self.config.zoom_factor > 1:
-            features, read_windows = cached_windows(self.config, image_features, image_grid, self.dtype)
-        elif image_features is None:
-            features = self.get_image_features(pixel_values, return_dict=True, **shapes, **requested)
-        else:
-            features = cached_images(self.config, image_features, image_grid, spatial_shapes, self.dtype)
+        features, read_windows = self._images(pixel_values, image_features, image_grid, shapes, requested)
         question = self.query_embedder(text.last_hidden_state, text.attention_mask.bool()).select(questions)
         vision = self.vision_encoder(features, images, question, **requested)
         coordinates, boxes = _whereabouts(features, vision)
@@ -348,16 +340,14 @@ class QCAModel(QCAPreTrainedModel):
         query, evidence, relevance = self.hops(question, patches, places, zoom if self.config.zoom_regions else None)
         # The parts of a model may lie on several devices.
         query = question.query.to(evidence.device) if self.config.answer_query == "initial" else query
-        grid = features.grid
-        relevance, patch_mask = self._on_full_grid(relevance, vision, grid)
+        relevance, patch_mask = self._on_full_grid(relevance, vision, features.grid)
         if zoom is not None:
-            relevance, grid = zoom.on_fine_grid(relevance), zoom.windows.fine_grid
-            boxes = grid_boxes(grid, boxes.device).expand(num_pairs, -1, -1)
+            relevance, boxes = zoom.on_fine_grid(relevance), zoom.fine_boxes.expand(num_pairs, -1, -1)
         return QCAModelOutput(
             query=query,
             evidence=evidence,
             relevance=relevance,
-            grid=grid,
+            grid=features.grid if zoom is None else zoom.windows.fine_grid,
             patch_boxes=boxes,
             budget_relevance=vision.budget_relevance,
             patch_mask=patch_mask,
@@ -377,6 +367,23 @@ class QCAModel(QCAPreTrainedModel):
             raise TypeError(f"{type(self).__name__} takes no argument {', '.join(sorted(unknown))}.")
         names = ("output_attentions", "output_hidden_states")
         return {name: getattr(self.config, name) if options.get(name) is None else options[name] for name in names}
+
+    def _images(
+        self,
+        pixel_values: Any,
+        image_features: Any,
+        image_grid: tuple[int, int] | None,
+        shapes: dict[str, Any],
+        requested: dict[str, bool],
+    ) -> tuple[QCAImageFeatures, WindowReader | None]:
+        """The features that the first hop reads and, with zoom, a function that gives those of windows."""
+        if self.config.zoom_factor > 1 and image_features is None:
+            return encode_glance(self.vision_encoder, pixel_values, {**shapes, **requested})
+        if self.config.zoom_factor > 1:
+            return cached_windows(self.config, image_features, image_grid, self.dtype)
+        if image_features is None:
+            return self.get_image_features(pixel_values, return_dict=True, **shapes, **requested), None
+        return cached_images(self.config, image_features, image_grid, shapes["spatial_shapes"], self.dtype), None
 
     @staticmethod
     def _on_full_grid(

@@ -131,7 +131,7 @@ class Zoom:
         if not torch.compiler.is_compiling():  # the shapes of a traced graph cannot depend on the data
             needed, order = needed.unique(return_inverse=True)
         where = needed % number
-        boxes = grid_boxes(self.windows.fine_grid, patches.device)[self.windows.cells[where].to(patches.device)]
+        boxes = self.fine_boxes[self.windows.cells[where]].to(patches.device)
         found = self.embed(self.read(needed // number, where), centers(boxes))  # [U, N, D]
         found = found.index_select(0, order.to(found.device)).unflatten(0, self.chosen.shape)  # [B, K, N, D]
         shares = shares.clamp(min=torch.finfo(shares.dtype).tiny)
@@ -161,6 +161,11 @@ class Zoom:
         cells = self.windows.cells.to(relevance.device)[self.chosen.to(relevance.device)].flatten(1)  # [B, K N]
         found = relevance[..., size:]
         return fine.scatter_add(-1, cells[:, None, None].expand(found.shape), found)
+
+    @property
+    def fine_boxes(self) -> torch.Tensor:
+        """`[f^2 N, 4]` (left, top, right, bottom) of the patches of the fine grid in 0..1 of the picture."""
+        return grid_boxes(self.windows.fine_grid, self.windows.cells.device)
 
     @property
     def boxes(self) -> torch.Tensor | None:

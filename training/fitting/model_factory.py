@@ -173,8 +173,8 @@ def _encoder_images(vision_encoder: str) -> Any:
 
 
 def _whole_picture(images: Any, recipe: Recipe, config: QCAConfig) -> None:
-    """Resize images instead of cropping them: relevance maps cover the whole picture. With zoom, the glance of a new
-    encoder has about the size of the encoder's own images.
+    """Resize images instead of cropping them: relevance maps cover the whole picture. With zoom, the glance of a
+    model that had none has about the size of its images before.
 
     Args:
         images: the image processor.
@@ -201,7 +201,8 @@ def _whole_picture(images: Any, recipe: Recipe, config: QCAConfig) -> None:
         height, width = image_size
     if factor > 1:
         down, across = (2 * factor * side for side in config.patch_size)
-        if image_size is None and recipe.model is None:
+        zoomed = recipe.model is not None and QCAConfig.from_pretrained(_source(recipe.model)).zoom_factor > 1
+        if image_size is None and not zoomed:
             height, width = factor * height // down * down, factor * width // across * across
         if 0 in (height, width) or height % down or width % across:
             raise ValueError(
