@@ -235,8 +235,8 @@ class QCAModel(QCAPreTrainedModel):
             For a model that zooms, the tokens of the glance are followed by those of every window: to ask few
             questions, pass `pixel_values` to the model instead, which encodes the chosen windows alone.
         """
-        requested = self._requested(kwargs)
-        options = {"spatial_shapes": spatial_shapes, "pixel_attention_mask": pixel_attention_mask, **requested}
+        options: dict[str, Any] = {"spatial_shapes": spatial_shapes, "pixel_attention_mask": pixel_attention_mask}
+        options |= self._requested(kwargs)
         if self.config.zoom_factor > 1:
             return encode_all_windows(self.vision_encoder, pixel_values, options)
         return self.vision_encoder.encode_images(pixel_values, **options)
