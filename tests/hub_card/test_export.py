@@ -299,39 +299,32 @@ def test_torch_program_has_the_outputs_of_the_checkpoint(fields: dict[str, Any],
     assert_same_answers(load(tmp_path / "program"), model, 20)
 
 
-@pytest.mark.slow
-def test_image_size_of_the_processor_is_exported(tmp_path: Path):
-    model = tiny_model("dinov2")
-    model.save_pretrained(tmp_path / "checkpoint")
-    processor = tiny_processor(size={"height": 48, "width": 40})
-    processor.save_pretrained(tmp_path / "checkpoint")
-    inputs = processor(images=[tiny_image(0)], text=["what is it", "where is the ball"])
+def assert_exports(model, folder: Path, size: tuple[int, int], text: list) -> None:
+    """Every format has the outputs of `model` for pictures of `size` (height, width)."""
+    model.save_pretrained(folder / "checkpoint")
+    processor = tiny_processor(size={"height": size[0], "width": size[1]})
+    processor.save_pretrained(folder / "checkpoint")
+    inputs = processor(images=[tiny_image(seed, size[::-1]) for seed in range(len(text))], text=text)
     with torch.inference_mode():
         expected = model(**inputs)
     for format in ["torch"] + ["onnx"] * (find_spec("onnxruntime") is not None):
-        export_checkpoint(str(tmp_path / "checkpoint"), tmp_path / format, format)
-        found = load(tmp_path / format)(**inputs)
+        export_checkpoint(str(folder / "checkpoint"), folder / format, format)
+        found = load(folder / format)(**inputs)
         torch.testing.assert_close(found.logits, expected.logits, rtol=0, atol=1e-4)
         torch.testing.assert_close(found.relevance, expected.relevance, rtol=0, atol=1e-4)
-        assert found.grid == (6, 5)
+        assert found.grid == expected.grid == (size[0] // 8, size[1] // 8)
+
+
+@pytest.mark.slow
+def test_image_size_of_the_processor_is_exported(tmp_path: Path):
+    assert_exports(tiny_model("dinov2"), tmp_path, (48, 40), [["what is it", "where is the ball"]])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("regions", [1, 2])
 def test_zoom_is_exported(regions: int, tmp_path: Path):
     model = tiny_model("dinov2", zoom_factor=2, zoom_regions=regions)
-    model.save_pretrained(tmp_path / "checkpoint")
-    processor = tiny_processor(size={"height": 64, "width": 128})
-    processor.save_pretrained(tmp_path / "checkpoint")
-    pictures = [tiny_image(seed, (128, 64)) for seed in range(3)]
-    inputs = processor(images=pictures, text=[["what is it", "where is the ball"]] * 3)
-    with torch.inference_mode():
-        expected = model(**inputs)
-    for format in ["torch"] + ["onnx"] * (find_spec("onnxruntime") is not None):
-        export_checkpoint(str(tmp_path / "checkpoint"), tmp_path / format, format)
-        found = load(tmp_path / format)(**inputs)
-        torch.testing.assert_close(found.logits, expected.logits, rtol=0, atol=1e-4)
-        torch.testing.assert_close(found.relevance, expected.relevance, rtol=0, atol=1e-4)
+    assert_exports(model, tmp_path, (64, 128), [["what is it", "where is the ball"]] * 3)
 
 
 @needs_onnx
