@@ -11,13 +11,18 @@ from transformers import PreTrainedModel
 
 def unwrapped_model(model: Any) -> Any:
     """
-    The `PreTrainedModel` inside a PEFT model, with its adapters; any other model as it is.
+    The `PreTrainedModel` inside a compiled, distributed or PEFT model, with its adapters; any other model as it is.
 
     Raises:
+        TypeError: if there is none.
         ValueError: if the PEFT model has virtual tokens (prompt tuning), because the model inside lacks them.
     """
+    for name in ("_orig_mod", "module"):  # of `torch.compile` and of `DistributedDataParallel`
+        model = getattr(model, name, model)
     if isinstance(model, PreTrainedModel):
         return model
+    if not hasattr(model, "peft_config"):
+        raise TypeError(f"Pass a QCA model, or a compiled, distributed or PEFT model around one, not {type(model)}.")
     for config in model.peft_config.values():
         if config.is_prompt_learning:
             raise ValueError(

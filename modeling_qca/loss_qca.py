@@ -5,6 +5,10 @@ B questions, T hops, N patches, C answers.
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 
 def answer_loss(logits: torch.Tensor, labels: torch.Tensor, problem_type: str | None) -> torch.Tensor:
@@ -54,6 +58,19 @@ def answer_loss(logits: torch.Tensor, labels: torch.Tensor, problem_type: str | 
     return total / known.sum().clamp(min=1)
 
 
+def keep_problem_type(model: PreTrainedModel):
+    """Note in the config of a model that it is trained on soft scores. A saved one would otherwise read its scores as
+    those of a single answer."""
+    if model.config.problem_type is not None:
+        return
+    model.config.problem_type = "multi_label_classification"
+    if hasattr(model, "peft_config"):
+        logger.warning_once(
+            "The labels are soft scores, so `problem_type` is now `multi_label_classification`. An adapter does not "
+            'keep that: load its base model with `problem_type="multi_label_classification"`.'
+        )
+
+
 def relevance_loss(
     relevance: torch.Tensor, target_relevance: torch.Tensor, patch_mask: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -90,4 +107,4 @@ def relevance_loss(
     return (divergence * supervised).sum() / supervised.sum().clamp(min=1)
 
 
-__all__ = ["answer_loss", "relevance_loss"]
+__all__ = ["answer_loss", "keep_problem_type", "relevance_loss"]

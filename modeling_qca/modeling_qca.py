@@ -26,7 +26,7 @@ from .composition_qca import HUB_OPTIONS, EncoderSource, common_dtype, place
 from .conditioning_qca import GatedConditioning
 from .configuration_qca import QCAConfig
 from .embedding_qca import PatchEmbedder, QueryEmbedder, grid_coordinates
-from .loss_qca import answer_loss, relevance_loss
+from .loss_qca import answer_loss, keep_problem_type, relevance_loss
 from .outputs_qca import QCAForVisualQuestionAnsweringOutput, QCAModelOutput
 from .pairs_qca import expand_to_questions, pair_images, pair_questions
 from .pipeline_qca import QCAVisualQuestionAnsweringPipeline  # noqa: F401  imported so that saving copies it
@@ -320,7 +320,7 @@ class QCAModel(QCAPreTrainedModel):
         )
         num_pairs = num_questions if question_index is None else question_index.shape[0]
         questions = pair_questions(question_index, num_questions)
-        images = pair_images(image_index, num_images, num_pairs, self.training)
+        images = pair_images(image_index, num_images, num_pairs, self.training, cached=pixel_values is None)
         if text_features is None:
             words = (input_ids, attention_mask, token_type_ids, inputs_embeds)
             text = self.get_text_features(*words, return_dict=True, **requested)
@@ -506,10 +506,9 @@ class QCAForVisualQuestionAnswering(QCAPreTrainedModel):
     ) -> dict[str, torch.Tensor]:
         parts = {}
         if labels is not None:
-            if self.config.problem_type is None and labels.is_floating_point():
-                # A saved model would otherwise read its scores as those of a single answer.
-                self.config.problem_type = "multi_label_classification"
             parts["answer_loss"] = parts["loss"] = answer_loss(logits, labels, self.config.problem_type)
+            if self.training and labels.is_floating_point():
+                keep_problem_type(self)
         if target_relevance is not None:
             if labels is None and self.training:
                 raise ValueError(NO_LABELS)

@@ -18,6 +18,8 @@ VIRIDIS = np.array(
 MAP_SHARE = 0.6  # of the heat map in the blend
 MARGIN = 8  # pixels
 
+OWN_RULES = ("LevitImageProcessor", "PerceiverImageProcessor")  # they resize or crop to other sizes than their fields
+
 Box = tuple[float, float, float, float]
 
 
@@ -113,15 +115,35 @@ def place_maps(maps: torch.Tensor, size: tuple[int, int], box: Box | None = None
     return placed
 
 
+def has_own_rule(image_processor: Any) -> bool:
+    """Whether `image_processor` crops or pads by a rule that its `size` and `crop_size` do not tell."""
+    kind = type(image_processor).__name__.removesuffix("Pil").removesuffix("Fast")
+    return kind in OWN_RULES or any(getattr(image_processor, name, None) for name in ("crop_pct", "do_pad"))
+
+
+def sees_whole_picture(image_processor: Any) -> bool:
+    """Whether the model sees all of each picture, and nothing around it."""
+    return not image_processor.do_center_crop and not has_own_rule(image_processor)
+
+
 def seen_box(image_processor: Any, width: int, height: int) -> Box:
     """
     The part of a `width` x `height` image that the model sees: all of it, unless the image processor crops.
 
     Returns:
         (left, top, right, bottom) in pixels; outside of the image where the crop pads it.
+
+    Raises:
+        ValueError: if the image processor crops or pads by a rule of its own.
     """
-    if not image_processor.do_center_crop:
+    if sees_whole_picture(image_processor):
         return 0.0, 0.0, float(width), float(height)
+    if has_own_rule(image_processor):
+        raise ValueError(
+            f"{type(image_processor).__name__} crops or pads pictures by a rule of its own, so relevance maps have no "
+            'known place on them. Use a `ViTImageProcessorPil` with the same numbers and `size={"height": ..., '
+            '"width": ...}`; `qca train` does so by itself.'
+        )
     size, crop, across, down = image_processor.size, image_processor.crop_size, 1.0, 1.0
     if image_processor.do_resize and size.shortest_edge:
         across = down = size.shortest_edge / min(width, height)
@@ -188,4 +210,7 @@ def _above(upper: Image.Image, lower: Image.Image) -> Image.Image:
     return canvas
 
 
-__all__ = ["Box", "colors", "kept_patches", "overlay", "place_maps", "seen_box", "strip", "text_strip"]
+__all__ = [
+    *("Box", "colors", "has_own_rule", "kept_patches", "overlay", "place_maps", "seen_box", "sees_whole_picture"),
+    *("strip", "text_strip"),
+]

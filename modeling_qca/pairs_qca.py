@@ -6,6 +6,9 @@ I images, U questions as text, B pairs. Images and texts are encoded once; only 
 from typing import NamedTuple
 
 import torch
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 
 class ImageIndex(NamedTuple):
@@ -45,13 +48,17 @@ class ImageIndex(NamedTuple):
         return cls(rows, rows.new_tensor([image * most + before for image, before in places]), most)
 
 
-def pair_images(image_index: torch.Tensor | None, images: int, pairs: int, training: bool) -> ImageIndex | None:
+def pair_images(
+    image_index: torch.Tensor | None, images: int, pairs: int, training: bool, cached: bool
+) -> ImageIndex | None:
     """
     The image of each pair; `None` if pair b is about image b.
 
     Args:
         image_index: `[B]`, may be left out if there are as many images as pairs.
         training: whether an image without a question is an error.
+        cached: whether the images were encoded before. Where they are encoded now, one without a question gives a
+            warning.
 
     Raises:
         ValueError: if images and questions do not fit together.
@@ -65,14 +72,8 @@ def pair_images(image_index: torch.Tensor | None, images: int, pairs: int, train
             f"`image_index` must hold one image for each of {pairs} questions, got {tuple(image_index.shape)}."
         )
     index = ImageIndex.of(image_index, images)
-    if training and index is not None and not torch.compiler.is_compiling():
-        unused = sorted(set(range(images)) - set(index.rows.tolist()))
-        if unused:
-            raise ValueError(
-                f"No question of the batch is about image {unused[0]} ({len(unused)} of {images} images are unused). "
-                "Stacking processor outputs keeps each `image_index` at 0: leave `image_index` out if question b is "
-                "about image b, or number the images of the whole batch."
-            )
+    if index is not None and (training or not cached) and not torch.compiler.is_compiling():
+        _report_unused(sorted(set(range(images)) - set(index.rows.tolist())), images, training)
     return index
 
 
@@ -113,6 +114,19 @@ def image_matmul(left: torch.Tensor, right: torch.Tensor, image_index: ImageInde
 def expand_to_questions(states: torch.Tensor, image_index: ImageIndex | None) -> torch.Tensor:
     """`[I, ...] -> [B, ...]`: the states of each question's image."""
     return states if image_index is None else states.index_select(0, image_index.rows.to(states.device))
+
+
+def _report_unused(without_question: list[int], images: int, training: bool):
+    if not without_question:
+        return
+    message = (
+        f"No question of the batch is about image {without_question[0]} ({len(without_question)} of {images} images "
+        "are unused). Stacking processor outputs keeps each `image_index` at 0: leave `image_index` out if question b "
+        "is about image b, or number the images of the whole batch."
+    )
+    if training:
+        raise ValueError(message)
+    logger.warning_once(message)
 
 
 def _check_range(values: list[int], count: int, kind: str, of: str):

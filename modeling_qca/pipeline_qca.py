@@ -181,6 +181,8 @@ class QCAVisualQuestionAnsweringPipeline(Pipeline):
         model, inputs = unwrapped_model(self.model), model_inputs.pop("inputs")
         if is_training(model):
             model = evaluation_copy(model)
+        elif hasattr(self.model, "_orig_mod"):
+            model = self.model  # compiled
         return {"outputs": model(**inputs, return_dict=True), **model_inputs}
 
     def postprocess(

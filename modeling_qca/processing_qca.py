@@ -16,8 +16,10 @@ from transformers.processing_utils import ProcessingKwargs
 from .boxes_qca import maps_on_grids
 from .confidence_qca import answer_probabilities
 from .configuration_qca import AUTO_MAP
+from .evaluation_copy_qca import unwrapped_model
 from .image_qca import check_array, describe_image, is_collection, open_image
 from .labels_qca import answer_numbers
+from .overlay_qca import has_own_rule, sees_whole_picture
 from .question_qca import TOKENIZER_LOCK, check_token_counts, flatten_questions
 from .validation_qca import check_fields
 
@@ -101,7 +103,7 @@ class QCAProcessor(ProcessorMixin):
 
     def set_max_question_length(self, model: nn.Module):
         """Limit questions to the number of tokens that the text encoder of `model` reads."""
-        longest = model.base_model.max_question_length
+        longest = unwrapped_model(model).base_model.max_question_length
         if longest is not None:
             self.tokenizer.model_max_length = min(self.tokenizer.model_max_length, longest)
 
@@ -146,6 +148,8 @@ class QCAProcessor(ProcessorMixin):
 
     def _uncropped_size(self) -> str:
         """Arguments of the image processor that show the model whole images, all of one size."""
+        if has_own_rule(self.image_processor):
+            return "`ViTImageProcessorPil`, the same numbers, and a `size` of height and width"
         fields = self.image_processor.to_dict()
         size = fields.get("crop_size") or fields["size"]
         side = size.get("shortest_edge")
@@ -200,16 +204,16 @@ class QCAProcessor(ProcessorMixin):
             resized bilinearly (the value of a point is the probability of the patch around it).
 
         Raises:
-            ValueError: where there is not one size for each question, or the image processor crops the images.
+            ValueError: where there is not one size for each question, or the image processor crops or pads the images.
         """
         maps = maps_on_grids(outputs.relevance.mean(dim=2), outputs.grid, outputs.patch_boxes)
         if target_sizes is None:
             return maps
-        if self.image_processor.do_center_crop:
+        if not sees_whole_picture(self.image_processor):
             raise ValueError(
-                "The image processor crops, so the maps do not cover the whole images. Leave `target_sizes` out for "
-                "maps on the patch grid, ask the pipeline with `return_relevance=True`, or load the image processor "
-                f"with {self._uncropped_size()}."
+                "The image processor crops or pads, so the maps do not cover the whole images. Leave `target_sizes` "
+                "out for maps on the patch grid, ask the pipeline with `return_relevance=True`, or load the image "
+                f"processor with {self._uncropped_size()}."
             )
         if len(target_sizes) != len(maps):
             raise ValueError(f"{len(target_sizes)} `target_sizes` for {len(maps)} questions; pass one for each.")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from .confidence_qca import answer_probabilities
 from .evaluation_copy_qca import evaluation_copy, is_training, unwrapped_model
 from .question_qca import word_tokens
 
@@ -48,7 +49,7 @@ def word_importance(
     words = [word_tokens(tokenizer, *pair) for pair in zip(questions, inputs["attention_mask"].cpu(), strict=True)]
     logits = model(**inputs, return_dict=True).logits
     answers = logits.argmax(dim=-1) if answers is None else answers
-    whole = answer_probabilities(model, logits, answers)
+    whole = answer_probabilities(logits, model.config).gather(1, answers[:, None])
     left_out = [(question, tokens) for question, found in enumerate(words) for _, tokens in found]
     without = iter(probabilities_without(model, inputs, left_out, answers))
     return [
@@ -77,15 +78,8 @@ def probabilities_without(
             mask[number, list(tokens)] = 0
         shortened = _rows(inputs, rows) | {"attention_mask": mask}
         logits = model(**shortened, return_dict=True).logits
-        found += answer_probabilities(model, logits, answers[rows]).tolist()
+        found += answer_probabilities(logits, model.config).gather(1, answers[rows, None])[:, 0].tolist()
     return found
-
-
-def answer_probabilities(model: Any, logits: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
-    """`[R, C]` and `[R]` -> `[R]`, by `problem_type`."""
-    several = model.config.problem_type == "multi_label_classification"
-    probabilities = logits.float().sigmoid() if several else logits.float().softmax(dim=-1)
-    return probabilities.gather(1, answers[:, None])[:, 0]
 
 
 def _with_image_features(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,7 +97,11 @@ def _with_image_features(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any
 
 def _rows(inputs: Mapping[str, Any], rows: torch.Tensor) -> dict[str, Any]:
     texts = ("input_ids", "token_type_ids", "image_index")
-    return {name: value.index_select(0, rows) if name in texts else value for name, value in inputs.items()}
+    chosen = {name: value.index_select(0, rows) if name in texts else value for name, value in inputs.items()}
+    if "pixel_values" in inputs:  # with zoom: encode the images of these questions alone
+        used, chosen["image_index"] = chosen["image_index"].unique(return_inverse=True)
+        chosen["pixel_values"] = inputs["pixel_values"][used]
+    return chosen
 
 
-__all__ = ["answer_probabilities", "probabilities_without", "word_importance"]
+__all__ = ["probabilities_without", "word_importance"]

@@ -10,7 +10,9 @@ from helpers.tiny import tiny_batch, tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss
+from transformers.utils import logging
 
+from modeling_qca import QCAForVisualQuestionAnswering
 from modeling_qca.loss_qca import answer_loss, relevance_loss
 
 
@@ -149,7 +151,30 @@ def test_soft_scores_set_the_problem_type_of_the_config():
     model(**batch, labels=torch.tensor([0, 1, 2]))
     assert model.config.problem_type is None
     model(**batch, labels=torch.rand(3, 5))
+    assert model.config.problem_type is None  # a measured loss changes no model
+    with pytest.raises(ValueError):
+        model.train()(**batch, labels=torch.rand(3))
+    assert model.config.problem_type is None  # nor do labels of a wrong shape
+    model(**batch, labels=torch.rand(3, 5))
     assert model.config.problem_type == "multi_label_classification"
+
+
+def test_soft_scores_for_an_adapter_say_that_it_does_not_keep_the_problem_type(monkeypatch, tmp_path):
+    warnings = []
+    monkeypatch.setattr(logging.get_logger("modeling_qca.loss_qca"), "warning_once", warnings.append)
+    peft = pytest.importorskip("peft")
+    base = tiny_model(problem_type=None)
+    base.save_pretrained(tmp_path / "base")
+    adapted = peft.get_peft_model(base, peft.LoraConfig(target_modules=["q_proj"], modules_to_save=["classifier"]))
+    adapted.train()(**tiny_batch(), labels=torch.rand(3, 5))
+    assert len(warnings) == 1 and 'load its base model with `problem_type="multi_label_classification"`' in warnings[0]
+    adapted.save_pretrained(tmp_path / "adapter")
+    fields = {"problem_type": "multi_label_classification"}
+    loaded = QCAForVisualQuestionAnswering.from_pretrained(tmp_path / "base", **fields)
+    read = peft.PeftModel.from_pretrained(loaded, tmp_path / "adapter").eval()
+    outputs = adapted.eval()(**tiny_batch())
+    torch.testing.assert_close(read(**tiny_batch()).logits, outputs.logits)
+    assert read.config.problem_type == adapted.config.problem_type
 
 
 def test_labels_may_be_on_another_device():

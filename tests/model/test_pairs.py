@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from helpers.tiny import tiny_batch, tiny_model
+from helpers.tiny import tiny_batch, tiny_image, tiny_model, tiny_processor
+from transformers.utils import logging
 
 PAIRS = {"image_index": torch.tensor([0, 1, 1, 0, 1]), "question_index": torch.tensor([0, 2, 1, 1, 0])}
 VARIANTS = pytest.mark.parametrize(
@@ -74,6 +75,14 @@ def test_cached_text_features_equal_fresh_ones(fields, side):
     assert torch.equal(cached.relevance, fresh.relevance)
 
 
+def test_refuses_the_mask_of_left_padded_tokens_with_text_features():
+    model, batch = tiny_model(), tiny_batch()
+    words = {name: batch.pop(name).flip(1) for name in TEXT}
+    text = model.get_text_features(**words)
+    with pytest.raises(ValueError, match=r"has a token behind padding.*`attention_mask` of `get_text_features`"):
+        model(**batch, text_features=text.last_hidden_state, attention_mask=words["attention_mask"])
+
+
 def test_text_features_are_states_of_the_text_encoder_with_padding_behind():
     model, batch = tiny_model(question_pooling="mean"), tiny_batch()
     words = {name: batch[name] for name in TEXT}
@@ -140,3 +149,16 @@ def test_refuses_an_image_without_a_question_in_training():
     model(**batch)
     with pytest.raises(ValueError, match=r"about image 1 \(2 of 3 images"):
         model.train()(**batch)
+
+
+def test_warns_of_concatenated_processor_outputs(monkeypatch):
+    warnings = []
+    monkeypatch.setattr(logging.get_logger("modeling_qca.pairs_qca"), "warning_once", warnings.append)
+    processor, model = tiny_processor(), tiny_model()
+    outputs = [processor(images=tiny_image(seed), text=["what is red", "is it"]) for seed in (0, 1)]
+    batch = {name: torch.cat([one[name] for one in outputs]) for name in outputs[0]}
+    model(**batch)
+    assert len(warnings) == 1 and "Stacking processor outputs keeps each `image_index` at 0" in warnings[0]
+    features = model.get_image_features(batch.pop("pixel_values")).last_hidden_state
+    model(**batch, image_features=features)  # some of the questions about cached images
+    assert len(warnings) == 1

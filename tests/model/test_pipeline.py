@@ -21,11 +21,18 @@ from helpers.tiny import (
     tiny_tokenizer,
 )
 from PIL import Image
-from transformers import CLIPImageProcessorPil, pipeline
+from transformers import (
+    CLIPImageProcessorPil,
+    ConvNextImageProcessorPil,
+    LevitImageProcessorPil,
+    SamImageProcessorPil,
+    pipeline,
+)
 
 from modeling_qca import QCAProcessor, QCAVisualQuestionAnsweringPipeline, overlay
+from modeling_qca.evaluation_copy_qca import unwrapped_model
 from modeling_qca.explanation_qca import VisualExplanation
-from modeling_qca.overlay_qca import seen_box
+from modeling_qca.overlay_qca import seen_box, sees_whole_picture
 from modeling_qca.training.benchmark.models import packed_products
 
 
@@ -167,6 +174,54 @@ def test_look_shows_the_patches_that_the_token_budget_kept():
     without = QCAVisualQuestionAnsweringPipeline(model=tiny_model(), processor=tiny_processor())
     with pytest.raises(ValueError, match="no token budget"):
         without.look(image, QUESTIONS[0]).kept_patches()
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        ConvNextImageProcessorPil(size={"shortest_edge": 32}),  # crops by `crop_pct`
+        SamImageProcessorPil(size={"longest_edge": 32}, pad_size={"height": 32, "width": 32}),
+        LevitImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}),
+    ],
+    ids=lambda images: type(images).__name__,
+)
+def test_maps_have_no_place_where_the_processor_crops_by_its_own_rule(images):
+    picture = Image.new("RGB", (64, 32), "white")
+    seen = images(picture, return_tensors="pt")["pixel_values"]
+    covered = picture.copy()
+    covered.paste("black", (0, 0, 64, 1))
+    covered.paste("black", (0, 0, 1, 32))
+    assert seen.shape[-2:] == (32, 32)
+    padded = (seen[0] == 0).all(dim=0).any()
+    assert padded or torch.equal(images(covered, return_tensors="pt")["pixel_values"], seen)  # the model sees a part
+    assert not sees_whole_picture(images)
+    with pytest.raises(ValueError, match=f"{type(images).__name__} crops or pads .*ViTImageProcessorPil"):
+        seen_box(images, 64, 32)
+    ask = QCAVisualQuestionAnsweringPipeline(model=tiny_model(), processor=QCAProcessor(images, tiny_tokenizer()))
+    assert ask(image=picture, question="what is red")[0]["answer"]
+    with pytest.raises(ValueError, match="a rule of its own"):
+        ask(image=picture, question="what", return_relevance=True)
+    with pytest.raises(ValueError, match="a rule of its own"):
+        ask.look(picture, "what")
+
+
+def test_compiled_model_answers_and_explains():
+    model, image = tiny_model(), tiny_image()
+    expected = QCAVisualQuestionAnsweringPipeline(model=model, processor=tiny_processor())
+    compiled = QCAVisualQuestionAnsweringPipeline(model=model, processor=tiny_processor())
+    ran = []
+
+    def backend(graph, inputs):
+        ran.append(graph)
+        return graph.forward
+
+    compiled.model = torch.compile(model, backend=backend)
+    asked = {"image": image, "question": QUESTIONS[0]}
+    assert compiled(**asked)[0]["score"] == pytest.approx(expected(**asked)[0]["score"])
+    assert ran
+    torch.testing.assert_close(compiled.look(**asked).relevance, expected.look(**asked).relevance)
+    with pytest.raises(TypeError, match="Pass a QCA model"):
+        unwrapped_model(torch.nn.Linear(1, 1))
 
 
 @pytest.mark.parametrize("size", [(120, 60), (50, 90), (64, 64)])

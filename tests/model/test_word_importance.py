@@ -14,6 +14,7 @@ QUESTIONS = ["what is left of the red cube", "is it", "what color is the big bal
 
 def probability(model, question: str, answer: int) -> float:
     logits = model(**tiny_processor()(images=tiny_image(), text=question)).logits[0]
+    logits = logits / model.config.temperature
     several = model.config.problem_type == "multi_label_classification"
     return float((logits.sigmoid() if several else logits.softmax(dim=-1))[answer])
 
@@ -26,6 +27,7 @@ def probability(model, question: str, answer: int) -> float:
         {"vision_conditioning_layers": [1], "token_budget": 6, "token_budget_layer": 1},
         {"num_attention_layers": 0},
         {"problem_type": "multi_label_classification"},
+        {"temperature": 0.3},
     ],
 )
 def test_importance_is_what_the_answer_loses_without_the_word(fields):

@@ -16,12 +16,14 @@ from helpers.tiny import (
     tiny_image,
     tiny_model,
     tiny_processor,
+    tiny_tokenizer,
     tiny_vision_config,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import ViTConfig, ViTImageProcessorPil
+from transformers.utils import logging
 
 from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAModel
 from modeling_qca.embedding_qca import grid_coordinates
@@ -34,6 +36,7 @@ from modeling_qca.training.fitting.training_run import train
 from modeling_qca.training.prediction.predictor import Predictor
 from modeling_qca.training.supervision.scenes import write_small_scenes
 from modeling_qca.vision_qca import QCAImageFeatures
+from modeling_qca.words_qca import word_importance
 from modeling_qca.zoom_qca import Windows, Zoom, encode_glance
 
 FACTOR, SIZE = 2, (64, 128)  # glance of 4 x 8 patches, fine grid of 8 x 16, windows of 32 x 64 pixels
@@ -459,3 +462,18 @@ def test_a_model_without_hops_says_that_zoom_leaves_it_no_map():
     model = zoom_model(num_attention_layers=0, zoom_regions=0)
     with pytest.raises(ValueError, match="with `zoom_factor` and without hops has no maps"):
         model.explain(zoom_batch(), "gradient")
+
+
+def test_word_importance_of_several_pictures_encodes_those_that_are_asked_about(monkeypatch):
+    warnings, model = [], zoom_model().eval()
+    monkeypatch.setattr(logging.get_logger("modeling_qca.pairs_qca"), "warning_once", warnings.append)
+    questions, size = ["what is red", "is it left", "what color"], (SIZE[1], SIZE[0])
+    pictures = [tiny_image(seed, size) for seed in range(2)]
+    processor = tiny_processor(size={"height": SIZE[0], "width": SIZE[1]})
+    inputs = processor(images=pictures, text=questions, image_index=[0, 1, 1])
+    whole = word_importance(model, tiny_tokenizer(), questions, inputs)
+    monkeypatch.setattr("modeling_qca.words_qca.ROWS", 2)
+    for expected, words in zip(whole, word_importance(model, tiny_tokenizer(), questions, inputs), strict=True):
+        assert [word for word, _ in words] == [word for word, _ in expected]
+        assert [lost for _, lost in words] == pytest.approx([lost for _, lost in expected], abs=1e-5)
+    assert not warnings
