@@ -20,8 +20,8 @@ from modeling_qca.training.fitting.model_factory import CONFIGURATION
 def test_a_batch_has_at_most_batch_size_questions(tmp_path, monkeypatch):
     save_tiny_model(tmp_path / "checkpoint")
     answered_images(tmp_path / "data", [["red"], ["blue"], ["green"]])
-    sizes, plain = [], QuestionCollator.__call__
-    monkeypatch.setattr(QuestionCollator, "__call__", lambda self, rows: sizes.append(len(rows)) or plain(self, rows))
+    sizes, plain = [], QuestionCollator.inputs
+    monkeypatch.setattr(QuestionCollator, "inputs", lambda self, rows: sizes.append(len(rows)) or plain(self, rows))
     command = ["evaluate", str(tmp_path / "checkpoint"), str(tmp_path / "data"), "--batch-size", "2"]
     finished = CliRunner().invoke(app, [*command, "--output-dir", str(tmp_path / "out")])
     assert finished.exit_code == 0, finished.output

@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 from transformers import BatchFeature
 
 from modeling_qca import QCAConfig, QCAProcessor
+from modeling_qca.overlay_qca import sees_whole_picture
 
 from .answers import AnswerRule, answer_key, answer_scores, majority_answer
 from .image_features import ImageFeatureCache
@@ -66,14 +67,31 @@ class QuestionCollator:
             raise ValueError(
                 f"attention_supervision is none, last_hop or every_hop, not {self.attention_supervision!r}"
             )
-        if self.attention_supervision != "none" and self.processor.image_processor.do_center_crop:
+        if self.attention_supervision != "none" and not sees_whole_picture(self.processor.image_processor):
             raise ValueError(
-                "Relevance maps cover the whole picture, but the image processor crops it: set `do_center_crop=False`."
+                "Relevance maps cover the whole picture, but the image processor crops or pads it: set "
+                "`do_center_crop=False`, or use a `ViTImageProcessorPil` with the same numbers."
             )
         self._classes = answer_classes(self.config, self.normalize_answers)
         self._unknown_rows: int | None = 0  # rows so far without a known answer; None after the first known one
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        rows = [row for index, given in enumerate(rows) for row in _schema_rows(given, index)]
+        batch = self.inputs(rows)
+        batch["labels"] = self._labels(rows)
+        if self.with_question_ids:
+            batch["question_ids"] = [row["question_id"] for row in rows]
+        if self.attention_supervision != "none":
+            grids, images = self._grids(batch), batch.get("image_index", torch.arange(len(rows))).tolist()
+            maps = [self._relevance(row, grids[image]) for row, image in zip(rows, images, strict=True)]
+            longest = max(target.shape[-1] for target in maps)
+            if "spatial_shapes" in batch:
+                longest = batch["pixel_values"].shape[1]  # with the padding
+            batch["target_relevance"] = torch.stack([pad(target, (0, longest - target.shape[-1])) for target in maps])
+        return batch
+
+    def inputs(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """What the model reads of `rows`: the batch without labels and target maps, which evaluation does not need."""
         rows = [row for index, given in enumerate(rows) for row in _schema_rows(given, index)]
         images: dict[str, Any] = {}
         for row in rows:
@@ -81,29 +99,19 @@ class QuestionCollator:
         position = {image_id: index for index, image_id in enumerate(images)}
         batch = self._questions(rows)
         if self.image_features is None:
-            pictures = [read_image(row) for row in images.values()]
-            batch |= self.processor(images=pictures)  # [I, 3, h, w]
-            grids = self._grids(batch)
+            batch |= self.processor(images=[read_image(row) for row in images.values()])  # [I, 3, h, w]
         else:
             batch["image_features"] = self.image_features.read(list(images))  # [I, P + N, E]
             batch["image_grid"] = self.image_features.grid
-            grids = [self.image_features.grid] * len(images)
         image_index = [position[row["image_id"]] for row in rows]
         if image_index != list(range(len(images))):
             batch["image_index"] = torch.tensor(image_index)
-        batch["labels"] = self._labels(rows)
-        if self.with_question_ids:
-            batch["question_ids"] = [row["question_id"] for row in rows]
-        if self.attention_supervision != "none":
-            maps = [self._relevance(row, grids[position[row["image_id"]]]) for row in rows]
-            longest = max(target.shape[-1] for target in maps)
-            if "spatial_shapes" in batch:
-                longest = batch["pixel_values"].shape[1]  # with the padding
-            batch["target_relevance"] = torch.stack([pad(target, (0, longest - target.shape[-1])) for target in maps])
         return batch
 
     def _grids(self, batch: dict[str, Any]) -> list[tuple[int, int]]:
         """(rows, columns) of each image."""
+        if "image_grid" in batch:
+            return [batch["image_grid"]] * len(batch["image_features"])
         if "spatial_shapes" in batch:
             return [(rows, columns) for rows, columns in batch["spatial_shapes"].tolist()]
         height, width = batch["pixel_values"].shape[-2:]

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,10 @@ class ImageFeatureCache:
     `QCAModel.get_image_features` of every image of a data set.
 
     The name of the folder is a fingerprint of the encoder's weights, of the number of layers before the question is
-    used, of the zoom, and of the image processor. Each row of the file has a fingerprint of its image. Changed images
-    are encoded again, and an interrupted run encodes the missing ones. Processes that need the same features wait for
-    the first.
+    used, of the zoom, and of the image processor. The name of a file is a fingerprint of its images, so a run with
+    other images never changes it. Each row of the file has a fingerprint of its image. If images change, the new file
+    takes the other rows from the file before, which is then removed. An interrupted run encodes the missing images.
+    Processes that need the same features wait for the first.
 
     Args:
         folder: of all caches.
@@ -62,25 +64,46 @@ class ImageFeatureCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.position = {image_id: index for index, image_id in enumerate(sorted(rows))}
         images = track(self.position, "Image fingerprints")
-        keys = {image_id: image_fingerprint(image_id, rows[image_id]) for image_id in images}
+        keys = np.array([image_fingerprint(image_id, rows[image_id]) for image_id in images], dtype="S32")
         with FileLock(self.folder.with_suffix(".lock")):
-            self._open(model, processor, rows)
+            others = self._open(model, processor, rows, keys)
+            for name in others:
+                self._reuse(name, keys)
             self.computed = self._compute(model, processor, rows, keys)
+            for file in (file for name in others for file in self._files(name)):
+                with suppress(PermissionError):  # on Windows, while another run reads it
+                    file.unlink(missing_ok=True)
+
+    def _files(self, name: str) -> list[Path]:
+        """The files of grid and shape, of fingerprints and of features. The first is written last."""
+        return [self.folder / f"{name}{end}" for end in (".json", ".keys.npy", ".features.npy")]
+
+    def _reuse(self, name, keys):
+        """Copy the rows whose image is the same from the files `name`."""
+        shape_file, keys_file, features_file = self._files(name)
+        if shape_file.exists():
+            features = np.load(features_file, mmap_mode="r")
+            known = np.flatnonzero((self._keys != keys) & (np.load(keys_file) == keys))
+            for start in range(0, len(known), BATCH_SIZE):
+                where = known[start : start + BATCH_SIZE]
+                self._features[where] = features[where]
+            self._mark(known, keys)
 
     def _compute(self, model, processor, rows, keys) -> int:
         """Encode the images whose fingerprint differs from that of their row; returns their number."""
-        missing = [image_id for image_id, index in self.position.items() if self._keys[index] != keys[image_id]]
-        for start in track(range(0, len(missing), BATCH_SIZE), "Image features", disable=not missing):
-            chunk = missing[start : start + BATCH_SIZE]
-            where = [self.position[image_id] for image_id in chunk]
-            pixel_values = processor(images=[read_image(rows[image_id]) for image_id in chunk])["pixel_values"]
-            self._features[where] = encode_images(model, pixel_values, self.half)[0]
-            self._features.flush()
-            self._keys[where] = [
-                keys[image_id] for image_id in chunk
-            ]  # last, so that an interrupted row stays missing
-            self._keys.flush()
+        image_ids, missing = list(self.position), np.flatnonzero(self._keys != keys)
+        for start in track(range(0, len(missing), BATCH_SIZE), "Image features", disable=not len(missing)):
+            where = missing[start : start + BATCH_SIZE]
+            pictures = [read_image(rows[image_ids[index]]) for index in where]
+            self._features[where] = encode_images(model, processor(images=pictures)["pixel_values"], self.half)[0]
+            self._mark(where, keys)
         return len(missing)
+
+    def _mark(self, where, keys):
+        """Store the fingerprints of rows last, so that an interrupted row stays missing."""
+        self._features.flush()
+        self._keys[where] = keys[where]
+        self._keys.flush()
 
     def read(self, image_ids: list[str]) -> torch.Tensor:
         """`[I, P + N, E]`
@@ -90,23 +113,28 @@ class ImageFeatureCache:
         """
         return torch.from_numpy(self._features[[self.position[image_id] for image_id in image_ids]])
 
-    def _open(self, model, processor, rows):
-        """Open the files of this set of images, and make them if they are missing."""
-        images = hashlib.sha256("\0".join(self.position).encode()).hexdigest()[:16]
-        shape_file = self.folder / f"{images}.json"
-        features_file, keys_file = self.folder / f"{images}.features.npy", self.folder / f"{images}.keys.npy"
+    def _open(self, model, processor, rows, keys) -> list[str]:
+        """Open the files of these images, and make them if they are missing.
+
+        Returns:
+            The names of the files of other images with the same ids.
+        """
+        ids = hashlib.sha256("\0".join(self.position).encode()).hexdigest()[:16]
+        own = f"{ids}-{hashlib.sha256(keys.tobytes()).hexdigest()[:16]}"
+        shape_file, keys_file, features_file = self._files(own)
         if not shape_file.exists():
             first = next(iter(self.position))
             pixel_values = processor(images=[read_image(rows[first])])["pixel_values"]
             features, grid = encode_images(model, pixel_values, self.half)
             shape = (len(self.position), *features.shape[1:])
             np.lib.format.open_memmap(features_file, mode="w+", dtype=features.dtype, shape=shape)
-            np.lib.format.open_memmap(keys_file, mode="w+", dtype="S32", shape=shape[:1])
+            np.lib.format.open_memmap(keys_file, mode="w+", dtype=keys.dtype, shape=shape[:1])
             with atomic_write(shape_file) as unfinished:
                 unfinished.write_text(json.dumps({"grid": grid, "shape": shape}))
         self.grid: tuple[int, int] = tuple(json.loads(shape_file.read_text())["grid"])
         self._features = np.load(features_file, mmap_mode="r+")
         self._keys = np.load(keys_file, mmap_mode="r+")
+        return sorted({file.name.partition(".")[0] for file in self.folder.glob(f"{ids}*.npy")} - {own})
 
 
 def check_one_grid(config: QCAConfig, purpose: str):

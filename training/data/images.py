@@ -1,5 +1,6 @@
 """Images of a data set: found in a folder by name, checked once, and read from a row."""
 
+import io
 import os
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -106,6 +107,13 @@ def image_key(image: StoredImage | Image.Image) -> str:
     if isinstance(image, Image.Image):
         return blake2b(f"{image.mode} {image.size}".encode() + image.tobytes(), digest_size=16).hexdigest()
     return blake2b(image["bytes"], digest_size=16).hexdigest() if image.get("bytes") else str(image.get("path"))
+
+
+def blank_image() -> dict[str, Any]:
+    """A gray picture, as a row stores it."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64), (128, 128, 128)).save(buffer, "PNG")
+    return {"path": None, "bytes": buffer.getvalue()}
 
 
 def read_image(row: Mapping[str, Any]) -> Image.Image:

@@ -6,8 +6,10 @@ arrays, which is several times faster.
 
 import json
 import logging
+import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 
 from ..files.atomic_write import atomic_write
 from ..files.progress import track
-from .images import ImageCheck, image_key
+from .images import SUFFIXES, ImageCheck, image_key
 from .readers.hub import HubTable
 from .readers.memory import InMemory
 from .schema import FEATURES, Reader, Row
@@ -158,7 +160,25 @@ def _fingerprint(reader: Reader, on_bad_image: str) -> str:
         for path in sorted(source.iterdir()) if source.is_dir() else [source]:
             stat = path.stat()
             digest.update(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode())
+        for image, stat in _images_in_subfolders(source):
+            digest.update(f"{image} {stat.st_size} {stat.st_mtime_ns}".encode())
     return digest.hexdigest()
+
+
+def _images_in_subfolders(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """The images below the top level of `folder`, in the order of their folders and names; none of a file."""
+    known = {os.path.realpath(folder)}
+    for place, subfolders, names in os.walk(folder, followlinks=True):
+        real = {name: os.path.realpath(os.path.join(place, name)) for name in sorted(subfolders)}
+        subfolders[:] = [name for name, path in real.items() if path not in known and not name.startswith(".")]
+        known.update(real.values())  # a link to a folder above has no end
+        if place == str(folder):
+            continue
+        for name in sorted(names):
+            if os.path.splitext(name)[1].lower() in SUFFIXES:
+                path = os.path.join(place, name)
+                with suppress(FileNotFoundError):  # a link to nothing
+                    yield os.path.abspath(path), os.stat(path)
 
 
 def _in_memory(rows: Iterable[Row], features: datasets.Features) -> datasets.table.Table:

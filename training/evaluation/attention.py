@@ -73,7 +73,7 @@ def pointing_hits(maps: Sequence[np.ndarray], rows: datasets.Dataset) -> dict[in
 
 
 def _with_target(rows: datasets.Dataset) -> list[int]:
-    return [index for index, target in enumerate(rows["relevance"]) if target is not None and np.any(target)]
+    return [index for index, target in enumerate(rows["relevance"]) if target is not None and np.any(target[-1:])]
 
 
 def _resized(target: Any, grid: tuple[int, int]) -> np.ndarray:

@@ -28,7 +28,7 @@ from ..files.run_files import CALIBRATION, RUN, TRAINED_QUESTIONS, read_run, wri
 from .accuracy import answer_accuracy
 from .checkpoint import load_pipeline
 from .evaluation import SCORING, read_scoring
-from .evaluation_data import evaluation_data
+from .evaluation_data import evaluation_data, shown_rows
 from .predictions import BATCH_SIZE, forward_batches
 from .provenance import provenance
 
@@ -84,9 +84,8 @@ def calibrate_checkpoint(
     images = image_digests(rows)
     _refuse_training_images(checkpoint, run, images)
     collator = QuestionCollator(processor, model.config, answer_rule=rule, normalize_answers=normalize)
-    logits = np.concatenate(
-        [outputs.logits.float().cpu().numpy() for outputs in forward_batches(model, rows, collator, batch_size)]
-    )
+    batches = forward_batches(model, shown_rows(checkpoint, rows), collator, batch_size)
+    logits = np.concatenate([outputs.logits.float().cpu().numpy() for outputs in batches])
     answers = [model.config.id2label[index] for index in logits.argmax(axis=1).tolist()]
     scores = answer_accuracy(answers, rows, rule, normalize)
     unanswered = np.array([answer == abstain_answer for answer in answers])

@@ -9,6 +9,8 @@ from typing import Any
 import datasets
 import numpy as np
 
+from modeling_qca.overlay_qca import sees_whole_picture
+
 from ..confidence.bootstrap import bootstrap_interval, cluster_sums
 from ..data.collator import QuestionCollator
 from ..files.atomic_write import atomic_write
@@ -17,7 +19,7 @@ from .accuracy import answer_accuracy
 from .attention import pointing_hits
 from .checkpoint import load_pipeline
 from .evaluation import SCORING, read_scoring
-from .evaluation_data import EvaluationData, count_images, evaluation_data
+from .evaluation_data import EvaluationData, count_images, evaluation_data, shown_rows
 from .predictions import BATCH_SIZE, predict
 from .provenance import provenance
 
@@ -155,12 +157,13 @@ def _answered(source: str, rows: datasets.Dataset, rule: Any, normalize: bool, b
     collator = QuestionCollator(
         pipeline.processor, pipeline.model.config, answer_rule=rule, normalize_answers=normalize
     )
-    predicted = predict(pipeline.model, rows, collator, batch_size, description=f"Answering with {Path(source).name}")
-    crops = pipeline.processor.image_processor.do_center_crop
+    shown, description = shown_rows(source, rows), f"Answering with {Path(source).name}"
+    predicted = predict(pipeline.model, shown, collator, batch_size, description)
+    whole = sees_whole_picture(pipeline.processor.image_processor)
     return {
         "answer": predicted["answer"],
         "score": answer_accuracy(predicted["answer"], rows, rule, normalize),
-        "pointing": {} if crops else pointing_hits(predicted["relevance"], rows),
+        "pointing": pointing_hits(predicted["relevance"], rows) if whole else {},
         "device": pipeline.device,
     }
 

@@ -11,6 +11,7 @@ import numpy as np
 from transformers.utils import cached_file
 
 from modeling_qca import QCAForVisualQuestionAnswering
+from modeling_qca.overlay_qca import sees_whole_picture
 
 from ..confidence.abstention import Abstention, check_abstain_answer, read_abstention, read_calibration
 from ..confidence.calibration_error import calibration_table
@@ -23,7 +24,7 @@ from .accuracy import answer_accuracy, best_single_answer, by_type
 from .answer_metrics import compute_metrics, validate_metrics
 from .attention import attention_table, shuffle_questions
 from .checkpoint import load_pipeline
-from .evaluation_data import EvaluationData, count_images, evaluation_data
+from .evaluation_data import EvaluationData, count_images, evaluation_data, shown_rows
 from .predictions import BATCH_SIZE, milliseconds_per_question, predict
 from .provenance import provenance
 from .report import write_report
@@ -129,10 +130,10 @@ def _relevance_maps(
         baselines["shuffled_questions"] = {"accuracy": float(scores.mean())}
         shuffled_maps = dict(zip(indices, answered["relevance"], strict=True))
     attention = attention_table(maps, rows, shuffled_maps)
-    if attention and collator.processor.image_processor.do_center_crop:
+    if attention and not sees_whole_picture(collator.processor.image_processor):
         logger.warning(
-            "attention is not measured: the image processor crops the picture, but target regions cover all of it; "
-            "set `do_center_crop=False`"
+            "attention is not measured: the image processor crops or pads the picture, but target regions cover all "
+            "of it; set `do_center_crop=False`, or use a `ViTImageProcessorPil` with the same numbers"
         )
         attention = {}
     return attention, baselines
@@ -190,13 +191,14 @@ def evaluate_checkpoint(
     pipeline = load_pipeline(checkpoint)
     check_abstain_answer(abstention.abstain_answer, pipeline.model.config.label2id)
     rows = chosen.rows()
+    shown = shown_rows(checkpoint, rows)
     collator = QuestionCollator(
         pipeline.processor, pipeline.model.config, answer_rule=rule, normalize_answers=normalize
     )
-    results, details = evaluate_model(pipeline.model, rows, collator, seed, metrics, batch_size, abstention)
+    results, details = evaluate_model(pipeline.model, shown, collator, seed, metrics, batch_size, abstention)
     results["baselines"] |= _constant_baseline(run, rows, rule, normalize)
     results["cost"] = {
-        "milliseconds_per_question": round(milliseconds_per_question(pipeline.model, rows, collator), 1)
+        "milliseconds_per_question": round(milliseconds_per_question(pipeline.model, shown, collator), 1)
     }
     results |= provenance(rows, chosen.name, chosen.split_name, pipeline.device) | {"seeds": [seed]}
     results["data"] |= {"answer_rule": rule, "normalize_answers": normalize}
@@ -209,7 +211,7 @@ def evaluate_checkpoint(
     write_json(output_dir / EVALUATION, note)
     write_json(output_dir / RESULTS, results)
     if report is not None:
-        write_report(report, results, details, rows, pipeline)
+        write_report(report, results, details, shown, pipeline)
     return results
 
 

@@ -9,9 +9,10 @@ import datasets
 
 from ..data.formats import checked_options
 from ..data.image_digests import image_digests
+from ..data.images import blank_image
 from ..data.rows import data_name, load_rows
-from ..data.splits import split_name
-from ..files.run_files import RUN
+from ..data.splits import further_columns, split_name
+from ..files.run_files import RUN, read_run
 from .predictions import sort_by_image
 
 logger = logging.getLogger(__name__)
@@ -64,14 +65,26 @@ def evaluation_data(
         raise ValueError(f"{checkpoint} has no {RUN} that says what it was validated on: name the data to evaluate on")
     if options or split not in (None, run["split"]):
         raise ValueError("a split or options of the data are given, but no data: name the data too, or leave them out")
-    cut: dict[str, Any] = {}
-    if run["validation_ratio"] is not None:
-        cut = {"validation_ratio": run["validation_ratio"], "group_by": run["group_by"], "seed": run["data_seed"]}
     if run["validation_data"] is None:
         own, chosen = run["data"], {"format": run["format"], **run["data_options"]}
     else:
         own, chosen = run["validation_data"], run["validation_options"]
+    cut: dict[str, Any] = {}
+    if run["validation_ratio"] is not None:
+        cut = {"validation_ratio": run["validation_ratio"], "group_by": run["group_by"], "seed": run["data_seed"]}
+    elif further := further_columns(run["group_by"]):
+        cut = {"further_columns": [*chosen.get("further_columns", ()), *further]}
     return EvaluationData(own, run["split"], {"on_bad_image": run["on_bad_image"], **chosen, **cut})
+
+
+def shown_rows(checkpoint: str, rows: datasets.Dataset) -> datasets.Dataset:
+    """`rows` for the model of `checkpoint`: with a gray picture in the place of every image if it was trained so."""
+    run = read_run(checkpoint)
+    if run is None or not run.get("blank_images"):
+        return rows
+    logger.warning("%s was trained on blank images, so it is shown blank images", checkpoint)
+    blank = rows.remove_columns("image").add_column("image", [blank_image()] * len(rows))
+    return blank.cast_column("image", datasets.Image(decode=False))
 
 
 def count_images(known: Sequence[str] | None, rows: datasets.Dataset, use: str) -> int | None:

@@ -37,13 +37,12 @@ def forward_batches(
     """The outputs of `model` in evaluation mode for each batch of `rows` (images not decoded), in order."""
     was_training = model.training
     model.eval()
-    loader = DataLoader(rows, batch_size, collate_fn=collator)
+    loader = DataLoader(rows, batch_size, collate_fn=collator.inputs)
     try:
         for batch in track(loader, description, total=len(loader)):
             inputs = {
                 name: value.to(model.device) if isinstance(value, torch.Tensor) else value
                 for name, value in batch.items()
-                if name not in ("labels", "target_relevance", "question_ids")
             }
             yield model(**inputs)
     finally:

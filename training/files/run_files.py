@@ -57,7 +57,8 @@ def read_run(folder: str | Path) -> dict[str, Any] | None:
         `data_seed` and `on_bad_image` as in its recipe; `split`, the split it was measured on; `answers` in the order
         of their classes, `answer_rule` and `normalize_answers`; `majority_answer`, the one answer that scores most on
         the training rows; `training_images`, the sorted digests of the images it was trained on
-        (`data.image_digests`), or None for a stream; and `abstain_answer` as in its recipe.
+        (`data.image_digests`), or None for a stream; `abstain_answer` as in its recipe; and `blank_images`, whether it
+        was shown a gray picture in the place of every image (missing in runs of earlier releases).
 
     Raises:
         ValueError: the file is not one that a training wrote.

@@ -15,14 +15,18 @@ from modeling_qca import QCAConfig
 from ..data.formats import make_reader
 from ..data.splits import further_columns, split_rows
 from ..files.atomic_write import atomic_write
-from ..files.run_files import RECIPE, read_run
+from ..files.run_files import RECIPE, read_run, write_json
 from .recipe import Recipe
-from .run_folder import describe
+from .run_folder import ROWS, describe
 
 logger = logging.getLogger(__name__)
 # The checkpoint has its own config, and the baselines were trained with the run.
-_DROPPED = ("config", "arguments", "answers", "baseline", "vision_encoder", "text_encoder", "format", "baselines")
+_DROPPED = (
+    *("config", "arguments", "answers", "baseline", "vision_encoder", "text_encoder", "format", "baselines"),
+    *ROWS,
+)
 _CUT = {"validation_ratio": 0.2, "group_by": "image_id"}
+SOURCE = "source.json"  # of a folder of annotations: the data they are of, and its options
 HOPS = 2  # for marks, where a checkpoint has none
 _WITHOUT_HOPS = {"num_attention_layers": 0, "attention_supervision": "none"}
 _NEW_HOPS = (
@@ -41,7 +45,7 @@ def write_continued_recipe(
     file: Path, checkpoint: str, annotated: Path, data: str, options: Mapping[str, Any]
 ) -> None:
     """
-    Write a recipe that trains `checkpoint` further on the folder `annotated`.
+    Write a recipe that trains `checkpoint` further on the folder `annotated`, which keeps the `options`.
 
     It is the recipe of the run, if `checkpoint` is one, with attention supervision, and with the answers of the
     checkpoint and of the data. A run without hops gets two on its own data; few rows of other data cannot train them.
@@ -52,6 +56,7 @@ def write_continued_recipe(
         annotated: see `supervision.annotation_folder`.
         data, options: of `load_rows`, from which the annotations were made.
     """
+    keep_options(annotated, data, options)
     written = Path(checkpoint) / RECIPE
     begun = json.loads(written.read_text(encoding="utf-8")) if written.exists() else {}
     own = _same(begun.get("data"), data, annotated)
@@ -80,9 +85,31 @@ def write_continued_recipe(
 
 
 def run_options(checkpoint: str, data: str) -> dict[str, Any]:
-    """The options of `load_rows` with which the run `checkpoint` read `data`; none for other data."""
+    """The options of `load_rows` with which the run `checkpoint` or its annotations read `data`; none for others."""
     run = read_run(checkpoint)
-    return {} if run is None or not _same(run["data"], data) else {"format": run["format"], **run["data_options"]}
+    if run is None:
+        return {}
+    if _same(run["data"], data):
+        return {"format": run["format"], **run["data_options"]}
+    return _kept_options(Path(run["data"]), data)
+
+
+def known_options(checkpoint: str | None, annotated: Path, data: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of `load_rows` for `data`: those `given`, over those of its annotations, over those of the run.
+
+    Options of another format are left out.
+    """
+    options = {} if checkpoint is None else run_options(checkpoint, data)
+    for further in (_kept_options(annotated, data), given):
+        format = options.get("format", "table")
+        options = {**(options if further.get("format", format) == format else {}), **further}
+    return options
+
+
+def keep_options(annotated: Path, data: str, options: Mapping[str, Any]) -> None:
+    """Write the options with which `data` is read into the folder of its annotations, for later starts and rounds."""
+    annotated.mkdir(parents=True, exist_ok=True)
+    write_json(annotated / SOURCE, {"data": data, "options": dict(options)})
 
 
 def group_columns(checkpoint: str, annotated: Path, data: str) -> tuple[str, ...]:
@@ -103,6 +130,13 @@ def held_out_rows(checkpoint: str, annotated: Path, data: str, rows: Any) -> set
     numbered = rows.remove_columns(["image", "relevance"]).add_column("number", list(range(len(rows))))
     _, held_out = split_rows(numbered, run["validation_ratio"], run["group_by"], run["data_seed"])
     return set(held_out["number"])
+
+
+def _kept_options(annotated: Path, data: str) -> dict[str, Any]:
+    """The options that the folder `annotated` keeps; none if it is missing, or for other data."""
+    file = annotated / SOURCE
+    kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return kept["options"] if _same(kept.get("data"), data) else {}
 
 
 def _changed(begun: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, ViTImage
 from transformers.image_utils import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD
 
 from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor
+from modeling_qca.overlay_qca import has_own_rule
 from modeling_qca.vision_shape_qca import vision_shape
 
 from ..data.answers import answer_key
@@ -22,6 +23,7 @@ from ..inspection.estimate import ImageShape
 from .recipe import Recipe
 
 logger = logging.getLogger(__name__)
+PIXEL_FIELDS = ("resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
 CONFIGURATION = Path(str(files("modeling_qca.configuration")))
 
 
@@ -62,7 +64,7 @@ def build_model(recipe: Recipe, answers: list[str]) -> tuple[QCAForVisualQuestio
                 "%s",
                 *(depth, max(layers), layers),
             )
-    _whole_picture(processor.image_processor, recipe, model.config)
+    processor.image_processor = _whole_picture(processor.image_processor, recipe, model.config)
     processor.set_max_question_length(model)
     return model, processor
 
@@ -81,7 +83,7 @@ def image_shape(recipe: Recipe) -> ImageShape:
     else:
         config = QCAConfig.from_pretrained(_source(recipe.model), **recipe.config)
         images = QCAProcessor.from_pretrained(_source(recipe.model)).image_processor
-    _whole_picture(images, recipe, config)
+    images = _whole_picture(images, recipe, config)
     if config.has_native_shapes:
         return ImageShape(*config.image_size, images.max_num_patches, config.vision_width)
     height, width = images.size["height"], images.size["width"]
@@ -172,12 +174,15 @@ def _encoder_images(vision_encoder: str) -> Any:
     )
 
 
-def _whole_picture(images: Any, recipe: Recipe, config: QCAConfig) -> None:
+def _whole_picture(images: Any, recipe: Recipe, config: QCAConfig) -> Any:
     """Resize images instead of cropping them: relevance maps cover the whole picture. With zoom, the glance of a
     model that had none has about the size of its images before.
 
     Args:
-        images: the image processor.
+        images: the image processor. It is changed.
+
+    Returns:
+        `images`, or a plain processor with its numbers if it crops or pads by a rule of its own.
 
     Raises:
         ValueError: `image_size` of an image processor that keeps the shape of each picture, or one that does not fit
@@ -190,11 +195,11 @@ def _whole_picture(images: Any, recipe: Recipe, config: QCAConfig) -> None:
                 "`image_size` does not fit an encoder that keeps the shape of each picture: leave it out, and set "
                 "`max_num_patches` in the encoder's `preprocessor_config.json`"
             )
-        return
+        return images
     if image_size is None and "height" in images.size:
         height, width = images.size["height"], images.size["width"]
     elif image_size is None:
-        height = width = images.size["shortest_edge"]
+        height = width = images.size["shortest_edge"] or images.size["longest_edge"]
         if images.do_center_crop:
             height, width = images.crop_size["height"], images.crop_size["width"]
     else:
@@ -209,5 +214,8 @@ def _whole_picture(images: Any, recipe: Recipe, config: QCAConfig) -> None:
                 f"with `zoom_factor: {factor}`, `image_size` must be multiples of {down} and {across} pixels, not "
                 f"{[height, width]}"
             )
+    if has_own_rule(images):
+        images = ViTImageProcessorPil(**{name: getattr(images, name) for name in PIXEL_FIELDS})
     images.size = {"height": height, "width": width}
     images.do_center_crop = False
+    return images

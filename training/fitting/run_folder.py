@@ -3,12 +3,19 @@
 import dataclasses
 import json
 import logging
+import os
 import shutil
+from functools import cache
+from hashlib import blake2b
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import datasets
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..data.image_digests import image_digests
+from ..data.schema import FEATURES
 from ..evaluation.accuracy import best_single_answer
 from ..files.run_files import (
     CALIBRATION,
@@ -22,6 +29,7 @@ from ..files.run_files import (
     RUN,
     RUN_KEYS,
     TRAINED_QUESTIONS,
+    read_run,
     write_json,
 )
 from .callbacks import last_complete_checkpoint
@@ -30,6 +38,8 @@ from .splits import Splits
 
 logger = logging.getLogger(__name__)
 Baseline: TypeAlias = Literal["blank_images", "reference_model"]
+ROWS = {"training_rows": "the training rows", "validation_rows": "the validation rows"}
+ROWS_AT_ONCE = 100  # their encoded images are in memory at once
 
 
 def finished_results(recipe: Recipe, baseline: Baseline | None = None) -> dict[str, Any] | None:
@@ -48,7 +58,9 @@ def finished_results(recipe: Recipe, baseline: Baseline | None = None) -> dict[s
     return results if same else None
 
 
-def claim_folder(recipe: Recipe, should_save: bool, baseline: Baseline | None, answers: list[str]) -> None:
+def claim_folder(
+    recipe: Recipe, should_save: bool, baseline: Baseline | None, answers: list[str], splits: Splits
+) -> None:
     """
     Write the recipe into the run's folder, so that no other recipe continues from its checkpoints, and remove the
     results of the model that this run replaces.
@@ -56,9 +68,12 @@ def claim_folder(recipe: Recipe, should_save: bool, baseline: Baseline | None, a
     Checkpoints without a written recipe are of an earlier release, or were moved by hand. The run continues from them.
 
     Raises:
-        ValueError: the folder has checkpoints of another recipe, baseline or list of answers.
+        ValueError: the folder has checkpoints of another recipe, baseline, list of answers or other rows.
     """
     further: dict[str, Any] = {"baseline": baseline, "answers": answers}
+    streamed = isinstance(splits.train, datasets.IterableDataset)
+    compared: Any = (splits.answered if streamed else splits.train, splits.validation)
+    further |= dict(zip(ROWS, map(rows_fingerprint, compared), strict=True))
     note, described = recipe.output_dir / RECIPE, {**describe(recipe), **further}
     begun = {**further, **_completed(json.loads(note.read_text()))} if note.exists() else None
     checkpoint = last_complete_checkpoint(recipe.output_dir)
@@ -82,13 +97,50 @@ def remember_run(recipe: Recipe, splits: Splits, answers: list[str]) -> None:
     """Write what `run_files.read_run` reads."""
     streamed = isinstance(splits.train, datasets.IterableDataset)
     own = {key: value for key, value in describe(recipe).items() if key in RUN_KEYS | OPTIONAL_RUN_KEYS}
+    before = images_trained_before(recipe)
     known = {
         "split": "validation",
         "answers": answers,
         "majority_answer": best_single_answer(splits.answered, recipe.answer_rule, recipe.normalize_answers),
-        "training_images": None if streamed else sorted(image_digests(splits.train)),
+        "training_images": None if streamed or before is None else sorted(before | image_digests(splits.answered)),
+        "blank_images": splits.blank,
     }
     write_json(recipe.output_dir / RUN, own | known)
+
+
+def images_trained_before(recipe: Recipe) -> set[str] | None:
+    """Digests of the images that the recipe's `model` was trained on; None for a run that does not know them."""
+    if recipe.model is None:
+        return set()
+    model = Path(recipe.model)
+    run = read_run(model.parent if model.name.startswith("checkpoint-") else model)
+    if run is None:
+        return set()
+    return None if run["training_images"] is None else set(run["training_images"])
+
+
+def rows_fingerprint(rows: datasets.Dataset) -> str:
+    """Digest of the columns of `rows` in the row schema. Of an image it has the id and the size in bytes."""
+    digest, file_size = blake2b(digest_size=8), cache(os.path.getsize)
+    columns = [name for name in FEATURES if name in rows.column_names]
+    batches: Any = rows.select_columns(columns).with_format("arrow").iter(ROWS_AT_ONCE)
+    for batch in batches:
+        for name in columns:
+            column = batch[name].combine_chunks()
+            if name == "image":
+                encoded = pc.binary_length(pc.struct_field(column, "bytes")).to_pylist()
+                paths = pc.struct_field(column, "path").to_pylist()
+                values = [file_size(path) if size is None else size for size, path in zip(encoded, paths, strict=True)]
+            elif name == "relevance":
+                while pa.types.is_list(column.type):
+                    digest.update(repr(pc.list_value_length(column).to_pylist()).encode())
+                    column = pc.list_flatten(column)
+                digest.update(column.to_numpy(zero_copy_only=False).tobytes())
+                continue
+            else:
+                values = column.to_pylist()
+            digest.update(repr(values).encode())
+    return digest.hexdigest()
 
 
 def describe(recipe: Recipe) -> dict[str, Any]:
@@ -104,4 +156,4 @@ def _completed(description: dict[str, Any]) -> dict[str, Any]:
 def _differences(begun: dict[str, Any], described: dict[str, Any]) -> list[str]:
     flat = [{**of, **of.get("config", {}), **of.get("arguments", {})} for of in (begun, described)]
     names = (flat[0].keys() | flat[1].keys()) - {"config", "arguments"}
-    return sorted(name for name in names if flat[0].get(name) != flat[1].get(name))
+    return sorted(ROWS.get(name, name) for name in names if flat[0].get(name) != flat[1].get(name))

@@ -1,14 +1,13 @@
 """The training and validation rows of a recipe. No group of rows is in both."""
 
-import io
 import logging
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import datasets
-from PIL import Image
 
 from ..data.formats import checked_options
+from ..data.images import blank_image
 from ..data.rows import data_name, load_rows
 from ..data.splits import further_columns, group_key, parse_group_by, split_name
 from ..data.streams import read_answers
@@ -28,14 +27,16 @@ class Splits:
         train: training rows, or a stream of them.
         validation: validation rows, sorted by image, so that evaluation encodes an image once.
         answered: the training rows, of a stream only their columns `question_id` and `answers`.
+        blank: whether `train` and `validation` show one gray picture in the place of every image.
     """
 
     train: Rows
     validation: datasets.Dataset
     answered: datasets.Dataset
+    blank: bool = False
 
     def with_blank_images(self) -> "Splits":
-        return Splits(blank_images(self.train), blank_images(self.validation), self.answered)
+        return Splits(blank_images(self.train), blank_images(self.validation), self.answered, blank=True)
 
 
 def read_splits(recipe: Recipe) -> Splits:
@@ -89,9 +90,7 @@ def measured_on(recipe: Recipe) -> dict[str, str]:
 
 def blank_images(rows: Rows) -> Rows:
     """`rows` with one gray picture in the place of every image."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (64, 64), (128, 128, 128)).save(buffer, "PNG")
-    blank = {"path": None, "bytes": buffer.getvalue()}
+    blank = blank_image()
     if isinstance(rows, datasets.IterableDataset):
         return rows.map(lambda row: {"image": blank, "image_id": "blank"}, features=rows.features)
     count = len(rows)

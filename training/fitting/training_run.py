@@ -26,6 +26,7 @@ from ..data.vocabulary import vocabulary_reach
 from ..evaluation.accuracy import majority_accuracy
 from ..evaluation.answer_metrics import validate_metrics
 from ..evaluation.evaluation import evaluate_model
+from ..evaluation.evaluation_data import count_images
 from ..evaluation.predictions import milliseconds_per_question
 from ..evaluation.provenance import provenance
 from ..files.run_files import OVERLAY, QUESTIONS, REFERENCE_WEIGHTS, RESULTS, write_json
@@ -52,7 +53,14 @@ from .run_checks import (
     warn_of_missing_maps,
     warn_of_unknown_answers,
 )
-from .run_folder import Baseline, claim_folder, describe, finished_results, remember_run
+from .run_folder import (
+    Baseline,
+    claim_folder,
+    describe,
+    finished_results,
+    images_trained_before,
+    remember_run,
+)
 from .splits import Splits, measured_on, read_splits
 from .trainer import QCATrainer, whole_weights
 
@@ -94,6 +102,8 @@ def train(
     if recipe.log_maps:
         check_map_log(recipe.training_arguments())
     arguments, splits = runnable_arguments(recipe), read_splits(recipe)
+    if before := images_trained_before(recipe):
+        count_images(sorted(before), splits.validation, "trained")
     origin = provenance(splits.validation, **measured_on(recipe), device=arguments.device)
     if baseline == "blank_images":
         splits = splits.with_blank_images()
@@ -155,7 +165,7 @@ class TrainingRun:
 
     def _prepare_folder(self) -> None:
         warn_of_missing_maps(self.recipe, self.splits)
-        claim_folder(self.recipe, self.arguments.should_save, self.baseline, self.answers)
+        claim_folder(self.recipe, self.arguments.should_save, self.baseline, self.answers, self.splits)
         if self.arguments.should_save:
             remember_run(self.recipe, self.splits, self.answers)
 

@@ -98,10 +98,16 @@ class Predictor:
 
     @cached_property
     def processor(self) -> QCAProcessor:
-        """The processor, which refuses questions that are too long for the model."""
+        """The processor, which refuses questions that are too long for the model.
+
+        Raises:
+            ValueError: `regions` with an image processor that crops or pads by a rule of its own.
+        """
         model = self.model  # a checkpoint that is not there is reported by it
         processor = load_processor(self.checkpoint)
         processor.set_max_question_length(model)
+        if self.regions:
+            seen_box(processor.image_processor, 1, 1)
         return processor
 
     @cached_property

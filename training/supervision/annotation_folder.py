@@ -33,6 +33,7 @@ from .object_maps import HopObjects, draw_hop_maps, objects_by_hop
 from .object_matching import LabelMatcher
 
 TABLE, MAPS, WORK = "train.jsonl", "train_relevance.npz", "annotators.json"
+GIVEN_FILE = "given_objects.jsonl"
 GRID: Grid = (16, 16)
 Maps = NDArray[np.float32]
 
@@ -52,7 +53,8 @@ class AnnotationFolder:
         folder: of the annotations; made if it is missing, otherwise the work goes on.
         rows: all rows of the data set, images not decoded. Their maps are kept until objects replace them.
         hops: number of maps of a question.
-        given: objects that were marked before, for a new folder. Their image is an image id.
+        given: objects that were marked elsewhere. Each is taken over once, so one that annotators removed stays
+            removed. Their image is an image id.
 
     Raises:
         ValueError: two rows have one question id, the folder has annotations of a question that `rows` does not have,
@@ -81,9 +83,8 @@ class AnnotationFolder:
         self._lines = [self._line(index, row["answers"]) for index, row in enumerate(self.questions)]
         self._lock = FileLock(folder / ".lock")
         with self._changed() as work:
-            if not (folder / OBJECTS_FILE).exists():
-                write_objects(folder / OBJECTS_FILE, given)
             self._check(work)
+            self._take_over(given)
             self.counts = self._write(work)
 
     def picture(self, image_id: str) -> Image.Image:
@@ -160,7 +161,7 @@ class AnnotationFolder:
         Args:
             answer: the right answer, also if it is the one of the table.
             added: objects marked in its picture. One that the question does not name serves the questions that do,
-                and the last hop of this one.
+                and the last hop of this one. So does one whose hop a mark of this question alone has.
             removed: objects of its picture that are wrong, by whomever.
 
         Raises:
@@ -175,10 +176,13 @@ class AnnotationFolder:
             kept = [item for item in self._objects() if item not in removed]
             signed = [replace(item, annotator=annotator, image=row["image_id"]) for item in added]
             write_objects(self.folder / OBJECTS_FILE, dict.fromkeys([*kept, *signed]))
-            named = LabelMatcher(item.label for item in added).mentions(row["question"])
-            unnamed = {item.label for item in added}.difference(*(mention.labels for mention in named))
+            objects = self._objects()
+            marked = [item for item in objects if item.image == row["image_id"]]
+            matcher = LabelMatcher(item.label for item in objects)
+            hops = objects_by_hop(row["question"], row["question_id"], marked, matcher)
+            unserved = {item.label for item in added} - _labels(hops)
             saved = work["saved"].setdefault(row["question_id"], {})
-            also = sorted(unnamed.union(saved.get(annotator, {}).get("also", ())))
+            also = sorted(unserved.union(saved.get(annotator, {}).get("also", ())))
             saved[annotator] = {
                 "answer": answer if answer != majority_answer(row["answers"], normalize=False) else None,
                 "also": also,
@@ -202,8 +206,8 @@ class AnnotationFolder:
     def _work(self) -> dict[str, Any]:
         """
         `open`: annotator -> question id. `skipped`: annotator -> question ids. `saved`: question id -> annotator ->
-        the corrected `answer`, or None for that of the table, the labels that the question looks at without naming
-        them (`also`), and its `question` and `image_id`.
+        the corrected `answer`, or None for that of the table, the labels that only the last hop looks at (`also`), and
+        its `question` and `image_id`.
         """
         path = self.folder / WORK
         if not path.exists():
@@ -218,6 +222,17 @@ class AnnotationFolder:
 
     def _objects(self) -> list[MarkedObject]:
         return list(read_objects(self.folder / OBJECTS_FILE))
+
+    def _take_over(self, given: Iterable[MarkedObject]) -> None:
+        path, objects = self.folder / GIVEN_FILE, self.folder / OBJECTS_FILE
+        taken = list(read_objects(path)) if path.exists() else []
+        known = set(taken)
+        new = [item for item in dict.fromkeys(given) if item not in known]
+        if new or not objects.exists():
+            before = self._objects() if objects.exists() else []
+            write_objects(objects, dict.fromkeys([*before, *new]))
+        if new:
+            write_objects(path, [*taken, *new])
 
     def _check(self, work: Mapping[str, Any]) -> None:
         for question_id, by_annotator in work["saved"].items():
@@ -284,10 +299,10 @@ class AnnotationFolder:
                 row = self.questions[index]
                 hops = objects_by_hop(row["question"], row["question_id"], marked, matcher)
                 by_annotator = work["saved"].get(row["question_id"], {}).values()
-                also = sorted({label for entry in by_annotator for label in entry["also"]})
-                if unnamed := tuple(item for item in marked if item.label in also):
+                also = {label for entry in by_annotator for label in entry["also"]} - _labels(hops)
+                if further := tuple(item for item in marked if item.label in also and item.question_id is None):
                     unmarked = [HopObjects("", ())] * (self.hops - 1 - len(hops))
-                    hops = [*hops, *unmarked, HopObjects(", ".join(also), unnamed)]
+                    hops = [*hops, *unmarked, HopObjects(", ".join(sorted(also)), further)]
                 if hops:
                     maps[index] = self._draw(image_id, tuple(hops))
         return maps
@@ -304,6 +319,10 @@ class AnnotationFolder:
 
     def _drawn(self, image_id: str, hops: tuple[HopObjects, ...]) -> Maps:
         return draw_hop_maps(hops, self._size(image_id), self._grid, self.hops)
+
+
+def _labels(hops: Iterable[HopObjects]) -> set[str]:
+    return {item.label for hop in hops for item in hop.objects}
 
 
 def _fitted_maps(relevance: Iterable[Any], hops: int) -> Iterator[tuple[int, Maps]]:

@@ -27,9 +27,10 @@ def objects_by_hop(
 ) -> list[HopObjects]:
     """What the question asks about, in the order of the hops.
 
-    Objects that are marked for this question serve it alone. Without any, all objects of the picture do that the
-    question names. The label named first is the first hop, unless its objects state a hop. A label that the question
-    names and the picture does not have gives a hop without objects.
+    All objects of the picture that the question names serve it. Those that are marked for this question replace the
+    others of their label. They replace all others if one states a hop or lacks a label, or if the question names none
+    of them. The label named first is the first hop, unless its objects state a hop. A label that the question names
+    and the picture does not have gives a hop without objects.
 
     Args:
         question: its text.
@@ -41,19 +42,20 @@ def objects_by_hop(
         An empty list if no hop has an object.
     """
     own = [item for item in objects if item.question_id == question_id]
-    if own and not all(item.label and item.hop is None for item in own):
+    shared = [item for item in objects if item.question_id is None]
+    mentions = matcher.mentions(question)
+    by_words = all(item.label and item.hop is None for item in own)
+    if own and not (by_words and any(item.label in mention.labels for item in own for mention in mentions)):
         return _filled((item.hop or 1, HopObjects(item.label, (item,))) for item in own)
-    offered = own or [item for item in objects if item.question_id is None]
     named: list[tuple[int, HopObjects]] = []
-    for order, mention in enumerate(matcher.mentions(question), start=1):
-        found = tuple(item for item in offered if item.label in mention.labels)
+    for order, mention in enumerate(mentions, start=1):
+        mine, others = (tuple(item for item in of if item.label in mention.labels) for of in (own, shared))
+        found = mine or others
         stated = {item.hop for item in found if item.hop is not None}
         for hop in sorted(stated) or [order]:
             members = tuple(item for item in found if item.hop in (None, hop))
             named.append((hop, HopObjects(mention.words, members)))
-    if any(hop.objects for _, hop in named):
-        return _filled(named)
-    return _filled((1, HopObjects(item.label, (item,))) for item in own) if own else []
+    return _filled(named) if any(hop.objects for _, hop in named) else []
 
 
 def draw_hop_maps(hops: Sequence[HopObjects], size: Size, grid: Grid, count: int) -> NDArray[np.float32]:

@@ -1,12 +1,16 @@
 """Labels of objects in the words of a question: case, plural and labels of several words."""
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-_WORD = re.compile(r"[^\W_]+")
-_PHOTO = frozenset({"image", "photo", "photograph", "picture"})
+# Accents and vowel signs are no letters for `re`. Combining marks lie below 0x1F000.
+_COMBINING = "".join(sign for sign in map(chr, range(0x1F000)) if unicodedata.category(sign).startswith("M"))
+WORD = rf"[^\W_]+(?:[{_COMBINING}][^\W_]*)*"
+_WORD = re.compile(WORD)
+PHOTO = frozenset({"image", "photo", "photograph", "picture"})
 _WITHIN = re.compile(  # "to the left of the picture" is beside a picture; "at the left of the picture" is in the photo
     r"\b((half|part|center|middle|corner|side|edge|top|bottom|(top|bottom) (left|right)|(on|at) the (left|right))"
     r" of|in) (the|this)$"
@@ -24,7 +28,8 @@ class LabelMatcher:
     """Finds labels in questions. The longest label wins: "dining table" is not also a "table".
 
     A label and its English singular and plural are the same. Case, `_` and `-` do not matter. The words "in the
-    picture" and "half of the picture" (image, photo) mean the photo itself, and name no label `picture`.
+    picture" and "half of the picture" (image, photo) mean the photo itself, and name no label `picture`. "Can" at the
+    start of a question names no label `can`.
 
     Args:
         labels: all labels of the data set, also those that a picture at hand does not have.
@@ -60,14 +65,13 @@ class LabelMatcher:
         return found
 
     def _all_mentions(self, question: str) -> Iterator[Mention]:
-        spoken = _WORD.findall(question)
-        words = [word.lower() for word in spoken]
+        words = split_words(question)
         start = 0
         while start < len(words):
             for length in range(min(self._longest, len(words) - start), 0, -1):
                 named = tuple(words[start : start + length])
                 labels = self._labels.get(named)
-                if labels and not (named[0] in _PHOTO and _WITHIN.search(" ".join(words[:start]))):
+                if labels and not (length == 1 and _names_nothing(words, start)):
                     yield Mention(" ".join(words[start : start + length]), frozenset(labels))
                     start += length
                     break
@@ -75,10 +79,22 @@ class LabelMatcher:
                 start += 1
 
 
+def _names_nothing(words: Sequence[str], place: int) -> bool:
+    """Whether a word means the photo itself, or asks: "can you see a lamp"."""
+    if words[place] in PHOTO:
+        return _WITHIN.search(" ".join(words[:place])) is not None
+    return place == 0 and words[place] == "can"
+
+
+def split_words(text: str) -> list[str]:
+    """The words of a text in lower case, without punctuation. Composed and decomposed letters are the same."""
+    return _WORD.findall(unicodedata.normalize("NFC", text).lower())
+
+
 @cache
 def _forms(name: str) -> tuple[tuple[str, ...], ...]:
     """The words of a name, of its plural and of its singular."""
-    plain = " ".join(_WORD.findall(name.lower()))
+    plain = " ".join(split_words(name))
     if not plain:
         return ()
     engine = _inflect()

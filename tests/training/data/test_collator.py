@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import ConvNextImageProcessorPil
 
 from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor
 from modeling_qca.training.data.collator import QuestionCollator
@@ -116,6 +117,9 @@ def test_refuses_supervision_with_center_crop():
     processor = QCAProcessor.from_pretrained(CONFIGURATION / "qca-tiny")
     processor.image_processor.do_center_crop = True
     with pytest.raises(ValueError, match="do_center_crop"):
+        QuestionCollator(processor, config(), attention_supervision="last_hop")
+    processor.image_processor = ConvNextImageProcessorPil(size={"shortest_edge": 224})
+    with pytest.raises(ValueError, match="`ViTImageProcessorPil` with the same numbers"):
         QuestionCollator(processor, config(), attention_supervision="last_hop")
 
 

@@ -69,6 +69,37 @@ def test_only_a_changed_image_is_encoded_again(tmp_path, model, processor, rows)
     assert not torch.equal(cache.read(["2"]), before)
 
 
+def test_another_run_with_images_of_the_same_names_changes_no_features_in_use(tmp_path, model, processor, rows):
+    first = ImageFeatureCache(tmp_path / "cache", model, processor, rows)
+    before = first.read(sorted(rows)).clone()
+    others = {}
+    for image_id, row in rows.items():
+        path = tmp_path / "other" / f"{image_id}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (40, 40), (0, 40 * int(image_id), 0)).save(path)
+        others[image_id] = row | {"image": {"path": str(path), "bytes": None}}
+    second = ImageFeatureCache(tmp_path / "cache", model, processor, others)
+    assert second.computed == 5 and second.folder == first.folder
+    assert torch.equal(first.read(sorted(rows)), before)
+    assert not torch.equal(second.read(sorted(rows)), before)
+
+
+def test_changed_images_leave_one_file_of_features(tmp_path, model, processor, rows):
+    for color in ("red", "green", "blue"):
+        Image.new("RGB", (40, 40), color).save(rows["2"]["image"]["path"])
+        cache = ImageFeatureCache(tmp_path / "cache", model, processor, rows)
+        assert sorted(file.suffix for file in cache.folder.iterdir()) == [".json", ".npy", ".npy"]
+
+
+def test_features_of_the_release_before_are_used(tmp_path, model, processor, rows):
+    cache = ImageFeatureCache(tmp_path / "cache", model, processor, rows)
+    before = cache.read(sorted(rows)).clone()
+    for file in cache.folder.iterdir():
+        file.rename(file.with_name(f"{file.name[:16]}.{file.name.partition('.')[2]}"))
+    cache = ImageFeatureCache(tmp_path / "cache", model, processor, rows)
+    assert cache.computed == 0 and torch.equal(cache.read(sorted(rows)), before)
+
+
 def test_changed_encoder_or_processor_uses_another_cache(tmp_path, model, processor, rows):
     first = ImageFeatureCache(tmp_path / "cache", model, processor, rows)
     processor.image_processor.image_mean = [0.4, 0.5, 0.5]

@@ -373,6 +373,18 @@ def test_changed_table_of_equal_size_is_read_again(tmp_path):
 # Splits
 
 
+def test_changed_image_in_a_subfolder_is_read_again(tmp_path):
+    broken = tmp_path / "images" / "kitchen" / "deep" / "a.png"
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes(b"no picture")
+    (tmp_path / "images" / "kitchen" / "again").symlink_to(tmp_path / "images")
+    draw(tmp_path / "images" / "b.png")
+    write_csv(tmp_path / "train.csv", "image,question,answer", "kitchen/deep/a.png,q,yes", "b.png,q,no")
+    assert len(load_rows(tmp_path, on_bad_image="skip")) == 1
+    draw(broken)
+    assert len(load_rows(tmp_path, on_bad_image="skip")) == 2
+
+
 def test_split_selects_the_file(tmp_path):
     table_folder(tmp_path)
     write_csv(tmp_path / "validation.csv", "image_id,question,answer", "image1,what,cup")

@@ -64,6 +64,27 @@ def _validation(run):
     return {"data": known["data"], "split": "validation", **cut}
 
 
+@pytest.mark.parametrize("apart", [False, True])
+def test_folds_keep_the_groups_of_a_run_with_its_own_validation_file(tmp_path, apart):
+    for split, first in (("train", 0), ("validation", 24)):
+        lines = ["image_id,question,answer,street"]
+        for row in range(24):
+            name = f"image{first + row // 2}"
+            draw(tmp_path / split / "images" / f"{name}.png", shade=2 * (first + row))
+            lines.append(f"{name},what is {row % 7},{('red', 'blue')[row % 2]},{split} {row // 6}")
+        folder = (
+            tmp_path / split if apart else shutil.copytree(tmp_path / split, tmp_path / "data", dirs_exist_ok=True)
+        )
+        (folder / f"{split}.csv").write_text("\n".join(lines) + "\n")
+    places = {"data": str(tmp_path / "data")}
+    if apart:
+        places = {"data": str(tmp_path / "train"), "validation_data": str(tmp_path / "validation")}
+    own = {"validation_ratio": None, "group_by": "street", "output_dir": str(tmp_path / "run"), "abstain_answer": None}
+    train(make_recipe(RECIPE | own | places, "test"))
+    content = calibrate_checkpoint(str(tmp_path / "run"))
+    assert content["group_by"] == "street" and len(content["folds"]) == 4
+
+
 def test_each_fold_is_measured_at_the_temperature_of_the_others():
     generator = np.random.default_rng(0)
     logits, folds = 4 * generator.normal(size=(300, 4)), np.arange(300) % 3

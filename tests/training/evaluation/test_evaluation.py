@@ -60,6 +60,16 @@ def test_normalizes_answers_only_if_the_option_says_so(tmp_path):
     assert accuracy == [0, 1]
 
 
+def test_reports_the_share_of_answers_that_the_vocabulary_lacks(tmp_path):
+    save_tiny_model(tmp_path / "checkpoint")
+    answers = [["rouge"]] * 9 + [["red"]] + [["rouge"]] * 11  # rows are sorted: 9.png comes last
+    answered_images(tmp_path / "data", answers)
+    told = str(tmp_path / "checkpoint"), str(tmp_path / "data"), "validation"
+    results = evaluate_checkpoint(*told, {}, tmp_path / "out", 0, batch_size=8)
+    reach = results["data"]["vocabulary"]["validation"]
+    assert reach["rows"] == 21 and reach["coverage"] == pytest.approx(1 / 21)
+
+
 @pytest.mark.parametrize(
     ("options", "metrics", "message"),
     [

@@ -1,12 +1,17 @@
 """Models of recipes: the answer head of a checkpoint, and vision layers that nothing reads."""
 
+import shutil
+
 import datasets
+import numpy as np
 import pytest
 import torch
-from helpers.tiny import ANSWERS, save_tiny_model, tiny_batch
+from helpers.tiny import ANSWERS, save_tiny_model, tiny_batch, tiny_image, tiny_tokenizer
+from transformers import ConvNextImageProcessorPil, LevitImageProcessorPil, SamImageProcessorPil
 
-from modeling_qca import QCAForVisualQuestionAnswering
-from modeling_qca.training.fitting.model_factory import build_model, training_answers
+from modeling_qca import QCAForVisualQuestionAnswering, QCAProcessor
+from modeling_qca.overlay_qca import sees_whole_picture
+from modeling_qca.training.fitting.model_factory import build_model, image_shape, training_answers
 from modeling_qca.training.fitting.recipe import make_recipe
 
 
@@ -60,3 +65,27 @@ def test_warns_of_vision_layers_that_nothing_reads(checkpoint, caplog):
     assert "layers, and those after" not in caplog.text
     built(checkpoint, list(ANSWERS.values()), vision_feature_layers=[1, 2])
     assert "has 3 layers, and those after layer 2 are not used: `vision_feature_layers` is [1, 2]" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        ConvNextImageProcessorPil(size={"shortest_edge": 32}),
+        SamImageProcessorPil(size={"longest_edge": 32}, pad_size={"height": 32, "width": 32}),
+        LevitImageProcessorPil(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}),
+    ],
+    ids=lambda images: type(images).__name__,
+)
+def test_processor_that_crops_by_its_own_rule_is_replaced_by_a_plain_one(checkpoint, tmp_path, images):
+    shutil.copytree(checkpoint, tmp_path / "checkpoint")
+    QCAProcessor(images, tiny_tokenizer()).save_pretrained(tmp_path / "checkpoint")
+    recipe = make_recipe({"data": "d", "model": str(tmp_path / "checkpoint")}, "test")
+    _, processor = build_model(recipe, list(ANSWERS.values()))
+    plain, picture = processor.image_processor, tiny_image(size=(96, 48))
+    assert sees_whole_picture(plain) and dict(plain.size) == {"height": 32, "width": 32}
+    pixels = np.asarray(picture.resize((32, 32), images.resample), dtype=np.float64) / 255
+    expected = (pixels - images.image_mean) / images.image_std
+    seen = processor(images=picture)["pixel_values"][0].permute(1, 2, 0)
+    torch.testing.assert_close(seen, torch.tensor(expected, dtype=torch.float32), atol=2e-2, rtol=0)
+    shape = image_shape(recipe)
+    assert (shape.height, shape.width) == (32, 32)

@@ -10,7 +10,9 @@ import sys
 import time
 from pathlib import Path
 
+import datasets
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -19,9 +21,14 @@ from safetensors.torch import load_file
 from transformers import EvalPrediction, TrainerCallback, TrainingArguments
 
 from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, configuration
+from modeling_qca.training.data.collator import QuestionCollator
 from modeling_qca.training.data.image_digests import image_digests
+from modeling_qca.training.data.images import blank_image
 from modeling_qca.training.data.rows import load_rows
 from modeling_qca.training.data.vocabulary import store_vocabulary, vocabulary_reach
+from modeling_qca.training.evaluation.calibrate import calibrate_checkpoint
+from modeling_qca.training.evaluation.compare import compare_checkpoints
+from modeling_qca.training.evaluation.evaluation import evaluate_checkpoint
 from modeling_qca.training.files import progress
 from modeling_qca.training.files.run_files import read_run
 from modeling_qca.training.fitting import training_run as training
@@ -36,6 +43,7 @@ from modeling_qca.training.fitting.run_checks import (
     warn_of_missing_maps,
     warn_of_unknown_answers,
 )
+from modeling_qca.training.fitting.run_folder import images_trained_before, rows_fingerprint
 from modeling_qca.training.fitting.splits import load_splits, measured_on, read_splits
 from modeling_qca.training.fitting.training_run import TrainingStoppedError, train
 from modeling_qca.training.fitting.weight_average import MovingAverage
@@ -387,6 +395,39 @@ def test_refuses_to_resume_with_other_answers(scenes, tmp_path, monkeypatch):
         train(run)
 
 
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_refuses_to_resume_with_other_rows(scenes, tmp_path, split):
+    folder = shutil.copytree(scenes, tmp_path / "scenes")
+    run = recipe(folder, tmp_path / "run", max_steps=1, eval_strategy="no")
+    train(run)
+    (tmp_path / "run" / "results.json").unlink()
+    names = (folder / f"{split}.csv").read_text()
+    (folder / f"{split}.csv").write_text(names.replace("is there", "do you see"))
+    rows = {"train": "the training rows", "validation": "the validation rows"}[split]
+    with pytest.raises(ValueError, match=f"checkpoint-1 is of a run that differs in {rows}: give this one another"):
+        train(run)
+
+
+def test_rows_fingerprint_follows_answers_maps_and_images_but_not_their_place(scenes, tmp_path):
+    folder = shutil.copytree(scenes, tmp_path / "scenes")
+
+    def fingerprint(place):
+        return rows_fingerprint(load_rows(place).cast_column("image", datasets.Image(decode=False)))
+
+    found = [fingerprint(scenes), fingerprint(folder)]
+    assert found[0] == found[1]
+    table, maps = folder / "train.csv", folder / "train_relevance.npz"
+    with np.load(maps) as arrays:
+        stored = dict(arrays)
+    np.savez(maps, **stored | {"mask": stored["mask"][..., ::-1]})
+    found.append(fingerprint(folder))
+    table.write_text(table.read_text().replace(",yes", ",no"))
+    found.append(fingerprint(folder))
+    Image.new("RGB", (9, 9)).save(next(iter(sorted((folder / "images").glob("train*")))))
+    found.append(fingerprint(folder))
+    assert len(set(found[1:])) == 4
+
+
 def test_names_a_question_that_is_too_long_before_training(scenes, tmp_path):
     folder = shutil.copytree(scenes, tmp_path / "scenes")
     rows = (folder / "validation.csv").read_text().splitlines()
@@ -613,6 +654,57 @@ def test_run_remembers_data_answers_and_training_images(scenes, tmp_path):
     assert len(run["answers"]) == results["data"]["vocabulary"]["answers"]
     assert set(run["training_images"]) == image_digests(load_rows(scenes, split="train"))
     assert not set(run["training_images"]) & image_digests(load_rows(scenes, split="validation"))
+
+
+def test_run_remembers_the_images_of_the_run_that_it_continues(scenes, tmp_path, caplog):
+    short = {"max_steps": 1, "eval_strategy": "no", "save_strategy": "no"}
+    write_scenes(tmp_path / "more", {"train": 4, "validation": 2}, seed=1)
+    train(recipe(tmp_path / "more", tmp_path / "first", **short))
+    train(recipe(scenes, tmp_path / "second", model=str(tmp_path / "first"), **short))
+    own = image_digests(load_rows(scenes)) | image_digests(load_rows(tmp_path / "more"))
+    assert set(read_run(tmp_path / "second")["training_images"]) == own
+    assert "trained on" not in caplog.text
+    switched = recipe(scenes, tmp_path / "third", model=str(tmp_path / "first"), **short)
+    known = tmp_path / "first" / "run.json"
+    before = json.loads(known.read_text())
+    seen = sorted(image_digests(load_rows(scenes, split="validation")))
+    known.write_text(json.dumps(before | {"training_images": seen}))
+    train(switched)
+    assert "6 of the 6 images to evaluate on were trained on" in caplog.text
+    known.write_text(json.dumps(before | {"training_images": None}))
+    train(recipe(scenes, tmp_path / "fourth", model=str(tmp_path / "first"), **short))
+    assert read_run(tmp_path / "fourth")["training_images"] is None
+    known.write_text(json.dumps(before))
+    saved = recipe(scenes, tmp_path / "fifth", model=str(tmp_path / "first" / "checkpoint-1"), **short)
+    assert images_trained_before(saved) == set(before["training_images"])
+
+
+def test_question_only_run_is_shown_blank_images_ever_after(scenes, tmp_path, caplog):
+    train(recipe(scenes, tmp_path, max_steps=2, eval_strategy="no", baselines=["question_only"]))
+    folder = tmp_path / "baselines" / "question_only"
+    run = read_run(folder)
+    assert run["blank_images"] and not read_run(tmp_path)["blank_images"]
+    assert set(run["training_images"]) == image_digests(load_rows(scenes))
+    asked = []
+    shown_images = QuestionCollator.inputs
+
+    def inputs(self, rows):
+        asked.extend(row["image"]["bytes"] == blank_image()["bytes"] for row in rows)
+        return shown_images(self, rows)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(QuestionCollator, "inputs", inputs)
+        results = evaluate_checkpoint(str(folder), None, None, {}, tmp_path / "evaluation", 0)
+        calibrate_checkpoint(str(folder))
+        assert asked and all(asked)
+        compare_checkpoints(str(folder), str(tmp_path), None, None, {}, tmp_path / "comparison")
+    assert not all(asked)
+    assert results["data"]["images"] == 6 and results["data"]["images_trained_on"] == 0
+    assert "was trained on blank images" in caplog.text
+    details = pd.read_parquet(tmp_path / "evaluation" / "questions.parquet").set_index("question_id")
+    trained = pd.read_parquet(folder / "questions.parquet").set_index("question_id")
+    assert details["answer"].to_dict() == trained["answer"].to_dict()
+    assert details["image_id"].nunique() == 6
 
 
 def test_prints_lines_of_progress_without_a_terminal(scenes, tmp_path, monkeypatch, capsys):

@@ -115,6 +115,33 @@ def test_wrong_object_is_removed_by_whomever(folder):
     assert not (folder.folder / "train_relevance.npz").exists()
 
 
+def test_new_given_objects_are_added_and_removed_ones_stay_removed(folder, data):
+    def start(*given):
+        return AnnotationFolder(folder.folder, rows_of(data), 2, given)
+
+    assert start(LAMP).objects("room") == [LAMP]
+    again = start(LAMP, BED)
+    assert again.objects("room") == [LAMP, BED] and again.counts.with_maps == 3
+    again.save(1, "eva", "left", [MarkedObject("room", "rug", LAMP.region)], removed=[LAMP])
+    assert [item.label for item in start(LAMP, BED).objects("room")] == ["bed", "rug"]
+    assert [item.label for item in start(BED).objects("room")] == ["bed", "rug"]
+    assert [item.label for item in start(LAMP, BED).objects("room")] == ["bed", "rug"]
+
+
+@pytest.mark.parametrize("label", ["lamp", ""])
+@pytest.mark.parametrize("hop", [None, 1])
+def test_object_added_to_a_question_with_a_mark_of_its_own_serves_its_last_hop(data, label, hop):
+    own = MarkedObject("room", label, LAMP.region, question_id="train-0", hop=hop)
+    folder = AnnotationFolder(data.parent / "annotated", rows_of(data), 2, [own])
+    folder.save(0, "eva", "yes", [BED])  # is the lamp left of the bed
+    lamp = np.zeros((16, 16))
+    lamp[:8, :8] = 1
+    assert (masks(folder)[0] == [lamp, lamp[::-1, ::-1]]).all()
+    assert masks(folder).keys() == {0, 2}  # the bed serves the other question too, the lamp does not
+    folder.save(0, "eva", "yes", removed=[own])
+    assert (masks(folder)[0][-1] == lamp[::-1, ::-1]).all()
+
+
 def test_work_goes_on_where_it_stopped(folder, data):
     order = [2, 0, 1, 3]
     assert folder.open_next("eva", order) == 2

@@ -44,6 +44,12 @@ def test_labeled_objects_of_a_question_without_hops_come_by_its_words():
     assert hops("what is it", *own, LAMP_TOO) == [("bed, lamp", own)]
 
 
+def test_label_that_objects_of_the_question_leave_out_is_served_by_those_of_the_picture():
+    own = MarkedObject("a.jpg", "lamp", LAMP.region, question_id="q")
+    assert hops("is the lamp left of the bed", own, LAMP_TOO, BED) == [("lamp", [own]), ("bed", [BED])]
+    assert hops("is the chair left of the bed", own, BED) == [("lamp", [own])]  # nothing says which hop it replaces
+
+
 def test_stated_hop_overrides_the_order_of_mention():
     bed = MarkedObject("a.jpg", "bed", BED.region, hop=2)
     lamp = MarkedObject("a.jpg", "lamp", LAMP.region, hop=1)

@@ -1,5 +1,7 @@
 """Labels found in the words of questions."""
 
+import unicodedata
+
 import pytest
 
 from modeling_qca.training.supervision.object_matching import LabelMatcher
@@ -48,6 +50,37 @@ def test_photo_itself_is_no_label(photo):
     assert found(labels, f"is the {photo} above the bed in this {photo}") == [(photo, {photo}), ("bed", {"bed"})]
     assert found(labels, f"what is at the top-right of the {photo}") == []
     assert found(labels, f"is the bed to the left of the {photo}") == [("bed", {"bed"}), (photo, {photo})]
+
+
+@pytest.mark.parametrize(
+    ("label", "question"),
+    [
+        ("picture frame", "is there a cat in the picture frame"),
+        ("picture frame", "what is on the left of the picture frame"),
+        ("photo album", "what is in the photo album"),
+    ],
+)
+def test_label_that_begins_with_a_word_for_the_photo_is_named(label, question):
+    assert found([label], question) == [(label, {label})]
+
+
+def test_can_that_begins_a_question_is_no_object():
+    labels = ["can", "can opener", "bottle"]
+    assert found(labels, "Can you see the bottle?") == [("bottle", {"bottle"})]
+    assert found(labels, "can you see the can") == [("can", {"can"})]
+    assert found(labels, "can opener or bottle") == [("can opener", {"can opener"}), ("bottle", {"bottle"})]
+
+
+def test_combining_marks_do_not_end_a_word():
+    labels = ["कार", "मेज"]  # car and table
+    assert found(labels, "क्या कुर्सी मेज के पास है") == [("मेज", {"मेज"})]  # is the chair near the table
+    assert found(labels, "क्या कार मेज के पास है?") == [("कार", {"कार"}), ("मेज", {"मेज"})]
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_composed_and_decomposed_letters_are_the_same(forms):
+    label, question = map(unicodedata.normalize, forms, ["Stühle", "wo sind die Stühle"])
+    assert found([label, "hle"], question) == [("stühle", {label})]
 
 
 def test_order_of_first_mention_is_kept():

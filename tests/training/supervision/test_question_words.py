@@ -16,6 +16,7 @@ from modeling_qca.training.supervision.detection.question_words import object_ph
         ("Is the dog's bed near the X-ray machine?", ["dog's bed", "x-ray machine"]),
         ("the lamp beside the lamp", ["lamp"]),
         ("what is that?", []),
+        ("is the cafe\u0301 near the मेज?", ["café", "मेज"]),
     ],
 )
 def test_phrases_are_runs_of_words_that_may_name_objects(question, phrases):

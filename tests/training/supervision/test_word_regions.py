@@ -81,6 +81,15 @@ def test_principal_components_are_those_of_a_singular_value_decomposition():
         ("how many beds are there", "0", set()),
         ("how many beds are there", "2", {"bed"}),
         ("can you see a lamp", "No", set()),
+        ("can you see the lamp", "no", set()),
+        ("is a bed visible", "no", set()),
+        ("is a bed in the picture", "no", set()),
+        ("are any beds shown", "no", set()),
+        ("In the photo, is there a bed?", "no", set()),
+        ("which beds are there", "none", set()),
+        ("is there a bed", "no ", set()),
+        ("Does the room have a bed?", "No.", set()),
+        ("is a lamp above the bed", "no", {"bed"}),
         ("what color is the wall", "red", set()),
     ],
 )
@@ -162,6 +171,45 @@ def test_maps_of_rows_stay_and_only_hops_without_target_are_filled():
     np.testing.assert_array_equal(half_filled[0], mark[0])
     assert int(np.argmax(half_filled[1])) == places[picture_with_both(places)][0]
     np.testing.assert_array_equal(other, mark)
+
+
+def one_cell(*cells: tuple[int, int]) -> np.ndarray:
+    maps = np.zeros((len(cells), *GRID), np.float32)
+    for one, cell in zip(maps, cells, strict=True):
+        one[cell] = 1
+    return maps
+
+
+@pytest.mark.parametrize(
+    ("question", "maps", "is_mark"),
+    [
+        ("what color is the bed", one_cell((3, 3), (3, 3)), True),
+        ("what color is the bed", one_cell((3, 3)), True),
+        ("is the couch left of the bed", one_cell((0, 0), (3, 3)), False),
+        ("is the couch left of the bed", one_cell((0, 0), (0, 0)), False),  # the bed has no label
+        ("is the couch left of the bed", one_cell((0, 0)), False),  # or both
+        ("is the picture above the bed", one_cell((0, 0), (0, 0)), False),
+        ("is the chair left of the bed", one_cell((0, 0), (3, 3)), False),
+        ("what is left of the bed", one_cell((0, 0), (3, 3)), False),
+    ],
+)
+def test_only_a_map_that_is_certainly_of_one_object_is_its_mark(question, maps, is_mark):
+    def questions(places):
+        picture = picture_with_both(places)
+        return [(picture, question, "red", maps), (picture, "is the bed red", "yes", None)]
+
+    (own, other, *_), _ = word_maps(questions)
+    np.testing.assert_array_equal(own, maps)
+    assert np.array_equal(other, one_cell((3, 3), (3, 3))) == is_mark
+    assert not np.array_equal(other, one_cell((0, 0), (0, 0)))
+
+
+@pytest.mark.parametrize("question", ["is the couch left of the bed", "is the picture above the bed"])
+def test_hop_without_target_stays_if_the_question_names_another_object(question):
+    maps = one_cell((0, 0), (3, 3))
+    maps[0] = 0
+    (own, *_), _ = word_maps(lambda places: [(picture_with_both(places), question, "no", maps)])
+    np.testing.assert_array_equal(own, maps)
 
 
 def test_each_row_keeps_its_own_map_of_an_object():

@@ -1,9 +1,12 @@
 """The words of a question that may name an object: all but function words, relations and attributes."""
 
 import re
+import unicodedata
 from collections.abc import Iterator
 
-_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+from ..object_matching import WORD
+
+_WORD = re.compile(rf"{WORD}(?:['’-]{WORD})*")
 # Words that name no object. A phrase ends before them.
 _NO_OBJECT = frozenset(
     """
@@ -32,7 +35,7 @@ def object_phrases(question: str) -> list[str]:
 
 def _phrases(question: str) -> Iterator[list[str]]:
     phrase: list[str] = []
-    for word in _WORD.findall(question.lower()):
+    for word in _WORD.findall(unicodedata.normalize("NFC", question).lower()):
         if word not in _NO_OBJECT:
             phrase.append(word)
         elif phrase:

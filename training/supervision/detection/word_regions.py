@@ -14,14 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from ..object_matching import LabelMatcher
+from ...data.answers import normalize_answer
+from ..object_matching import LabelMatcher, split_words
 
 COMPONENTS = 256  # principal components of the patch features
 STEPS, LEARNING_RATE = 150, 0.02
 WEIGHT_PENALTY = 0.1
 SHARPNESS = 2.0  # of the pooling over patches, and of the regions
 OTHER_MARKS = 0.3  # weight of another label's mark as an example of patches without this label
-DENIALS = ("no", "none", "0", "zero")
+DENIALS = ("no", "0")  # normalized: "none" and "zero" are "0"
 _DENIABLE = re.compile(r"^((is|are|was|were) there|how many|does|do|can)\b", re.IGNORECASE)
 
 Marks = Mapping[tuple[int, int], NDArray[np.float32]]
@@ -31,11 +32,13 @@ Marks = Mapping[tuple[int, int], NDArray[np.float32]]
 def labels_shown(question: str, answer: str, matcher: LabelMatcher) -> set[str]:
     """The labels that a question and its answer say to be in the picture: those they name.
 
-    "No" to "is there a bed" says nothing, nor does "0" to "how many beds are there". "No" to "is the bed left of the
-    chair" says that both are there.
+    "No" to "is there a bed" or "is a bed visible" says nothing, nor does "0" to "how many beds are there". "No" to "is
+    the bed left of the chair" says that both are there. Other languages than English have no such denials.
     """
-    denied = answer.lower() in DENIALS and _DENIABLE.match(question)
-    named = [] if denied else matcher.mentions(question)
+    named = matcher.mentions(question)
+    if normalize_answer(answer) in DENIALS:
+        said = "" if _DENIABLE.match(question) else f" {' '.join(split_words(question))} "
+        named = [mention for mention in named if f" the {mention.words} " in said]
     return set(matcher.labels_of(answer)).union(*(mention.labels for mention in named))
 
 
