@@ -4,6 +4,9 @@
 
 `my_rooms/train.csv` has the columns `image`, `question` and `answer`. `my_rooms/train_relevance.npz` is optional: it
 holds the regions to look at (docs/data.md).
+
+With several GPUs, start it with `accelerate launch`, or set CUDA_VISIBLE_DEVICES=0. In a single process the `Trainer`
+uses DataParallel, which splits images and questions apart.
 """
 
 import argparse

@@ -89,7 +89,7 @@ class AnnotationPage:
         drawn = [shown[name] for name in ("session", "editor", "shape", "name")]
         progress: dict[str, Any] = {"show_progress": "minimal", "show_progress_on": shown["counter"]}
         page.load(self.show_next, [shown["session"]], outputs, **progress)
-        buttons["add"].click(self.add, drawn, outputs, **progress)
+        buttons["add"].click(self.add, [*drawn, shown["kept"]], outputs, **progress)
         buttons["save"].click(self.save, [*drawn, shown["answer"], shown["kept"]], outputs, **progress)
         buttons["skip"].click(self.skip, [shown["session"]], outputs, **progress)
         buttons["back"].click(self.go_back, [shown["session"]], outputs, **progress)
@@ -101,13 +101,14 @@ class AnnotationPage:
         """The question that comes next."""
         return self._show(self.annotations.open_next(self.annotator, self.order), session.before)
 
-    def add(self, session: Session, editor: dict, shape: str, name: str) -> dict[Any, Any]:
+    def add(self, session: Session, editor: dict, shape: str, name: str, kept: list[int]) -> dict[Any, Any]:
         """Keep what is drawn as an object, and clear the drawing for another one."""
         objects = self._objects(session, editor, shape, name)
         if len(objects) == len(session.objects):
             raise gr.Error("Draw an object and name it first.")
+        ticked = [*kept, len(session.objects)]
         session = replace(session, objects=objects)
-        return self._marks(session) | {self.shown["session"]: session}
+        return self._marks(session, ticked) | {self.shown["session"]: session}
 
     def save(
         self, session: Session, editor: dict, shape: str, name: str, answer: str, kept: list[int]
@@ -172,12 +173,12 @@ class AnnotationPage:
             shown["counter"]: counter,
             shown["question"]: f"## {question['question']}",
             shown["answer"]: self.annotations.answer(row),
-            **self._marks(session),
+            **self._marks(session, range(len(stored))),
             **self._look(session),
         }
 
-    def _marks(self, session: Session) -> dict[Any, Any]:
-        """The empty drawing, names to choose from, and the objects of the picture."""
+    def _marks(self, session: Session, ticked: Sequence[int]) -> dict[Any, Any]:
+        """The empty drawing, names to choose from, and the objects of the picture with the numbers of those ticked."""
         shown, row = self.shown, self.annotations.questions[session.row]
         image = self.annotations.picture(row["image_id"])
         words = dict.fromkeys([*self.annotations.labels(session.row), *object_words(row["question"])])
@@ -187,7 +188,7 @@ class AnnotationPage:
             shown["editor"]: {"background": small, "layers": [], "composite": None},
             shown["name"]: "",
             shown["words"]: gr.Radio(list(words), value=None),
-            shown["kept"]: gr.CheckboxGroup(labels, value=list(range(len(labels))), visible=bool(labels)),
+            shown["kept"]: gr.CheckboxGroup(labels, value=list(ticked), visible=bool(labels)),
             shown["objects"]: (small, [annotation(item, image.size, small.size) for item in session.objects]),
         }
 

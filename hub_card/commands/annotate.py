@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import yaml
 
 from .console import say
 from .options import Data, DataOptions, parse_mapping
@@ -29,14 +30,18 @@ def annotate(
 
     Each save writes a table with its relevance maps to the output folder. The same command goes on where it stopped.
     """
-    check_data(data, data_options)
     if checkpoint is not None:
         check_checkpoint(checkpoint)
     from modeling_qca.hub_card.annotation import annotation_folder, annotation_page, launch_annotation
+    from modeling_qca.training.fitting.continued_recipe import keep_options, known_options
 
     folder = output_dir or annotation_folder(data)
-    options = parse_mapping(data_options, "--data-options")
+    given = parse_mapping(data_options, "--data-options")
+    options = known_options(checkpoint, folder, data, given)
+    check_data(data, yaml.safe_dump(options))
     page = annotation_page(data, options, checkpoint, annotator or getpass.getuser(), folder)
+    if checkpoint is None:  # `write_continued_recipe` keeps those of a checkpoint
+        keep_options(folder, data, options)
     say(f"Marked data: {folder}")
     say(f"Train with it: {page.command}")
     launch_annotation(page.build(), server_port=port)

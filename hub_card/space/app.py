@@ -101,7 +101,7 @@ def store_wrong(
         What to do next, in Markdown.
 
     Raises:
-        gradio.Error: There is no picture, question or right answer.
+        gradio.Error: There is no picture, question or right answer, or the picture cannot be read.
     """
     if folder is None:
         return (
@@ -112,8 +112,13 @@ def store_wrong(
         raise gr.Error("Choose a picture and ask a question first.")
     if not right_answer.strip():
         raise gr.Error("Write the right answer first.")
+    from modeling_qca.image_qca import open_image  # a Space may lack the package, and stores nothing
+
     buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "PNG")
+    try:
+        open_image(image).save(buffer, "PNG")
+    except ValueError as error:
+        raise gr.Error(str(error)) from error
     name = f"{blake2b(buffer.getvalue(), digest_size=8).hexdigest()}.png"
     pictures = Path(folder, "images")
     pictures.mkdir(parents=True, exist_ok=True)
@@ -169,7 +174,8 @@ def input_components(hops: int) -> list[Any]:
     """Picture, question and method, which is the gradient alone without hops."""
     methods = [name for name, method in METHODS.items() if hops or method == "gradient"]
     return [
-        gr.Image(type="pil", label="Picture", sources=["upload", "clipboard"], elem_id="picture"),
+        # Any other `image_mode` converts: transparent pixels turn black, and 16-bit values are cut off at 255.
+        gr.Image(type="pil", image_mode=None, label="Picture", sources=["upload", "clipboard"], elem_id="picture"),
         gr.Textbox(label="Question", placeholder="what is left of the table", elem_id="question"),
         gr.Radio(methods, value=methods[0], label="Show", elem_id="method"),
     ]

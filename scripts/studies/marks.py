@@ -27,7 +27,10 @@ from numpy.typing import NDArray
 from qca_cli.options import split_overrides
 from scipy import ndimage
 
+from modeling_qca.training.data.collator import QuestionCollator
+from modeling_qca.training.evaluation.checkpoint import load_checkpoint, load_processor
 from modeling_qca.training.evaluation.confidence import question_confidence
+from modeling_qca.training.evaluation.predictions import predict
 from modeling_qca.training.files.atomic_write import atomic_write
 from modeling_qca.training.files.run_files import write_json
 from modeling_qca.training.fitting.model_factory import build_model
@@ -73,6 +76,7 @@ class Row(NamedTuple):
             `no marks` is least certain of.
         spread: whether the other objects get regions that are learned from questions and marks.
         of_other_questions: whether each question gets the maps of another question about its photo (a control).
+        taught_by: the row whose model, of the same seed, draws the maps of questions without one.
         recipe: keys that differ.
     """
 
@@ -81,6 +85,7 @@ class Row(NamedTuple):
     order: Literal["questions", "photos", "least_certain"] = "questions"
     spread: bool = False
     of_other_questions: bool = False
+    taught_by: str | None = None
     recipe: Mapping[str, Any] = BESIDE_MEAN
 
 
@@ -100,6 +105,7 @@ ROWS: dict[str, Row] = {
     "500 boxes, hops alone": Row(500, recipe={}),
     "150 boxes, photos in full": Row(150, order="photos"),
     "150 boxes, least certain first": Row(150, order="least_certain"),
+    "150 boxes, second round": Row(150, taught_by="150 boxes"),
     "150 masks": Row(150, "mask"),
     "150 points": Row(150, "point"),
     "500 masks": Row(500, "mask"),
@@ -260,11 +266,21 @@ class Study:
         moved = ((index, group[place - 1]) for group in groups.values() for place, index in enumerate(group))
         return {index: maps[other] for index, other in moved if index != other}
 
+    def drawn_by_model(self, checkpoint: Path) -> Maps:
+        """The maps that a model draws for the training questions."""
+        model, processor = load_checkpoint(str(checkpoint)), load_processor(str(checkpoint))
+        collator = QuestionCollator(processor, model.config)
+        order = sorted(range(len(self.questions)), key=self.photo_of.__getitem__)  # a photo once a batch
+        drawn = predict(model, self.splits.train.select(order), collator, description="Drawing maps")["relevance"]
+        return {index: maps / maps.max() for index, maps in zip(order, drawn, strict=True)}
+
     def measure(self, name: str, seed: int, runs: Path) -> dict[str, Any]:
         """Accuracy, pointing accuracy, marks and questions with maps of one run of the row `name`."""
-        row, folder = ROWS[name], runs / name.replace(",", "") / f"seed{seed}"
-        chosen = self.marked(row, self.order(row, seed, runs / "no marks" / folder.name))
+        row, folder = ROWS[name], run_folder(runs, name, seed)
+        chosen = self.marked(row, self.order(row, seed, run_folder(runs, "no marks", seed)))
         maps = self.question_maps(row, seed, self.region_maps(row, chosen))
+        if row.taught_by is not None:
+            maps = self.drawn_by_model(run_folder(runs, row.taught_by, seed)) | maps
         relevance = [maps[index].tolist() if index in maps else None for index in range(len(self.questions))]
         column = self.splits.train.features["relevance"]
         train = self.splits.train.remove_columns("relevance").add_column("relevance", relevance, feature=column)
@@ -286,6 +302,10 @@ class Study:
             "marks": sum(len(self.objects[pair]) for pair in chosen),
             "with_maps": len(maps),
         }
+
+
+def run_folder(runs: Path, row: str, seed: int) -> Path:
+    return runs / row.replace(",", "") / f"seed{seed}"
 
 
 def marked_regions(mask: NDArray[np.bool_]) -> Iterator[tuple[Box, Mask, Box]]:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
+from modeling_qca.confidence_qca import answer_probabilities
 from modeling_qca.question_qca import word_relevance, word_tokens
 from modeling_qca.training.data.images import read_image
 from modeling_qca.training.data.rows import load_rows
@@ -27,7 +28,7 @@ from modeling_qca.training.evaluation.checkpoint import load_pipeline
 from modeling_qca.training.files.progress import track
 from modeling_qca.training.files.run_files import write_json
 from modeling_qca.training.files.safe_yaml import parse_yaml
-from modeling_qca.words_qca import answer_probabilities, probabilities_without, word_importance
+from modeling_qca.words_qca import probabilities_without, word_importance
 
 FUNCTION_WORDS = frozenset(
     ("a", "an", "the", "is", "are", "was", "were", "be", "of", "in", "on", "at", "to", "and", "or", "it", "there")
@@ -82,7 +83,7 @@ def measure_question(ask: Any, row: dict[str, Any], methods: list[str]) -> dict[
         inputs |= {"image_features": features.last_hidden_state, "image_grid": features.grid}
         logits = model(**inputs).logits
     answers = logits.argmax(dim=-1)
-    whole = float(answer_probabilities(model, logits, answers))
+    whole = float(answer_probabilities(logits, model.config)[0, answers])
     generator = random.Random(zlib.crc32(row["question_id"].encode()))
     scores = {
         name: METHODS[name](ask, question, picture if name in FROM_PIXELS else inputs, answers) for name in methods
@@ -142,7 +143,7 @@ def unknown_word(ask: Any, question: str, inputs: dict[str, Any], answers: torch
         ids[index, tokens] = ask.processor.tokenizer.unk_token_id
     with torch.no_grad():
         logits = ask.model(**repeated(inputs, len(words)) | {"input_ids": ids}).logits
-    return (-answer_probabilities(ask.model, logits, answers.expand(len(words)))).tolist()
+    return (-answer_probabilities(logits, ask.model.config)[:, answers[0]]).tolist()
 
 
 def gradient_times_input(ask: Any, question: str, inputs: dict[str, Any], answers: torch.Tensor) -> list[float]:
@@ -164,7 +165,7 @@ def _along_path(
     others = {name: value for name, value in repeated(inputs, len(shares)).items() if name != "input_ids"}
     with torch.enable_grad():
         logits = model(inputs_embeds=points, **others).logits
-        score = answer_probabilities(model, logits, answers.expand(len(shares))).log().sum()
+        score = answer_probabilities(logits, model.config)[:, answers[0]].log().sum()
         (gradient,) = torch.autograd.grad(score, points)
     effect = (gradient.mean(dim=0) * embeddings[0]).sum(dim=-1)
     words = word_tokens(ask.processor.tokenizer, question, inputs["attention_mask"][0])

@@ -83,7 +83,7 @@ def test_several_objects_are_kept_until_they_are_saved(page):
     shown = page.show_next(Session())
     page.save(value(page, shown, "session"), None, BOX, "", "red", [])
     shown = page.show_next(Session())
-    shown = page.add(value(page, shown, "session"), drawing(8, 8, 23, 23), BOX, "cube")
+    shown = page.add(value(page, shown, "session"), drawing(8, 8, 23, 23), BOX, "cube", [])
     assert page.annotations.objects("picture0") == []
     shown = page.save(value(page, shown, "session"), drawing(0, 0, 60, 60), STROKES, "ball", "yes", [0])
     assert [item.label for item in page.annotations.objects("picture0")] == ["cube", "ball"]
@@ -93,10 +93,28 @@ def test_unticked_objects_are_removed_whether_stored_or_not(page):
     session = value(page, page.show_next(Session()), "session")
     page.save(session, drawing(8, 8, 23, 23), BOX, "cube", "red", [])
     session = value(page, page.show_next(Session()), "session")
-    session = value(page, page.add(session, drawing(0, 0, 9, 9), BOX, "ball"), "session")
-    session = value(page, page.add(session, drawing(0, 0, 5, 5), BOX, "ring"), "session")
+    session = value(page, page.add(session, drawing(0, 0, 9, 9), BOX, "ball", [0]), "session")
+    session = value(page, page.add(session, drawing(0, 0, 5, 5), BOX, "ring", [0, 1]), "session")
     page.save(session, None, BOX, "", "yes", [1])
     assert [item.label for item in page.annotations.objects("picture0")] == ["ball"]
+
+
+def test_another_object_leaves_unticked_objects_unticked(page):
+    session = value(page, page.show_next(Session()), "session")
+    page.save(session, drawing(8, 8, 23, 23), BOX, "cube", "red", [])
+    shown, ticked = page.show_next(Session()), []  # the cube is unticked
+    for label in ("ball", "ring"):
+        shown = page.add(value(page, shown, "session"), drawing(0, 0, 9, 9), BOX, label, ticked)
+        ticked = value(page, shown, "kept").value
+    page.save(value(page, shown, "session"), None, BOX, "", "yes", ticked)
+    assert [item.label for item in page.annotations.objects("picture0")] == ["ball", "ring"]
+
+
+def test_another_object_is_added_with_the_ticks_of_the_page(data, tmp_path):
+    page = annotation_page(str(data), {}, None, "eva", tmp_path / "annotated")
+    [add] = [event for event in page.build().fns.values() if event.name == "add"]
+    names = {component: name for name, component in page.shown.items()}
+    assert [names[component] for component in add.inputs] == ["session", "editor", "shape", "name", "kept"]
 
 
 def test_back_shows_the_question_before_with_its_saved_answer(page):
@@ -253,6 +271,20 @@ def test_next_round_goes_on_from_the_last(trained, tmp_path):
         assert held_out_rows(str(checkpoint), tmp_path / "marked", str(trained / "data"), rows) == held_out
     write_continued_recipe(file, str(run), tmp_path / "marked", str(tmp_path), {})  # other data, without a split
     assert (load_recipe(file).validation_ratio, load_recipe(file).group_by) == (0.2, "image_id")
+
+
+def test_next_round_reads_the_data_with_the_options_of_the_run(trained, tmp_path):
+    data, marked, (run, second) = trained / "data", tmp_path / "marked", (tmp_path / name for name in ("run", "next"))
+    for folder in (run, second):
+        shutil.copytree(trained / "run", folder)
+    for name in ("run.json", "_recipe.json"):  # the second run was trained on the annotations
+        written = json.loads((second / name).read_text())
+        (second / name).write_text(json.dumps(written | {"data": str(marked), "data_options": {}}))
+    annotation_page(str(data), {}, str(run), "eva", marked)
+    table = (marked / "train.jsonl").read_text()
+    page = annotation_page(str(data), {}, str(second), "eva", marked)  # its pictures are in a folder of the options
+    assert (marked / "train.jsonl").read_text() == table
+    assert len(page.order) == len(load_rows(str(marked))) == 18
 
 
 def test_objects_beside_the_table_are_taken_over(data, tmp_path):

@@ -6,18 +6,21 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.tiny import save_tiny_model, tiny_batch, tiny_image, tiny_model
-from PIL import Image
+from PIL import Image, ImageDraw
 
 gradio = pytest.importorskip("gradio", reason="the `app` extra is not installed")
 pytest.importorskip("selenium", reason="selenium is not installed")
 
+from gradio.data_classes import ImageData
 from helpers.visitor import CHROMEDRIVER, CHROMIUM, Visitor, visit
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from modeling_qca.hub_card.space import app as space
+from modeling_qca.image_qca import open_image
 from modeling_qca.training.data.rows import load_rows
 
 needs_browser = pytest.mark.skipif(
@@ -131,6 +134,50 @@ def test_question_answered_wrong_becomes_a_row_that_can_be_annotated(tmp_path):
     shown = [row["image"].convert("RGB").tobytes() for row in rows]
     assert shown == [pictures[0].tobytes(), pictures[1].tobytes(), pictures[0].tobytes()]
     assert rows["image_id"][0] == rows["image_id"][2] != rows["image_id"][1]
+
+
+def save_transparent(file: Path):
+    image = Image.new("RGBA", (40, 20), (0, 0, 0, 0))
+    ImageDraw.Draw(image).text((4, 4), "black", fill=(0, 0, 0, 255))
+    image.save(file)
+
+
+def save_16_bit(file: Path, top: int = 65535):
+    ramp = np.linspace(0, top, 40).astype(np.uint16)
+    Image.fromarray(np.tile(ramp, (20, 1))).save(file)
+
+
+def save_rotated(file: Path):
+    exif = Image.Exif()
+    exif[274] = 6  # orientation: a quarter turn
+    tiny_image(size=(40, 20)).save(file, "PNG", exif=exif)
+
+
+def uploaded(file: Path) -> Image.Image:
+    """What the page's functions get of an uploaded file."""
+    return space.input_components(2)[0].preprocess(ImageData(path=str(file), orig_name=file.name))
+
+
+@pytest.mark.parametrize("save", [save_transparent, save_16_bit, save_rotated])
+def test_uploaded_picture_is_read_and_stored_as_by_the_command_line(save, checkpoint, tmp_path):
+    save(tmp_path / "picture.png")
+    expected, picture = open_image(tmp_path / "picture.png"), uploaded(tmp_path / "picture.png")
+    explanation = space.load_pipeline(str(checkpoint)).look(picture, "how many")
+    space.store_wrong(str(tmp_path / "wrong"), "run", picture, "how many", "2")
+    stored = load_rows(str(tmp_path / "wrong"))["image"][0]
+    for shown in (explanation.image, open_image(stored)):
+        assert shown.size == expected.size and shown.tobytes() == expected.tobytes()
+    assert len(expected.getcolors()) > 1
+
+
+def test_uploaded_picture_with_values_of_an_unclear_range_is_refused(checkpoint, tmp_path):
+    save_16_bit(tmp_path / "picture.png", top=4095)
+    ask, picture = space.load_pipeline(str(checkpoint)), uploaded(tmp_path / "picture.png")
+    with pytest.raises(gradio.Error, match="a range without a clear meaning"):
+        space.answer(ask, picture, "how many", "Relevance map of each hop", None)
+    with pytest.raises(gradio.Error, match="a range without a clear meaning"):
+        space.store_wrong(str(tmp_path / "wrong"), "run", picture, "how many", "2")
+    assert not (tmp_path / "wrong").exists()
 
 
 def test_nothing_is_stored_without_a_folder_or_a_right_answer(tmp_path, monkeypatch):

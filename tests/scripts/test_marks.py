@@ -1,6 +1,7 @@
 """Tests of `marks.py` against the recipe key that it measures."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -60,6 +61,23 @@ def test_objects_of_the_least_certain_question_are_marked_first(tmp_path, monkey
     monkeypatch.setattr(marks, "question_confidence", lambda checkpoint, rows, file: [0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
     order = study.order(marks.ROWS["150 boxes, least certain first"], 0, Path("run"))
     assert study.marked(marks.Row(2), order) == [("p2", "lamp"), ("p2", "chair")]
+
+
+def test_model_draws_the_maps_of_each_question(monkeypatch):
+    def one_cell(model, rows, collator, description):
+        maps = np.zeros((len(rows), 2, 4, 4), np.float32)
+        for drawn, name in zip(maps, rows["question_id"], strict=True):
+            drawn[0].flat[int(name)] = 0.5
+        return {"relevance": list(maps)}
+
+    study = marks_study(Path("labels"))
+    study.photo_of = study.photo_of[::-1]  # the order by photo is then another one
+    for name in ("load_checkpoint", "load_processor", "QuestionCollator"):
+        monkeypatch.setattr(marks, name, lambda *_: SimpleNamespace(config=None))
+    monkeypatch.setattr(marks, "predict", one_cell)
+    drawn = study.drawn_by_model(Path("run"))
+    assert {index: maps[0].argmax() for index, maps in drawn.items()} == {index: index for index in range(len(ASKED))}
+    assert all(maps.max() == 1 for maps in drawn.values())
 
 
 @pytest.mark.parametrize(("options", "splits"), [([], {0: 0, 1: 0}), (["--split-by-seed"], {0: 0, 1: 1})])
