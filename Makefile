@@ -34,6 +34,7 @@ evidence: $(VENV)/ready given data/view_questions data/facade_view_questions  ##
 	$(RESULTS)/vqa_rad_images.yaml --data "$(VQA_RAD)" $(ENCODERS)
 	$(RESULTS)/vqa_rad_levers.yaml --data "$(VQA_RAD)" $(ENCODERS)
 	$(RESULTS)/facades.yaml --data data/facade_questions --data_options '{images: $(FACADES)/images}' $(ENCODERS)
+	$(RESULTS)/facades_448.yaml --data data/facade_questions --data_options '{images: $(FACADES)/images}' $(ENCODERS)
 	$(RESULTS)/facades_spatial.yaml --data data/facade_questions --data_options '{images: $(FACADES)/images}' $(ENCODERS)
 	$(RESULTS)/facades_views.yaml --data data/facade_view_questions --data_options '{images: data/facade_views/images}' \
 		--validation_data data/facade_questions --validation_options '{images: $(FACADES)/images}' $(ENCODERS)
