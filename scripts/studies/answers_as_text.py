@@ -35,6 +35,7 @@ from modeling_qca.training.data.vocabulary import build_vocabulary
 from modeling_qca.training.evaluation.device import device_name
 from modeling_qca.training.evaluation.provenance import command_line
 from modeling_qca.training.experiments.results_summary import paired_gain
+from modeling_qca.training.files.markdown import mean_cell
 from modeling_qca.training.files.progress import track
 from modeling_qca.training.files.run_files import write_json
 from modeling_qca.training.fitting.model_factory import build_model
@@ -353,11 +354,7 @@ def _new(seed: Scores) -> np.ndarray:
 
 
 def _mean(seeds: list[Any]) -> str:
-    means = [float(np.mean(seed)) for seed in seeds if len(seed)]
-    if not means:
-        return ""
-    spread = f" ± {np.std(means, ddof=1):.3f}" if len(means) > 1 else ""
-    return f"{np.mean(means):.3f}{spread}"
+    return mean_cell([float(np.mean(seed)) for seed in seeds if len(seed)])
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from modeling_qca.training.evaluation.checkpoint import load_checkpoint, load_pr
 from modeling_qca.training.evaluation.confidence import question_confidence
 from modeling_qca.training.evaluation.predictions import predict
 from modeling_qca.training.files.atomic_write import atomic_write
+from modeling_qca.training.files.markdown import mean_cell
 from modeling_qca.training.files.run_files import write_json
 from modeling_qca.training.fitting.model_factory import build_model
 from modeling_qca.training.fitting.parameter_groups import freeze
@@ -299,6 +300,7 @@ class Study:
             "accuracy": results["metrics"]["accuracy"],
             **{kind: values["accuracy"] for kind, values in results["per_question_type"].items()},
             "pointing": results["attention"]["pointing"]["model"],
+            "pointing_shuffled": results["attention"]["pointing"]["shuffled_question"],
             "marks": sum(len(self.objects[pair]) for pair in chosen),
             "with_maps": len(maps),
         }
@@ -330,22 +332,18 @@ def marked_regions(mask: NDArray[np.bool_]) -> Iterator[tuple[Box, Mask, Box]]:
 
 def table(runs: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]:
     """Means and standard deviations over the seeds."""
-    columns = ["row", "seeds", "marks", "minutes", "questions with maps", "accuracy", "pointing"]
+    columns = ["row", "seeds", "marks", "minutes", "questions with maps", "accuracy", "pointing", "pointing, shuffled"]
     rows = []
     for name in ROWS:
         if name not in runs:
             continue
-        of = {key: [run[key] for run in runs[name].values()] for key in next(iter(runs[name].values()))}
+        keys = ("marks", "with_maps", "accuracy", "pointing", "pointing_shuffled")
+        of = {key: [run[key] for run in runs[name].values() if key in run] for key in keys}
         marks = np.mean(of["marks"])
-        measured = [_mean(of[key]) for key in ("accuracy", "pointing")]
+        measured = [mean_cell(of[key]) for key in keys[2:]]
         counts = [f"{marks:,.0f}", f"{marks * SECONDS_A_BOX / 60:,.0f}", f"{np.mean(of['with_maps']):,.0f}"]
         rows.append([name, str(len(runs[name])), *counts, *measured])
     return {"columns": columns, "rows": rows}
-
-
-def _mean(values: Sequence[float]) -> str:
-    spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.3f}{spread}"
 
 
 def draw(runs: Mapping[str, Mapping[str, Mapping[str, Any]]], file: Path) -> None:

@@ -25,6 +25,7 @@ from modeling_qca.training.evaluation.checkpoint import load_checkpoint, load_pr
 from modeling_qca.training.evaluation.device import device_name
 from modeling_qca.training.evaluation.predictions import forward_batches
 from modeling_qca.training.evaluation.provenance import command_line
+from modeling_qca.training.files.markdown import mean_cell
 from modeling_qca.training.files.run_files import write_json
 from modeling_qca.training.fitting.model_factory import CONFIGURATION
 from modeling_qca.training.fitting.parameter_groups import freeze
@@ -181,22 +182,15 @@ def table(runs: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]
             [
                 name,
                 "",
-                _mean([run[name] for of in runs.values() for run in of.values()][:1]),
+                mean_cell([run[name] for of in runs.values() for run in of.values()][:1]),
                 *[""] * (len(columns) - 3),
             ]
         )
     for name in (name for name in ROWS if name in runs):
         of = list(runs[name].values())
-        measured = [_mean([run[key] for run in of if key in run]) for key in names]
+        measured = [mean_cell([run[key] for run in of if key in run]) for key in names]
         rows.append([name, str(len(of)), *measured, f"{of[0]['patches']:.0f}", f"{of[0]['gflop']:.2f}"])
     return {"columns": columns, "rows": rows}
-
-
-def _mean(values: list[float]) -> str:
-    if not values:
-        return "–"
-    spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.3f}{spread}"
 
 
 if __name__ == "__main__":

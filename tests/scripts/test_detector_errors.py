@@ -3,11 +3,11 @@
 import json
 import sys
 
-import detector_errors
 import numpy as np
 import pytest
-from detector_errors import CONDITIONS, Errors, with_errors
 from helpers.tiny import save_tiny_model
+from studies import detector_errors
+from studies.detector_errors import CONDITIONS, Errors, with_errors
 
 from modeling_qca.training.supervision.scenes import write_scenes
 
@@ -58,19 +58,21 @@ def test_object_has_one_error_in_all_questions_of_its_picture():
 
 
 @pytest.mark.slow
-def test_trains_each_condition_once_and_writes_its_table(tmp_path, monkeypatch, capsys):
+def test_trains_each_condition_once_and_writes_its_table(tmp_path, monkeypatch):
     write_scenes(tmp_path / "scenes", {"train": 6, "validation": 2}, seed=0)
     save_tiny_model(tmp_path / "tiny")
     (tmp_path / "recipe.yaml").write_text(
         f"data: {tmp_path / 'scenes'}\nmodel: {tmp_path / 'tiny'}\nattention_supervision: every_hop\nmax_steps: 1\n"
     )
     chosen = ["true maps", "50 % missed"]
-    words = [str(tmp_path / "recipe.yaml"), str(tmp_path / "out"), "--conditions", *chosen, "--learning_rate", "1e-4"]
+    files = [str(tmp_path / name) for name in ("recipe.yaml", "runs", "errors.json")]
+    words = [*files[:2], "--output", files[2], "--conditions", *chosen, "--learning_rate", "1e-4"]
     monkeypatch.setattr(sys, "argv", ["detector_errors.py", *words])
     detector_errors.main()
-    results = json.loads((tmp_path / "out" / "detector_errors.json").read_text())
-    assert results.keys() == set(chosen) < CONDITIONS.keys()
-    assert results["50 % missed"]["0"]["with_maps"] < results["true maps"]["0"]["with_maps"]
-    assert "| 50 % missed | 1 |" in capsys.readouterr().out
+    results = json.loads((tmp_path / "errors.json").read_text())
+    runs = results["runs"]
+    assert runs.keys() == set(chosen) < CONDITIONS.keys()
+    assert runs["50 % missed"]["0"]["with_maps"] < runs["true maps"]["0"]["with_maps"]
+    assert [row[:2] for row in results["tables"][0]["rows"]] == [["true maps", "1"], ["50 % missed", "1"]]
     monkeypatch.setattr(detector_errors, "train_with_errors", None)
     detector_errors.main()

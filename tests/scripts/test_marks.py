@@ -104,6 +104,13 @@ def test_split_is_that_of_the_seed_if_asked(tmp_path, monkeypatch, options, spli
     assert measured == splits
 
 
+def test_table_has_the_shuffled_pointing_of_the_runs_that_measured_it():
+    old = {"accuracy": 0.5, "pointing": 0.25, "marks": 0, "with_maps": 0}
+    runs = {"no marks": {"0": old}, "50 boxes": {"0": old, "1": old | {"pointing_shuffled": 0.125}}}
+    shuffled = [row[-1] for row in marks.table(runs)["rows"]]
+    assert shuffled == ["", "0.125"]
+
+
 def marks_study(labels: Path) -> marks.Study:
     answers = [[{"answer": answer, "count": 1}] for _, _, answer in ASKED]
     values = {

@@ -40,5 +40,5 @@ def test_table_shows_each_row_with_its_seeds():
     *baselines, whole, window = table(runs)["rows"]
     assert [row[:3] for row in baselines] == [["majority", "", "0.200"], ["question alone", "", "0.300"]]
     assert whole[:7] == ["whole picture, 224 px", "1", "0.500", "0.100", "0.400", "0.500", "0.600"]
-    assert whole[7:] == ["0.300", "0.050", "–", "256", "5.70"]
+    assert whole[7:] == ["0.300", "0.050", "", "256", "5.70"]
     assert window[:3] == ["1 window", "2", "0.750 ± 0.071"] and window[9] == "0.900 ± 0.000"

@@ -1,5 +1,6 @@
 """Markdown tables."""
 
+import statistics
 from collections.abc import Sequence
 
 
@@ -26,6 +27,14 @@ def select_cells(
     first = [row[0] for row in rows]
     chosen = rows if not names else [rows[_place(name, first, "row")] for name in names]
     return [header[place] for place in (0, *places)], [[row[place] for place in (0, *places)] for row in chosen]
+
+
+def mean_cell(values: Sequence[float]) -> str:
+    """Mean and sample standard deviation, as `0.728 ± 0.012`; one value alone; an empty cell for none."""
+    if not values:
+        return ""
+    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.3f}{spread}"
 
 
 def _place(name: str, known: Sequence[str], kind: str) -> int:

@@ -1,10 +1,11 @@
 """Measure what errors of a detector cost: train on maps that are shifted, missing, or have a false box beside.
 
-    python scripts/detector_errors.py RECIPE.yaml OUTPUT [--seeds 0 1 2] [--conditions NAME ...] [--key value ...]
+    python scripts/studies/detector_errors.py RECIPE.yaml RUNS --output docs/results/detector_errors.json \\
+        [--seeds 0 1 2] [--conditions NAME ...] [--key value ...]
 
 RECIPE.yaml trains on a table with true relevance maps; `--key value` replaces a key of it. Only the maps of training
 rows get errors, so that pointing accuracy is measured on true ones. An object has the same error in all questions
-about its picture. OUTPUT gets the runs and `detector_errors.json`; the same command goes on where it stopped.
+about its picture. The same command goes on where it stopped.
 """
 
 import argparse
@@ -20,13 +21,12 @@ from numpy.typing import NDArray
 from qca_cli.options import split_overrides
 from scipy import ndimage
 
-from modeling_qca.training.files.markdown import markdown_table
+from modeling_qca.training.files.markdown import mean_cell
 from modeling_qca.training.files.run_files import write_json
 from modeling_qca.training.fitting.recipe import Recipe, load_recipe
 from modeling_qca.training.fitting.splits import Splits, read_splits
 from modeling_qca.training.fitting.training_run import TrainingRun
 
-RESULTS = "detector_errors.json"
 FALSE_SIDE = (0.1, 0.5)  # sides of a false box, as shares of those of the picture
 
 
@@ -55,29 +55,27 @@ CONDITIONS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path)
-    parser.add_argument("output", type=Path)
+    parser.add_argument("runs", type=Path, help="folder of the runs")
+    parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--conditions", nargs="+", choices=list(CONDITIONS), default=list(CONDITIONS))
     arguments, rest = parser.parse_known_args()
     recipe = load_recipe(arguments.recipe, split_overrides(rest)[1])
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    file = arguments.output / RESULTS
-    results = json.loads(file.read_text()) if file.exists() else {}
+    runs = json.loads(arguments.output.read_text())["runs"] if arguments.output.exists() else {}
     splits = read_splits(recipe)
     if not any(splits.validation["relevance"]):
         raise SystemExit(f"{recipe.data}: no validation row has a relevance map, so pointing cannot be measured")
     for seed in arguments.seeds:
         for name in arguments.conditions:
-            measured = results.setdefault(name, {})
+            measured = runs.setdefault(name, {})
             if str(seed) not in measured:
-                folder = arguments.output / name
+                folder = arguments.runs / name
                 measured[str(seed)] = train_with_errors(recipe, splits, CONDITIONS[name], seed, folder)
-                write_json(file, results)
-    print(table(results))
+                write_json(arguments.output, {"runs": runs, "tables": [table(runs)]})
 
 
 def train_with_errors(recipe: Recipe, splits: Splits, errors: Errors, seed: int, folder: Path) -> dict[str, float]:
-    """Accuracy, pointing accuracy, and the share of training rows with maps."""
+    """Accuracy, pointing accuracy, the same of shuffled questions, and the share of training rows with maps."""
     run = {"output_dir": str(folder / f"seed{seed}"), "seed": seed}
     recipe = dataclasses.replace(recipe, arguments={**recipe.arguments, **run}, baselines=[])
     features = splits.train.features
@@ -86,6 +84,7 @@ def train_with_errors(recipe: Recipe, splits: Splits, errors: Errors, seed: int,
     return {
         "accuracy": results["metrics"]["accuracy"],
         "pointing": results["attention"]["pointing"]["model"],
+        "pointing_shuffled": results["attention"]["pointing"]["shuffled_question"],
         "with_maps": sum(map(bool, train["relevance"])) / len(train),
     }
 
@@ -122,14 +121,15 @@ def _covered(begin: float, end: float, cells: int) -> NDArray[np.float64]:
     return (np.minimum(places + 1, end) - np.maximum(places, begin)).clip(0, 1)
 
 
-def table(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """Means over the seeds in Markdown."""
-    columns = ("accuracy", "pointing", "with_maps")
+def table(runs: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
+    """Means and standard deviations over the seeds."""
+    measures = ("with_maps", "accuracy", "pointing", "pointing_shuffled")
     rows = []
-    for name, by_seed in results.items():
-        means = (np.mean([measured[column] for measured in by_seed.values()]) for column in columns)
-        rows.append([name, str(len(by_seed)), *(f"{mean:.3f}" for mean in means)])
-    return markdown_table(["maps of the training rows", "seeds", "accuracy", "pointing", "rows with maps"], rows)
+    for name, by_seed in runs.items():
+        values = [[measured[measure] for measured in by_seed.values()] for measure in measures]
+        rows.append([name, str(len(by_seed)), *map(mean_cell, values)])
+    titles = ["rows with maps", "accuracy", "pointing", "pointing, shuffled"]
+    return {"columns": ["maps of the training rows", "seeds", *titles], "rows": rows}
 
 
 if __name__ == "__main__":
