@@ -37,9 +37,10 @@ def cached_text(
             f"`attention_mask` {tuple(attention_mask.shape)} does not fit `text_features` "
             f"{tuple(text_features.shape)}; pass the `attention_mask` of `get_text_features`."
         )
-    if not torch.compiler.is_compiling() and bool((attention_mask.long().diff(dim=1) > 0).any()):
+    padded_first = attention_mask.any(dim=1) & (attention_mask[:, 0] == 0)
+    if not torch.compiler.is_compiling() and bool(padded_first.any()):
         raise ValueError(
-            "`attention_mask` has a token behind padding, but the tokens of `text_features` come first; pass the "
+            "`attention_mask` begins with padding, but the tokens of `text_features` come first; pass the "
             "`attention_mask` of `get_text_features`."
         )
     return QCATextFeatures(last_hidden_state=text_features.to(dtype), attention_mask=attention_mask)

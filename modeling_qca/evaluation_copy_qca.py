@@ -11,13 +11,13 @@ from transformers import PreTrainedModel
 
 def unwrapped_model(model: Any) -> Any:
     """
-    The `PreTrainedModel` inside a compiled, distributed or PEFT model, with its adapters; any other model as it is.
+    The `PreTrainedModel` inside a compiled, distributed or PEFT model, with its adapters.
 
     Raises:
         TypeError: if there is none.
         ValueError: if the PEFT model has virtual tokens (prompt tuning), because the model inside lacks them.
     """
-    for name in ("_orig_mod", "module"):  # of `torch.compile` and of `DistributedDataParallel`
+    for name in ("_orig_mod", "module", "_orig_mod"):  # `torch.compile` and `DistributedDataParallel`, in either order
         model = getattr(model, name, model)
     if isinstance(model, PreTrainedModel):
         return model

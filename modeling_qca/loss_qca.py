@@ -64,7 +64,7 @@ def keep_problem_type(model: PreTrainedModel):
     if model.config.problem_type is not None:
         return
     model.config.problem_type = "multi_label_classification"
-    if hasattr(model, "peft_config"):
+    if hasattr(model, "peft_config") and not torch.compiler.is_compiling():
         logger.warning_once(
             "The labels are soft scores, so `problem_type` is now `multi_label_classification`. An adapter does not "
             'keep that: load its base model with `problem_type="multi_label_classification"`.'

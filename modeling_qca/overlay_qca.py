@@ -118,6 +118,8 @@ def place_maps(maps: torch.Tensor, size: tuple[int, int], box: Box | None = None
 def has_own_rule(image_processor: Any) -> bool:
     """Whether `image_processor` crops or pads by a rule that its `size` and `crop_size` do not tell."""
     kind = type(image_processor).__name__.removesuffix("Pil").removesuffix("Fast")
+    if kind == "ConvNextImageProcessor":  # it crops to small sizes alone
+        return image_processor.do_resize and image_processor.size["shortest_edge"] < 384
     return kind in OWN_RULES or any(getattr(image_processor, name, None) for name in ("crop_pct", "do_pad"))
 
 

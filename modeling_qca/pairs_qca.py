@@ -10,6 +10,11 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
+STACKED = (
+    "Stacking processor outputs keeps each `image_index` at 0: leave `image_index` out if question b is about image "
+    "b, or number the images of the whole batch."
+)
+
 
 class ImageIndex(NamedTuple):
     """
@@ -73,7 +78,7 @@ def pair_images(
         )
     index = ImageIndex.of(image_index, images)
     if index is not None and (training or not cached) and not torch.compiler.is_compiling():
-        _report_unused(sorted(set(range(images)) - set(index.rows.tolist())), images, training)
+        _report_unused(index, images, training)
     return index
 
 
@@ -116,17 +121,16 @@ def expand_to_questions(states: torch.Tensor, image_index: ImageIndex | None) ->
     return states if image_index is None else states.index_select(0, image_index.rows.to(states.device))
 
 
-def _report_unused(without_question: list[int], images: int, training: bool):
-    if not without_question:
+def _report_unused(index: ImageIndex, images: int, training: bool):
+    unused = sorted(set(range(images)) - set(index.rows.tolist()))
+    if not unused:
         return
-    message = (
-        f"No question of the batch is about image {without_question[0]} ({len(without_question)} of {images} images "
-        "are unused). Stacking processor outputs keeps each `image_index` at 0: leave `image_index` out if question b "
-        "is about image b, or number the images of the whole batch."
-    )
     if training:
-        raise ValueError(message)
-    logger.warning_once(message)
+        raise ValueError(
+            f"No question of the batch is about image {unused[0]} ({len(unused)} of {images} images are unused). "
+            + STACKED
+        )
+    logger.warning_once(f"A batch has images that no question is about. {STACKED}")
 
 
 def _check_range(values: list[int], count: int, kind: str, of: str):

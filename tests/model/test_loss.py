@@ -177,6 +177,15 @@ def test_soft_scores_for_an_adapter_say_that_it_does_not_keep_the_problem_type(m
     assert read.config.problem_type == adapted.config.problem_type
 
 
+def test_an_adapted_model_with_soft_scores_compiles_in_one_graph():
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(target_modules=["q_proj"])
+    adapted = peft.get_peft_model(tiny_model(problem_type=None), config).train()
+    labels = torch.rand(3, 5)
+    compiled = torch.compile(adapted, backend="eager", fullgraph=True)(**tiny_batch(), labels=labels)
+    assert torch.isfinite(compiled.loss)
+
+
 def test_labels_may_be_on_another_device():
     """As where several devices share a model, whose inputs go to the first and whose logits come from the last."""
     logits, maps = torch.empty(2, 4, device="meta"), torch.empty(2, 3, 16, device="meta")

@@ -79,8 +79,19 @@ def test_refuses_the_mask_of_left_padded_tokens_with_text_features():
     model, batch = tiny_model(), tiny_batch()
     words = {name: batch.pop(name).flip(1) for name in TEXT}
     text = model.get_text_features(**words)
-    with pytest.raises(ValueError, match=r"has a token behind padding.*`attention_mask` of `get_text_features`"):
+    with pytest.raises(ValueError, match=r"begins with padding.*`attention_mask` of `get_text_features`"):
         model(**batch, text_features=text.last_hidden_state, attention_mask=words["attention_mask"])
+
+
+def test_a_word_masked_out_of_text_features_is_not_read():
+    model, batch = tiny_model(question_pooling="mean"), tiny_batch()
+    text = model.get_text_features(**{name: batch.pop(name) for name in TEXT})
+    hidden = text.attention_mask.clone()
+    hidden[:, 1] = 0
+    changed = text.last_hidden_state.clone()
+    changed[:, 1] = 7.0
+    both = (text.last_hidden_state, changed)
+    assert torch.equal(*(model(**batch, text_features=states, attention_mask=hidden).logits for states in both))
 
 
 def test_text_features_are_states_of_the_text_encoder_with_padding_behind():
@@ -159,6 +170,8 @@ def test_warns_of_concatenated_processor_outputs(monkeypatch):
     batch = {name: torch.cat([one[name] for one in outputs]) for name in outputs[0]}
     model(**batch)
     assert len(warnings) == 1 and "Stacking processor outputs keeps each `image_index` at 0" in warnings[0]
+    model(**{name: torch.cat([one[name] for one in [*outputs, outputs[0]]]) for name in outputs[0]})
+    assert warnings == warnings[:1] * 2  # one text, so that it is logged once
     features = model.get_image_features(batch.pop("pixel_values")).last_hidden_state
     model(**batch, image_features=features)  # some of the questions about cached images
-    assert len(warnings) == 1
+    assert len(warnings) == 2

@@ -26,6 +26,7 @@ from transformers import (
     ConvNextImageProcessorPil,
     LevitImageProcessorPil,
     SamImageProcessorPil,
+    ViTImageProcessorPil,
     pipeline,
 )
 
@@ -205,6 +206,21 @@ def test_maps_have_no_place_where_the_processor_crops_by_its_own_rule(images):
         ask.look(picture, "what")
 
 
+@pytest.mark.parametrize("fields", [{"size": {"shortest_edge": 384}}, {"do_resize": False}], ids=str)
+def test_convnext_pictures_of_384_pixels_and_more_are_seen_whole(fields):
+    images, picture = ConvNextImageProcessorPil(**fields), Image.effect_noise((640, 480), 80).convert("RGB")
+    whole = ViTImageProcessorPil(
+        size={"height": 384, "width": 384},
+        do_resize=images.do_resize,
+        resample=images.resample,
+        image_mean=images.image_mean,
+        image_std=images.image_std,
+    )
+    seen, expected = (each(picture, return_tensors="pt")["pixel_values"] for each in (images, whole))
+    assert torch.equal(seen, expected)
+    assert sees_whole_picture(images) and seen_box(images, 640, 480) == (0, 0, 640, 480)
+
+
 def test_compiled_model_answers_and_explains():
     model, image = tiny_model(), tiny_image()
     expected = QCAVisualQuestionAnsweringPipeline(model=model, processor=tiny_processor())
@@ -220,6 +236,9 @@ def test_compiled_model_answers_and_explains():
     assert compiled(**asked)[0]["score"] == pytest.approx(expected(**asked)[0]["score"])
     assert ran
     torch.testing.assert_close(compiled.look(**asked).relevance, expected.look(**asked).relevance)
+    wrapped = torch.nn.Module()
+    wrapped.module = compiled.model  # as DistributedDataParallel does
+    assert unwrapped_model(wrapped) is unwrapped_model(torch.compile(wrapped, backend=backend)) is model
     with pytest.raises(TypeError, match="Pass a QCA model"):
         unwrapped_model(torch.nn.Linear(1, 1))
 
