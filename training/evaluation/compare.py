@@ -18,7 +18,7 @@ from ..files.run_files import read_run, write_json
 from .accuracy import answer_accuracy
 from .attention import pointing_hits
 from .checkpoint import load_pipeline
-from .evaluation import SCORING, read_scoring
+from .evaluation import SCORING, known_answers, read_scoring
 from .evaluation_data import EvaluationData, count_images, evaluation_data, shown_rows
 from .predictions import BATCH_SIZE, predict
 from .provenance import provenance
@@ -154,6 +154,7 @@ def _common_rows(
 
 def _answered(source: str, rows: datasets.Dataset, rule: Any, normalize: bool, batch_size: int) -> dict[str, Any]:
     pipeline = load_pipeline(source)
+    known_answers(pipeline.model.config, rows, rule, normalize)
     collator = QuestionCollator(
         pipeline.processor, pipeline.model.config, answer_rule=rule, normalize_answers=normalize
     )

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import datasets
 import torch
@@ -10,6 +9,7 @@ import torch
 from ..data.collator import QuestionCollator
 from ..files.run_files import write_json
 from .checkpoint import load_checkpoint, load_processor
+from .evaluation_data import shown_rows
 from .predictions import predict, sort_by_image
 
 
@@ -42,9 +42,7 @@ def question_confidence(checkpoint: str, rows: datasets.Dataset, file: Path) -> 
 def _answer(checkpoint: str, rows: datasets.Dataset) -> list[float]:
     model, processor = load_checkpoint(checkpoint), load_processor(checkpoint)
     processor.set_max_question_length(model)
-    unanswered: list[Any] = [[] for _ in range(len(rows))]  # the model need not know the answers of these rows
-    features = rows.features
-    asked = rows.remove_columns("answers").add_column("answers", unanswered, feature=features["answers"])
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     collator = QuestionCollator(processor, model.config)
-    return predict(model.to(device), asked, collator, description="Asking the model")["confidence"]  # type: ignore[arg-type]
+    shown = shown_rows(checkpoint, rows)
+    return predict(model.to(device), shown, collator, description="Asking the model")["confidence"]  # type: ignore[arg-type]

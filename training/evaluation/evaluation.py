@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 from transformers.utils import cached_file
 
-from modeling_qca import QCAForVisualQuestionAnswering
+from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering
 from modeling_qca.overlay_qca import sees_whole_picture
 
 from ..confidence.abstention import Abstention, check_abstain_answer, read_abstention, read_calibration
@@ -19,7 +19,7 @@ from ..confidence.selective import selective_table
 from ..data.answers import AnswerRule
 from ..data.collator import QuestionCollator
 from ..data.vocabulary import vocabulary_reach
-from ..files.run_files import EVALUATION, QUESTIONS, RECIPE, RESULTS, RUN, read_run, write_json
+from ..files.run_files import EVALUATION, QUESTIONS, RECIPE, RESULTS, RUN, folder_of_run, read_run, write_json
 from .accuracy import answer_accuracy, best_single_answer, by_type
 from .answer_metrics import compute_metrics, validate_metrics
 from .attention import attention_table, shuffle_questions
@@ -192,6 +192,7 @@ def evaluate_checkpoint(
     check_abstain_answer(abstention.abstain_answer, pipeline.model.config.label2id)
     rows = chosen.rows()
     shown = shown_rows(checkpoint, rows)
+    reach = known_answers(pipeline.model.config, rows, rule, normalize)
     collator = QuestionCollator(
         pipeline.processor, pipeline.model.config, answer_rule=rule, normalize_answers=normalize
     )
@@ -202,9 +203,7 @@ def evaluate_checkpoint(
     }
     results |= provenance(rows, chosen.name, chosen.split_name, pipeline.device) | {"seeds": [seed]}
     results["data"] |= {"answer_rule": rule, "normalize_answers": normalize}
-    answers = list(pipeline.model.config.id2label.values())
-    reach = vocabulary_reach(rows["answers"], answers, rule, normalize)
-    results["data"]["vocabulary"] = {"answers": len(answers), "validation": reach}
+    results["data"]["vocabulary"] = {"answers": pipeline.model.config.num_labels, "validation": reach}
     results["data"] |= _images_seen_before(checkpoint, run, rows)
     output_dir.mkdir(parents=True, exist_ok=True)
     details.to_parquet(output_dir / QUESTIONS)
@@ -213,6 +212,19 @@ def evaluate_checkpoint(
     if report is not None:
         write_report(report, results, details, shown, pipeline)
     return results
+
+
+def known_answers(config: QCAConfig, rows: datasets.Dataset, rule: AnswerRule, normalize: bool) -> dict[str, float]:
+    """The [`vocabulary_reach`] of a model on `rows`, with a warning if none of them has an answer of the model."""
+    answers = list(config.id2label.values())
+    reach = vocabulary_reach(rows["answers"], answers, rule, normalize)
+    if reach["coverage"] == 0:
+        logger.warning(
+            "None of %d questions has an answer of the model (%s, ...): check the data, `columns` and "
+            "`normalize_answers`.",
+            *(len(rows), ", ".join(answers[:3])),
+        )
+    return reach
 
 
 def _images_seen_before(checkpoint: str, run: Mapping[str, Any] | None, rows: datasets.Dataset) -> dict[str, int]:
@@ -274,7 +286,7 @@ def read_scoring(checkpoint: str, given: Mapping[str, Any]) -> tuple[AnswerRule,
 def _trained_with(checkpoint: str) -> dict[str, Any]:
     """What of `SCORING` the training had, from the files that it left beside the checkpoint."""
     for source in (RUN, RESULTS, RECIPE):  # of a run; of a published checkpoint or of release 0.1; of a baseline
-        file = cached_file(checkpoint, source, _raise_exceptions_for_missing_entries=False)
+        file = cached_file(folder_of_run(checkpoint), source, _raise_exceptions_for_missing_entries=False)
         if file is None:
             continue
         try:

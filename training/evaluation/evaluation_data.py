@@ -79,12 +79,18 @@ def evaluation_data(
 
 def shown_rows(checkpoint: str, rows: datasets.Dataset) -> datasets.Dataset:
     """`rows` for the model of `checkpoint`: with a gray picture in the place of every image if it was trained so."""
-    run = read_run(checkpoint)
-    if run is None or not run.get("blank_images"):
+    if not sees_blank_images(checkpoint):
         return rows
-    logger.warning("%s was trained on blank images, so it is shown blank images", checkpoint)
     blank = rows.remove_columns("image").add_column("image", [blank_image()] * len(rows))
     return blank.cast_column("image", datasets.Image(decode=False))
+
+
+def sees_blank_images(checkpoint: str) -> bool:
+    """Whether `checkpoint` is to be shown a gray picture in the place of every image, with a warning if so."""
+    blank = bool((read_run(checkpoint) or {}).get("blank_images"))
+    if blank:
+        logger.warning("%s was trained on blank images, so it is shown blank images", checkpoint)
+    return blank
 
 
 def count_images(known: Sequence[str] | None, rows: datasets.Dataset, use: str) -> int | None:

@@ -1,6 +1,7 @@
 """The files of a run, an evaluation and a table of results: their names, and how they are read and written."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ RUN_KEYS = {
     *("on_bad_image", "majority_answer"),
 }
 OPTIONAL_RUN_KEYS = {"abstain_answer"}
+_INTERMEDIATE = re.compile(r"checkpoint-\d+")
 ATTENTION_SOURCES = ("model", "center", "uniform", "shuffled_question")
 
 
@@ -48,9 +50,16 @@ def write_json(path: Path, content: Any) -> None:
         unfinished.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def read_run(folder: str | Path) -> dict[str, Any] | None:
+def folder_of_run(checkpoint: str | Path) -> str:
+    """The folder of the training that wrote `checkpoint`: the one above an intermediate `checkpoint-N`."""
+    folder = Path(checkpoint)
+    intermediate = _INTERMEDIATE.fullmatch(folder.name) and not (folder / RUN).is_file()
+    return str(folder.parent if intermediate and (folder.parent / RUN).is_file() else checkpoint)
+
+
+def read_run(checkpoint: str | Path) -> dict[str, Any] | None:
     """
-    The `run.json` of a training in `folder`; None if there is none.
+    The `run.json` of the training that wrote `checkpoint`, see [`folder_of_run`]; None if there is none.
 
     Returns:
         `data`, `format`, `data_options`, `validation_data`, `validation_options`, `validation_ratio`, `group_by`,
@@ -63,7 +72,7 @@ def read_run(folder: str | Path) -> dict[str, Any] | None:
     Raises:
         ValueError: the file is not one that a training wrote.
     """
-    file = Path(folder) / RUN
+    file = Path(folder_of_run(checkpoint)) / RUN
     if not file.is_file():
         return None
     try:

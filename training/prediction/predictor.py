@@ -18,11 +18,12 @@ from ..confidence.abstention import Abstention, read_abstention
 from ..confidence.familiarity import QuestionFamiliarity
 from ..data.collator import tokenize_questions
 from ..data.image_features import check_one_grid
-from ..data.images import image_key
+from ..data.images import blank_image, image_key
 from ..data.readers.cells import cell_question
 from ..evaluation.calibrate import read_familiarity
 from ..evaluation.checkpoint import load_checkpoint, load_processor
 from ..evaluation.evaluation import read_scoring
+from ..evaluation.evaluation_data import sees_blank_images
 from .pictures import Pictures, read_pictures
 from .regions import peak_and_box
 
@@ -42,7 +43,8 @@ class _Question(NamedTuple):
 
 class Predictor:
     """
-    Answers questions about images. Each image of a batch and each question is encoded once.
+    Answers questions about images. Each image of a batch and each question is encoded once. A checkpoint that was
+    trained on blank images is shown blank images.
 
     The checkpoint is loaded when it is first needed, so that the object is small when it is sent to another process.
     Ray Data runs the class as it is:
@@ -80,7 +82,7 @@ class Predictor:
         self._questions: dict[str, _Question] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        loaded = ("model", "processor", "familiarity")
+        loaded = ("model", "processor", "familiarity", "blank_pixels")
         return {name: value for name, value in self.__dict__.items() if name not in loaded} | {"_questions": {}}
 
     @cached_property
@@ -125,6 +127,13 @@ class Predictor:
     def familiarity(self) -> QuestionFamiliarity | None:
         """Tells questions that are unlike those trained on, if `qca calibrate` stored what it needs."""
         return read_familiarity(self.checkpoint)
+
+    @cached_property
+    def blank_pixels(self) -> torch.Tensor | None:
+        """`[1, 3, h, w]`: what is shown in the place of every image; None for the images themselves."""
+        if not sees_blank_images(self.checkpoint):
+            return None
+        return torch.from_numpy(read_pictures(self.processor, [blank_image()["bytes"]]).pixel_values)
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -191,7 +200,10 @@ class Predictor:
             ValueError: a question is empty or too long.
         """
         rows = [pictures.rows[place] for place in places]
-        pixel_values = torch.from_numpy(pictures.pixel_values).to(self.model.device)
+        pixel_values = torch.from_numpy(pictures.pixel_values)
+        if self.blank_pixels is not None:
+            pixel_values = self.blank_pixels.expand_as(pixel_values)
+        pixel_values = pixel_values.to(self.model.device)
         # With zoom, the questions choose what is encoded.
         features = None if self.model.config.zoom_factor > 1 else self.model.get_image_features(pixel_values)
         records: list[dict[str, Any]] = []

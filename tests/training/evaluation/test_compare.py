@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from helpers.data_files import draw
+from helpers.data_files import answered_images, draw
 from helpers.tiny import save_tiny_model
 from qca_cli.main import app
 from typer.testing import CliRunner
@@ -70,6 +70,13 @@ def test_without_data_or_a_run_the_data_must_be_named(compared, tmp_path):
     with pytest.raises(ValueError, match="name the data to evaluate on"):
         compare_checkpoints(*runs, None, None, {}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_warns_when_no_row_has_an_answer_of_a_model(compared, tmp_path, caplog):
+    data = answered_images(tmp_path / "data", [["rouge"], ["bleu"]])
+    runs = [str(compared / str(seed) / "checkpoint") for seed in (0, 1)]
+    compare_checkpoints(*runs, str(data), None, {}, tmp_path / "out")
+    assert caplog.text.count("None of 2 questions has an answer of the model (red, green, blue, ...)") == 2
 
 
 def test_names_are_as_long_as_it_takes_to_tell_them_apart():

@@ -70,6 +70,17 @@ def test_reports_the_share_of_answers_that_the_vocabulary_lacks(tmp_path):
     assert reach["rows"] == 21 and reach["coverage"] == pytest.approx(1 / 21)
 
 
+def test_warns_when_no_row_has_an_answer_of_the_model(tmp_path, caplog):
+    save_tiny_model(tmp_path / "checkpoint")
+    for name, answers in (("none", ["rouge", "bleu"]), ("one", ["rouge", "red"])):
+        answered_images(tmp_path / name, [[answer] for answer in answers])
+        evaluate_checkpoint(
+            str(tmp_path / "checkpoint"), str(tmp_path / name), "validation", {}, tmp_path / "out" / name, 0
+        )
+    assert caplog.text.count("None of") == 1
+    assert "None of 2 questions has an answer of the model (red, green, blue, ...): check the data" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("options", "metrics", "message"),
     [

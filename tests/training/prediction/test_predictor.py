@@ -13,9 +13,10 @@ from helpers.calibration import write_calibration
 from helpers.tiny import save_tiny_model, tiny_image
 
 from modeling_qca.training.confidence.familiarity import fit_familiarity
+from modeling_qca.training.data.images import blank_image
 from modeling_qca.training.evaluation.calibrate import embed_questions
 from modeling_qca.training.evaluation.checkpoint import load_pipeline
-from modeling_qca.training.files.run_files import TRAINED_QUESTIONS
+from modeling_qca.training.files.run_files import RUN_KEYS, TRAINED_QUESTIONS
 from modeling_qca.training.prediction import predictor as module
 from modeling_qca.training.prediction.predictor import Predictor
 from modeling_qca.training.prediction.regions import peak_and_box
@@ -48,6 +49,23 @@ def test_answers_equal_those_of_the_pipeline_one_pair_at_a_time(tmp_path, photos
         assert found["answers"][row] == [each["answer"] for each in expected]
         assert found["probabilities"][row] == pytest.approx([each["score"] for each in expected], abs=1e-6)
         assert found["probability"][row] == found["probabilities"][row][0]
+
+
+def test_question_only_checkpoint_answers_as_with_blank_images(tmp_path, photos):
+    save_tiny_model(tmp_path)
+    plain = Predictor(str(tmp_path), QUESTIONS)
+    expected = plain({"image": [blank_image()["bytes"]]})["probability"].tolist()
+    save_run(tmp_path, blank_images=True)
+    predictor = Predictor(str(tmp_path), QUESTIONS)
+    found = predictor({"image": [*photos, b"damaged"]})
+    assert found["probability"][:9] == pytest.approx(expected * 3, abs=1e-6)
+    assert plain({"image": photos})["probability"] != pytest.approx(expected * 3, abs=1e-6)
+    assert all(found["error"][9:]) and len(pickle.dumps(predictor)) < 1000
+
+
+def save_run(folder: Path, **known: object) -> None:
+    scoring = {"answer_rule": "consensus", "normalize_answers": True}
+    (folder / "run.json").write_text(json.dumps(dict.fromkeys(RUN_KEYS) | scoring | known))
 
 
 def test_encodes_each_image_and_each_question_once(tmp_path, photos, monkeypatch):
@@ -149,7 +167,7 @@ def test_the_answer_that_abstains_is_that_of_the_training_before_that_of_the_cal
     plain = Predictor(str(tmp_path), QUESTIONS)({"image": photos})
     best = plain["answer"][0]
     write_calibration(tmp_path, [0.0] * 100, abstain_answer="another")
-    (tmp_path / "run.json").write_text(json.dumps({"abstain_answer": best}))
+    save_run(tmp_path, abstain_answer=best)
     found = Predictor(str(tmp_path), QUESTIONS)({"image": photos})
     assert found["abstained"].tolist() == (plain["answer"] == best).tolist()
     assert found["answer"].tolist() == plain["answer"].tolist()
