@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ..files.atomic_write import atomic_write
 from ..files.progress import track
+from ..files.run_files import RUN
 from .images import SUFFIXES, ImageCheck, image_key
 from .readers.hub import HubTable
 from .readers.memory import InMemory
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 BATCH = 1000  # rows that are encoded at once
 LONGEST_NAME = 1000  # characters of an image's name or fault in a message
 
+_OUTPUT_MARKS = (RUN, "pyvenv.cfg")  # of a folder that a program writes: a run, a virtual environment
 _SCHEMA_VERSION = 4  # raise it when a reader's rows change, so that cached rows are written again
 
 
@@ -158,27 +160,37 @@ def _fingerprint(reader: Reader, on_bad_image: str) -> str:
         if not source.exists():
             raise ValueError(f"{source}: no such file or folder")
         for path in sorted(source.iterdir()) if source.is_dir() else [source]:
-            stat = path.stat()
-            digest.update(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode())
+            if _is_left_out(path):
+                continue
+            with suppress(OSError):  # a link to nothing or to itself
+                stat = path.stat()
+                digest.update(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode())
         for image, stat in _images_in_subfolders(source):
             digest.update(f"{image} {stat.st_size} {stat.st_mtime_ns}".encode())
     return digest.hexdigest()
 
 
 def _images_in_subfolders(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """The images below the top level of `folder`, in the order of their folders and names; none of a file."""
-    known = {os.path.realpath(folder)}
-    for place, subfolders, names in os.walk(folder, followlinks=True):
-        real = {name: os.path.realpath(os.path.join(place, name)) for name in sorted(subfolders)}
-        subfolders[:] = [name for name, path in real.items() if path not in known and not name.startswith(".")]
-        known.update(real.values())  # a link to a folder above has no end
+    """The images below the top level of `folder`, in the order of their folders and names; none of a file.
+
+    Links to folders are not followed: they may lead anywhere.
+    """
+    for place, subfolders, names in os.walk(folder):
+        subfolders[:] = sorted(name for name in subfolders if not _is_left_out(Path(place, name)))
         if place == str(folder):
             continue
         for name in sorted(names):
             if os.path.splitext(name)[1].lower() in SUFFIXES:
                 path = os.path.join(place, name)
-                with suppress(FileNotFoundError):  # a link to nothing
+                with suppress(OSError):  # a link to nothing or to itself
                     yield os.path.abspath(path), os.stat(path)
+
+
+def _is_left_out(path: Path) -> bool:
+    """Whether `path` is a folder that holds no images of rows: a hidden one, or the output of a program."""
+    if not os.path.isdir(path):
+        return False
+    return path.name.startswith(".") or any(os.path.exists(path / name) for name in _OUTPUT_MARKS)
 
 
 def _in_memory(rows: Iterable[Row], features: datasets.Features) -> datasets.table.Table:

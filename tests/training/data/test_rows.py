@@ -385,6 +385,38 @@ def test_changed_image_in_a_subfolder_is_read_again(tmp_path):
     assert len(load_rows(tmp_path, on_bad_image="skip")) == 2
 
 
+def test_links_to_nothing_to_themselves_and_to_other_folders_are_not_followed(tmp_path, monkeypatch):
+    data, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    draw(data / "photos" / "a.png")
+    draw(elsewhere / "deep" / "b.png")
+    write_csv(data / "train.csv", "image,question,answer", "photos/a.png,q,yes")
+    for folder in (data, data / "photos"):
+        (folder / "loop.png").symlink_to("loop.png")
+        (folder / "gone.png").symlink_to("nothing.png")
+        (folder / "elsewhere").symlink_to(elsewhere)
+    rows = load_rows(data).to_list()
+    draw(elsewhere / "deep" / "b.png", shade=7, size=(99, 99))
+    monkeypatch.setattr(row_cache, "generate_rows", lambda *_: pytest.fail("a row was read again"))
+    assert load_rows(data).to_list() == rows
+
+
+@pytest.mark.parametrize("mark", ["run.json", "pyvenv.cfg"])
+def test_changed_output_of_a_run_beside_the_table_reads_no_row_again(tmp_path, monkeypatch, mark):
+    data = tmp_path / "data"
+    draw(data / "photos" / "a.png")
+    write_csv(data / "train.csv", "image,question,answer", "photos/a.png,q,yes")
+    outputs = [data / "output", data / "runs" / "deep"]
+    for output in outputs:
+        draw(output / "overlay.png")
+        (output / mark).write_text("{}")
+    rows = load_rows(data).to_list()
+    for output in outputs:
+        draw(output / "overlay.png", size=(99, 99))
+        draw(output / "baselines" / "overlay.png")
+    monkeypatch.setattr(row_cache, "generate_rows", lambda *_: pytest.fail("a row was read again"))
+    assert load_rows(data).to_list() == rows
+
+
 def test_split_selects_the_file(tmp_path):
     table_folder(tmp_path)
     write_csv(tmp_path / "validation.csv", "image_id,question,answer", "image1,what,cup")
