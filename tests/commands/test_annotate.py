@@ -77,6 +77,24 @@ def test_options_of_another_format_are_left_out(desk):
     assert annotate("rooms", "--checkpoint", run, "--data-options", options) == [LAMP, RUG]
 
 
+@pytest.mark.parametrize("content", ["[]", '{"data": ["rooms"], "options": []}', '{"line": 1}\n{"line": 2}\n'])
+def test_source_file_of_the_user_is_no_options(desk, content):
+    Path("own").mkdir()
+    Path("own/source.json").write_text(content)
+    run = save_run("run", "own")
+    assert annotate("rooms", "--checkpoint", run, "--data-options", "{images: photos}")
+
+
+def test_damaged_options_of_annotations_are_named(desk, monkeypatch, capsys):
+    annotate("rooms", "--data-options", "{images: photos}")
+    Path("rooms_annotated/source.json").write_text("{")
+    monkeypatch.setattr(sys, "argv", ["qca", "annotate", "rooms"])
+    with pytest.raises(SystemExit, match="1"):
+        main()
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: {Path('rooms_annotated', 'source.json')}: not the options of annotated data")
+
+
 @pytest.mark.parametrize("given", [(), ("--data-options", "{format: hub}")])
 def test_hub_data_of_the_run_needs_no_options(desk, given, monkeypatch):
     columns = {"image": ["room.png"], "title": ["what is red"], "answer": ["lamp,rug"]}

@@ -16,14 +16,15 @@ from ..data.formats import make_reader
 from ..data.splits import further_columns, split_rows
 from ..files.atomic_write import atomic_write
 from ..files.run_files import RECIPE, read_run, write_json
+from ..supervision.marked_objects import OBJECTS_FILE
 from .recipe import Recipe
-from .run_folder import ROWS, describe
+from .run_folder import ROW_DESCRIPTIONS, describe
 
 logger = logging.getLogger(__name__)
 # The checkpoint has its own config, and the baselines were trained with the run.
 _DROPPED = (
     *("config", "arguments", "answers", "baseline", "vision_encoder", "text_encoder", "format", "baselines"),
-    *ROWS,
+    *ROW_DESCRIPTIONS,
 )
 _CUT = {"validation_ratio": 0.2, "group_by": "image_id"}
 SOURCE = "source.json"  # of a folder of annotations: the data they are of, and its options
@@ -101,8 +102,8 @@ def known_options(checkpoint: str | None, annotated: Path, data: str, given: Map
     """
     options = {} if checkpoint is None else run_options(checkpoint, data)
     for further in (_kept_options(annotated, data), given):
-        format = options.get("format", "table")
-        options = {**(options if further.get("format", format) == format else {}), **further}
+        known = options.get("format", "table")
+        options = {**(options if further.get("format", known) == known else {}), **further}
     return options
 
 
@@ -133,10 +134,24 @@ def held_out_rows(checkpoint: str, annotated: Path, data: str, rows: Any) -> set
 
 
 def _kept_options(annotated: Path, data: str) -> dict[str, Any]:
-    """The options that the folder `annotated` keeps; none if it is missing, or for other data."""
+    """The options that the folder `annotated` keeps; none for other data, or of a folder that is not of annotations.
+
+    Raises:
+        ValueError: the file of the options is damaged.
+    """
     file = annotated / SOURCE
-    kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return kept["options"] if _same(kept.get("data"), data) else {}
+    if not file.is_file() or not (annotated / OBJECTS_FILE).exists():
+        return {}
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{file}: not the options of annotated data: {error}; remove it, and pass `--data-options` again"
+        ) from error
+    match kept:
+        case {"data": str(source), "options": dict(options)} if _same(source, data):
+            return options
+    return {}
 
 
 def _changed(begun: Mapping[str, Any]) -> dict[str, Any]:

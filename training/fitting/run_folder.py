@@ -8,7 +8,7 @@ import shutil
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NoReturn, TypeAlias
 
 import datasets
 import pyarrow as pa
@@ -34,11 +34,11 @@ from ..files.run_files import (
 )
 from .callbacks import last_complete_checkpoint
 from .recipe import Recipe
-from .splits import Splits
+from .splits import Splits, blank_images, load_splits
 
 logger = logging.getLogger(__name__)
 Baseline: TypeAlias = Literal["blank_images", "reference_model"]
-ROWS = {"training_rows": "the training rows", "validation_rows": "the validation rows"}
+ROW_DESCRIPTIONS = {"training_rows": "the training rows", "validation_rows": "the validation rows"}
 ROWS_AT_ONCE = 100  # their encoded images are in memory at once
 
 
@@ -58,6 +58,28 @@ def finished_results(recipe: Recipe, baseline: Baseline | None = None) -> dict[s
     return results if same else None
 
 
+def check_finished_rows(recipe: Recipe, baseline: Baseline | None) -> None:
+    """
+    Compare the rows of `recipe` with those of the finished run in its `output_dir`.
+
+    A stream takes long to read, so only its validation rows are compared. A run of an earlier release knows no rows.
+
+    Raises:
+        ValueError: the rows are others; or see `load_splits`.
+    """
+    note = recipe.output_dir / RECIPE
+    described = json.loads(note.read_text()) if note.exists() else {}
+    begun = {name: described[name] for name in ROW_DESCRIPTIONS if name in described}
+    if not begun:
+        return
+    found = dict(begun)
+    for name, rows in zip(ROW_DESCRIPTIONS, load_splits(recipe), strict=True):
+        if isinstance(rows, datasets.Dataset):
+            found[name] = rows_fingerprint(blank_images(rows) if baseline == "blank_images" else rows)
+    if begun != found:
+        _refuse(recipe.output_dir, begun, found)
+
+
 def claim_folder(
     recipe: Recipe, should_save: bool, baseline: Baseline | None, answers: list[str], splits: Splits
 ) -> None:
@@ -73,17 +95,14 @@ def claim_folder(
     further: dict[str, Any] = {"baseline": baseline, "answers": answers}
     streamed = isinstance(splits.train, datasets.IterableDataset)
     compared: Any = (splits.answered if streamed else splits.train, splits.validation)
-    further |= dict(zip(ROWS, map(rows_fingerprint, compared), strict=True))
+    further |= dict(zip(ROW_DESCRIPTIONS, map(rows_fingerprint, compared), strict=True))
     note, described = recipe.output_dir / RECIPE, {**describe(recipe), **further}
     begun = {**further, **_completed(json.loads(note.read_text()))} if note.exists() else None
     checkpoint = last_complete_checkpoint(recipe.output_dir)
     if begun is None and checkpoint is not None:
         logger.warning("%s: no %s says which recipe it is of; the run continues from it", checkpoint, RECIPE)
     if begun not in (None, described) and checkpoint is not None:
-        raise ValueError(
-            f"{checkpoint} is of a run that differs in {', '.join(_differences(begun, described))}: give this one "
-            "another `output_dir`, or remove that folder to train anew"
-        )
+        _refuse(checkpoint, begun, described)
     if should_save:
         recipe.output_dir.mkdir(parents=True, exist_ok=True)
         for name in (RESULTS, QUESTIONS, OVERLAY, REFERENCE_WEIGHTS, CALIBRATION, TRAINED_QUESTIONS, *FAITHFULNESS):
@@ -112,8 +131,7 @@ def images_trained_before(recipe: Recipe) -> set[str] | None:
     """Digests of the images that the recipe's `model` was trained on; None for a run that does not know them."""
     if recipe.model is None:
         return set()
-    model = Path(recipe.model)
-    run = read_run(model.parent if model.name.startswith("checkpoint-") else model)
+    run = read_run(recipe.model)
     if run is None:
         return set()
     return None if run["training_images"] is None else set(run["training_images"])
@@ -153,7 +171,11 @@ def _completed(description: dict[str, Any]) -> dict[str, Any]:
     return {**describe(Recipe(data="", model="")), **description}
 
 
-def _differences(begun: dict[str, Any], described: dict[str, Any]) -> list[str]:
+def _refuse(folder: Path | str, begun: dict[str, Any], described: dict[str, Any]) -> NoReturn:
     flat = [{**of, **of.get("config", {}), **of.get("arguments", {})} for of in (begun, described)]
     names = (flat[0].keys() | flat[1].keys()) - {"config", "arguments"}
-    return sorted(ROWS.get(name, name) for name in names if flat[0].get(name) != flat[1].get(name))
+    others = sorted(ROW_DESCRIPTIONS.get(name, name) for name in names if flat[0].get(name) != flat[1].get(name))
+    raise ValueError(
+        f"{folder} is of a run that differs in {', '.join(others)}: give this one another `output_dir`, or remove "
+        "that folder to train anew"
+    )

@@ -55,6 +55,7 @@ from .run_checks import (
 )
 from .run_folder import (
     Baseline,
+    check_finished_rows,
     claim_folder,
     describe,
     finished_results,
@@ -90,11 +91,12 @@ def train(
         The results. They are also in `results.json` in the recipe's `output_dir`, beside the checkpoint.
 
     Raises:
-        ValueError: the recipe, its data and its model do not fit together.
+        ValueError: the recipe, its data and its model do not fit together, or the run in `output_dir` had other rows.
         FloatingPointError: the loss is not a number; the message has the step and the questions.
         TrainingStoppedError: after Ctrl-C, with the step that was saved.
     """
     if (finished := finished_results(recipe, baseline)) is not None:
+        check_finished_rows(recipe, baseline)
         logger.warning("%s is finished already; remove it to train anew", recipe.output_dir)
         return finished
     validate_metrics(recipe.metrics)

@@ -29,6 +29,7 @@ from modeling_qca.training.data.vocabulary import store_vocabulary, vocabulary_r
 from modeling_qca.training.evaluation.calibrate import calibrate_checkpoint
 from modeling_qca.training.evaluation.compare import compare_checkpoints
 from modeling_qca.training.evaluation.evaluation import evaluate_checkpoint
+from modeling_qca.training.evaluation.evaluation_data import shown_rows
 from modeling_qca.training.files import progress
 from modeling_qca.training.files.run_files import read_run
 from modeling_qca.training.fitting import training_run as training
@@ -395,17 +396,28 @@ def test_refuses_to_resume_with_other_answers(scenes, tmp_path, monkeypatch):
         train(run)
 
 
-@pytest.mark.parametrize("split", ["train", "validation"])
-def test_refuses_to_resume_with_other_rows(scenes, tmp_path, split):
+@pytest.mark.parametrize(("split", "finished"), [("train", False), ("validation", False), ("train", True)])
+def test_refuses_other_rows_in_the_folder_of_a_run(scenes, tmp_path, split, finished):
     folder = shutil.copytree(scenes, tmp_path / "scenes")
     run = recipe(folder, tmp_path / "run", max_steps=1, eval_strategy="no")
-    train(run)
-    (tmp_path / "run" / "results.json").unlink()
+    results = train(run)
+    assert train(run) == results
+    if not finished:
+        (tmp_path / "run" / "results.json").unlink()
     names = (folder / f"{split}.csv").read_text()
     (folder / f"{split}.csv").write_text(names.replace("is there", "do you see"))
     rows = {"train": "the training rows", "validation": "the validation rows"}[split]
-    with pytest.raises(ValueError, match=f"checkpoint-1 is of a run that differs in {rows}: give this one another"):
+    place = "run" if finished else "checkpoint-1"
+    with pytest.raises(ValueError, match=f"{place} is of a run that differs in {rows}: give this one another"):
         train(run)
+
+
+@pytest.mark.parametrize(("baseline", "streaming"), [("blank_images", False), (None, True)])
+def test_finished_run_knows_its_blank_or_streamed_rows(scenes, tmp_path, monkeypatch, baseline, streaming):
+    run = recipe(scenes, tmp_path, max_steps=1, eval_strategy="no", save_strategy="no", streaming=streaming)
+    results = train(run, baseline)
+    monkeypatch.setattr("modeling_qca.training.fitting.splits.read_answers", lambda rows: pytest.fail("was read"))
+    assert train(run, baseline) == results
 
 
 def test_rows_fingerprint_follows_answers_maps_and_images_but_not_their_place(scenes, tmp_path):
@@ -701,6 +713,9 @@ def test_question_only_run_is_shown_blank_images_ever_after(scenes, tmp_path, ca
     assert not all(asked)
     assert results["data"]["images"] == 6 and results["data"]["images_trained_on"] == 0
     assert "was trained on blank images" in caplog.text
+    rows = load_rows(scenes, split="validation").cast_column("image", datasets.Image(decode=False))
+    intermediate = shown_rows(str(folder / "checkpoint-2"), rows)
+    assert {image["bytes"] for image in intermediate["image"]} == {blank_image()["bytes"]}
     details = pd.read_parquet(tmp_path / "evaluation" / "questions.parquet").set_index("question_id")
     trained = pd.read_parquet(folder / "questions.parquet").set_index("question_id")
     assert details["answer"].to_dict() == trained["answer"].to_dict()
