@@ -76,8 +76,8 @@ class QuestionCollator:
         self._unknown_rows: int | None = 0  # rows so far without a known answer; None after the first known one
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        rows = [row for index, given in enumerate(rows) for row in _schema_rows(given, index)]
-        batch = self.inputs(rows)
+        rows = _in_schema(rows)
+        batch = self._inputs(rows)
         batch["labels"] = self._labels(rows)
         if self.with_question_ids:
             batch["question_ids"] = [row["question_id"] for row in rows]
@@ -92,7 +92,9 @@ class QuestionCollator:
 
     def inputs(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """What the model reads of `rows`: the batch without labels and target maps, which evaluation does not need."""
-        rows = [row for index, given in enumerate(rows) for row in _schema_rows(given, index)]
+        return self._inputs(_in_schema(rows))
+
+    def _inputs(self, rows: list[Row]) -> dict[str, Any]:
         images: dict[str, Any] = {}
         for row in rows:
             images.setdefault(row["image_id"], row)
@@ -213,6 +215,10 @@ def tokenize_questions(processor: QCAProcessor, questions: list[str], question_i
             except ValueError as error:
                 raise ValueError(f"Question {question_id}, {question!r:.80}: {error}") from error
         raise
+
+
+def _in_schema(rows: list[dict[str, Any]]) -> list[Row]:
+    return [row for index, given in enumerate(rows) for row in _schema_rows(given, index)]
 
 
 def _schema_rows(row: dict[str, Any], index: int) -> list[Row]:

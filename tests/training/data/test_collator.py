@@ -7,6 +7,7 @@ from PIL import Image
 from transformers import ConvNextImageProcessorPil
 
 from modeling_qca import QCAConfig, QCAForVisualQuestionAnswering, QCAProcessor
+from modeling_qca.training.data import collator as collator_module
 from modeling_qca.training.data.collator import QuestionCollator
 from modeling_qca.training.data.text_features import TextFeatureCache
 from modeling_qca.training.fitting.model_factory import CONFIGURATION
@@ -163,6 +164,17 @@ def test_plain_columns_give_the_same_batch(processor, pictures):
         batch = QuestionCollator(processor, config())(rows)
         assert batch.keys() == expected.keys()
         assert all(torch.equal(batch[name], expected[name]) for name in batch)
+
+
+def test_each_row_is_converted_once(processor, pictures, monkeypatch):
+    converted, plain = [], collator_module._schema_rows
+    monkeypatch.setattr(collator_module, "_schema_rows", lambda row, at: converted.append(row) or plain(row, at))
+    rows = [{"image": str(pictures[0]), "question": "is it red", "answer": "red"}] * 2
+    collator = QuestionCollator(processor, config())
+    for batch in (collator, collator.inputs):
+        converted.clear()
+        batch(rows)
+        assert converted == rows
 
 
 def test_relevance_argument_of_0_1_is_read_with_one_warning(processor):
