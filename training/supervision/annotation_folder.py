@@ -225,13 +225,15 @@ class AnnotationFolder:
 
     def _take_over(self, given: Iterable[MarkedObject]) -> None:
         path, objects = self.folder / GIVEN_FILE, self.folder / OBJECTS_FILE
+        given = list(dict.fromkeys(given))
+        if objects.exists() and not path.exists():  # an older version took them over without writing down which
+            write_objects(path, given)
         taken = list(read_objects(path)) if path.exists() else []
         known = set(taken)
-        new = [item for item in dict.fromkeys(given) if item not in known]
+        new = [item for item in given if item not in known]
         if new or not objects.exists():
             before = self._objects() if objects.exists() else []
             write_objects(objects, dict.fromkeys([*before, *new]))
-        if new:
             write_objects(path, [*taken, *new])
 
     def _check(self, work: Mapping[str, Any]) -> None:

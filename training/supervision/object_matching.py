@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-# Accents and vowel signs are no letters for `re`. Combining marks lie below 0x1F000.
+# Accents and vowel signs are no letters for `re`. From 0x1F000 on, the only marks are variation selectors.
 _COMBINING = "".join(sign for sign in map(chr, range(0x1F000)) if unicodedata.category(sign).startswith("M"))
 WORD = rf"[^\W_]+(?:[{_COMBINING}][^\W_]*)*"
 _WORD = re.compile(WORD)

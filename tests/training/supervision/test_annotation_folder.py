@@ -128,6 +128,17 @@ def test_new_given_objects_are_added_and_removed_ones_stay_removed(folder, data)
     assert [item.label for item in start(LAMP, BED).objects("room")] == ["bed", "rug"]
 
 
+def test_folder_of_an_older_version_has_taken_over_what_is_given(folder, data):
+    def start(*given):
+        return AnnotationFolder(folder.folder, rows_of(data), 2, given)
+
+    start(LAMP, BED).save(1, "eva", "left", removed=[LAMP])
+    (folder.folder / "given_objects.jsonl").unlink()  # which older versions did not write
+    assert start(LAMP, BED).objects("room") == [BED]
+    rug = MarkedObject("room", "rug", LAMP.region)
+    assert start(LAMP, BED, rug).objects("room") == [BED, rug]
+
+
 @pytest.mark.parametrize("label", ["lamp", ""])
 @pytest.mark.parametrize("hop", [None, 1])
 def test_object_added_to_a_question_with_a_mark_of_its_own_serves_its_last_hop(data, label, hop):
