@@ -171,12 +171,12 @@ def _fingerprint(reader: Reader, on_bad_image: str) -> str:
 
 
 def _images_in_subfolders(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """The images below the top level of `folder`, in the order of their folders and names; none of a file.
-
-    Links to folders are not followed: they may lead anywhere.
-    """
-    for place, subfolders, names in os.walk(folder):
-        subfolders[:] = sorted(name for name in subfolders if not _is_left_out(Path(place, name)))
+    """The images below the top level of `folder`, in the order of their folders and names; none of a file."""
+    known = {os.path.realpath(folder)}
+    for place, subfolders, names in os.walk(folder, followlinks=True):
+        real = {name: os.path.realpath(os.path.join(place, name)) for name in sorted(subfolders)}
+        subfolders[:] = [name for name, path in real.items() if path not in known and not _is_left_out(Path(path))]
+        known.update(real.values())  # a link to a folder above has no end
         if place == str(folder):
             continue
         for name in sorted(names):
