@@ -24,6 +24,8 @@ evidence: $(VENV)/ready given data/view_questions data/facade_view_questions  ##
 	$(RESULTS)/question_in_vision.yaml --data "$(ROOMS)" --data_options '{images: $(PHOTOS)}' $(ENCODERS)
 	$(RESULTS)/views.yaml --data data/view_questions --data_options '{images: data/views/images}' \
 		--validation_data "$(ROOMS)" --validation_options '{images: $(PHOTOS)}' $(ENCODERS)
+	$(RESULTS)/views_without_maps.yaml --data data/view_questions --data_options '{images: data/views/images}' \
+		--validation_data "$(ROOMS)" --validation_options '{images: $(PHOTOS)}' $(ENCODERS)
 	$(RESULTS)/ablations.yaml --data "$(ROOMS)" --data_options '{images: $(PHOTOS)}' $(ENCODERS)
 	$(RESULTS)/rooms_head.yaml --data "$(ROOMS)" --data_options '{images: $(PHOTOS)}' $(ENCODERS)
 	$(RESULTS)/rooms_spatial.yaml --data "$(ROOMS)" --data_options '{images: $(PHOTOS)}' $(ENCODERS)
