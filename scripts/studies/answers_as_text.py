@@ -301,8 +301,12 @@ def _by_length(text: str) -> tuple[int, str]:
 
 
 def summarize(name: str, runs: dict[str, list[Scores]], types: list[str]) -> dict[str, Any]:
-    """Tables of one data set: answers that training has, and answers that it never has."""
-    groups = ("all", *types, "rare")
+    """Tables of one data set: answers that training has, and answers that it never has. Groups without questions are
+    left out."""
+    counts = {
+        group: [len(seed["score"]) for seed in _select(runs["classifier"], group)] for group in ("all", *types, "rare")
+    }
+    groups = [group for group, questions in counts.items() if any(questions)]
     trained = []
     for head in HEADS:
         accuracy = [_mean([seed["score"] for seed in _select(runs[head], group)]) for group in groups]
@@ -316,14 +320,12 @@ def summarize(name: str, runs: dict[str, list[Scores]], types: list[str]) -> dic
         new.append([head, *map(_mean, cells)])
     chance = [np.array(seed["chance"])[_new(seed)] for seed in runs["classifier"]]
     new.append(["chance", _mean(chance), ""])
-    counts = {group: [len(seed["score"]) for seed in _select(runs["classifier"], group)] for group in groups} | {
-        "new": [int(_new(seed).sum()) for seed in runs["classifier"]]
-    }
+    counts["new"] = [int(_new(seed).sum()) for seed in runs["classifier"]]
     columns = [f"{name}: answers trained on", *groups, *(f"{group}, gain" for group in groups)]
-    tables = [
-        {"columns": columns, "rows": trained},
-        {"columns": [f"{name}: answers never trained on", "chosen from these", "chosen from all"], "rows": new},
-    ]
+    tables = [{"columns": columns, "rows": trained}]
+    if any(counts["new"]):
+        titles = [f"{name}: answers never trained on", "chosen from these", "chosen from all"]
+        tables.append({"columns": titles, "rows": new})
     return {"questions": counts, "tables": tables}
 
 

@@ -64,6 +64,18 @@ def test_rare_and_new_answers_are_counted_apart():
     assert answers_as_text._new(seed).tolist() == [False, False, True, False]  # the last has no answer
 
 
+def test_groups_without_questions_have_no_columns():
+    scores = {"from trained": 1.0, "from all": 1.0, "from new": 1.0, "chance": 0.0, "training rows": 50}
+    seed = {name: [value] for name, value in scores.items()}
+    seed |= {"question_id": ["a"], "image_id": ["a"], "question_type": ["open"]}
+    runs = {head: [seed] for head in answers_as_text.HEADS + answers_as_text.NEAREST}
+    summary = answers_as_text.summarize("rooms", runs, ["open", "closed"])
+    assert summary["questions"] == {"all": [1], "open": [1], "closed": [0], "rare": [0], "new": [0]}
+    (trained,) = summary["tables"]
+    assert trained["columns"] == ["rooms: answers trained on", "all", "open", "all, gain", "open, gain"]
+    assert all(len(row) == len(trained["columns"]) for row in trained["rows"])
+
+
 def test_study_writes_a_row_for_each_head_and_reads_finished_runs(recipe, tmp_path, monkeypatch):
     output = tmp_path / "results.json"
     arguments = [
