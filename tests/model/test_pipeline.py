@@ -206,7 +206,9 @@ def test_maps_have_no_place_where_the_processor_crops_by_its_own_rule(images):
         ask.look(picture, "what")
 
 
-@pytest.mark.parametrize("fields", [{"size": {"shortest_edge": 384}}, {"do_resize": False}], ids=str)
+@pytest.mark.parametrize(
+    "fields", [{"size": {"shortest_edge": 384}}, {"size": {"shortest_edge": 224}, "do_resize": False}], ids=str
+)
 def test_convnext_pictures_of_384_pixels_and_more_are_seen_whole(fields):
     images, picture = ConvNextImageProcessorPil(**fields), Image.effect_noise((640, 480), 80).convert("RGB")
     whole = ViTImageProcessorPil(
