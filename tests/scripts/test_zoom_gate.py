@@ -307,7 +307,7 @@ def test_program_measures_every_row_and_goes_on_where_it_stopped(tmp_path):
     assert replicated["data"]["facades"] == results["data"]["facades"]
     assert replicated["tables"][1:] == results["tables"]
     assert replicated["tables"][0]["rows"][1][0] == "facades once more"
-    scenes = [*command[:3], tmp_path / "scenes", tmp_path / "of_scenes", *command[5:], "--scenes", "12"]
+    scenes = [*command[:3], tmp_path / "scenes", tmp_path / "of_scenes", *command[5:], "--scenes", "24"]
     subprocess.run(scenes, check=True, cwd=SCRIPTS)
     drawn = json.loads(output.read_text())
     assert drawn["tables"][: len(replicated["tables"])] == replicated["tables"]

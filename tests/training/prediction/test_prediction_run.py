@@ -319,7 +319,7 @@ def test_killed_at_random_points_the_file_has_the_rows_of_an_undisturbed_run(des
         resume = ["--resume"] if (tmp_path / "answers.csv.parts").exists() else []
         process = subprocess.Popen(command(desk, output, tmp_path / "photos", *resume), stderr=subprocess.PIPE)
         try:
-            process.wait(generator.uniform(0.3, 1.0) * seconds if kills < 4 else None)
+            process.wait(generator.uniform(0.2, 0.6) * seconds if kills < 4 else None)
             assert process.returncode == 0, process.stderr.read()
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
