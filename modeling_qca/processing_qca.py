@@ -149,7 +149,7 @@ class QCAProcessor(ProcessorMixin):
     def _uncropped_size(self) -> str:
         """Arguments of the image processor that show the model whole images, all of one size."""
         if has_own_rule(self.image_processor):
-            return "a `ViTImageProcessorPil` that has the same mean and deviation, and a `size` of height and width"
+            return "height and width as `size`, in a `ViTImageProcessorPil` with the same numbers"
         fields = self.image_processor.to_dict()
         size = fields.get("crop_size") or fields["size"]
         side = size.get("shortest_edge")
